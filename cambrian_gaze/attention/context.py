@@ -1,0 +1,113 @@
+"""`GazeContext`: what an attention call needs beside q, k and v. One object per forward call, the same for all layers.
+
+Built before the decoder runs and only read inside it (the saved selections apart), so that gradient checkpointing,
+DeepSpeed and torch.compile carry it as an ordinary keyword.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from cambrian_gaze.attention.record import GazeRecorder
+from cambrian_gaze.attention.rotary import unrotate
+from cambrian_gaze.gaze.config import GazeConfig
+from cambrian_gaze.gaze.descriptors import attention_mass_scores, describe, region_scores
+from cambrian_gaze.gaze.layout import TokenLayout
+from cambrian_gaze.gaze.routing import choose_regions
+
+
+class LayerPages(Protocol):
+    """One layer of a gaze cache. B rows, G KV heads, R regions of m slots, T columns of text and context, D head size."""
+
+    page_keys: Tensor
+    """[B, G, R, m, D], region-major."""
+    page_values: Tensor
+    """[B, G, R, m, D]."""
+    descriptors: Tensor | None
+    """fp32 [B, G, R, D] (2·D for "minmax"); None for the "oracle" descriptor."""
+    flat_keys: Tensor
+    """[B, G, T, D]: text and context."""
+    flat_values: Tensor
+    """[B, G, T, D]."""
+
+
+class PagedCache(Protocol):
+    """A gaze cache as attention sees it; shared bookkeeping and one `LayerPages` per decoder layer."""
+
+    layers: list[LayerPages]
+    page_layout: TokenLayout
+    """Layout of the page slots, [B, R·m] tokens; empty slots have role PAD."""
+    flat_layout: TokenLayout
+    """Layout of the text and context columns, [B, T]; empty columns have role PAD."""
+
+
+@dataclass
+class GazeContext:
+    """Layouts, cache handle and options of one forward call."""
+
+    config: GazeConfig
+    """The configuration under this call's options."""
+
+    layout: TokenLayout
+    """Layout of the queries: the tokens of this call."""
+
+    key_layout: TokenLayout
+    """Layout of the keys that a backend is handed, in their order."""
+
+    offered: Tensor
+    """bool [B, Q, R]: `visibility.regions_offered`."""
+
+    cache: PagedCache | None = None
+    """The gaze cache, already extended by this call's tokens."""
+
+    reads_cache: bool = False
+    """Whether the cache holds more than this call's tokens, so that keys come from it."""
+
+    is_step: bool = False
+    """One text token per row against a cache: the decode path."""
+
+    rotary: tuple[Tensor, Tensor] | None = None
+    """cos and sin [B, Q, D] of the queries, for `descriptor_keys: pre_rope`."""
+
+    recorder: GazeRecorder | None = None
+    """Counts what is attended, where the caller asked for it."""
+
+    saved: dict[int, Tensor] | None = None
+    """Selections per layer under activation checkpointing: saved, not recomputed, since near-ties flip."""
+
+    prepared: dict[str, Any] = field(default_factory=dict)
+    """What the backend derived from the layouts once for all layers."""
+
+    def choose(self, layer: int, q: Tensor, k: Tensor, key_region: Tensor, scaling: float) -> Tensor:
+        """Regions that each query of this layer looks at.
+
+        Args:
+            q: [B, H, Q, D]; k: [B, G, S, D], keys of regions `key_region` int64 [B, S] (-1 for none).
+
+        Returns: int64 [B, H or G, Q, K], -1 where fewer are kept.
+        """
+        if self.saved is not None and layer in self.saved:
+            return self.saved[layer]
+        with torch.no_grad():
+            scores = self._scores(layer, q, k, key_region, scaling)
+            regions = choose_regions(scores, self.offered, self.layout, self.config)
+        if self.saved is not None:
+            self.saved[layer] = regions
+        return regions
+
+    def _scores(self, layer: int, q: Tensor, k: Tensor, key_region: Tensor, scaling: float) -> Tensor:
+        config, num_regions = self.config, self.layout.num_regions
+        if config.descriptor == "oracle":
+            return attention_mass_scores(q, k, key_region, num_regions, scaling, config.head_granularity)
+        if config.descriptor_keys == "pre_rope":
+            q = unrotate(q, *self.rotary)
+        if self.cache is not None:
+            descriptors = self.cache.layers[layer].descriptors
+        else:
+            keys = unrotate(k, *self.rotary) if config.descriptor_keys == "pre_rope" else k
+            descriptors = describe(keys, key_region, num_regions, config.descriptor)
+        return region_scores(q, descriptors, config.descriptor, config.head_granularity)

@@ -1,0 +1,94 @@
+"""Attention backends: each declares what it can do and refuses loudly. `auto` picks one and says which."""
+
+from __future__ import annotations
+
+import difflib
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from cambrian_gaze.attention import decode, masked
+from cambrian_gaze.attention.context import GazeContext
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Backend:
+    """One way to compute gaze attention over the keys that it is handed."""
+
+    name: str
+
+    prepare: Callable[[GazeContext], None]
+    """Fill `ctx.prepared` once per forward call."""
+
+    attend: Callable[[Tensor, Tensor, Tensor, GazeContext, int, float, float], Tensor]
+    """(q [B, H, Q, D], k, v [B, G, S, D], ctx, layer, scaling, dropout) → [B, H, Q, D], with gradients."""
+
+    refuses: Callable[[torch.device, torch.dtype], str | None]
+    """Why it cannot run on this device and dtype, or None."""
+
+
+BACKENDS: dict[str, Backend] = {
+    "masked": Backend("masked", masked.prepare, masked.attend, lambda device, dtype: None),
+}
+"""By name, in the order in which `auto` tries them."""
+
+
+def pick(name: str, device: torch.device, dtype: torch.dtype) -> Backend:
+    """The backend of that name, or for "auto" the first that accepts the device and dtype.
+
+    Raises: ValueError for an unknown name, or for one that refuses, with its reason. Nothing else is used instead.
+    """
+    if name == "auto":
+        return _auto(device.type, dtype)
+    if name not in BACKENDS:
+        nearest = difflib.get_close_matches(name, BACKENDS, n=1)
+        hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
+        raise ValueError(f"unknown attention backend {name!r}{hint} known: auto, {', '.join(BACKENDS)}")
+    reason = BACKENDS[name].refuses(device, dtype)
+    if reason:
+        raise ValueError(f"attention backend {name!r} cannot run here: {reason}")
+    return BACKENDS[name]
+
+
+@lru_cache(maxsize=32)
+def _auto(device: str, dtype: torch.dtype) -> Backend:
+    for backend in BACKENDS.values():
+        if backend.refuses(torch.device(device), dtype) is None:
+            logger.info("attention backend: %s (auto, for %s on %s)", backend.name, dtype, device)
+            return backend
+    raise ValueError(f"no attention backend runs {dtype} on {device}")
+
+
+def prepare(ctx: GazeContext, device: torch.device, dtype: torch.dtype) -> GazeContext:
+    """Pick the backend and let it derive what it needs from the layouts, once for all layers."""
+    ctx.prepared["backend"] = pick(ctx.config.backend, device, dtype)
+    if ctx.is_step:
+        decode.prepare(ctx)
+    else:
+        ctx.prepared["backend"].prepare(ctx)
+    return ctx
+
+
+def attend(
+    q: Tensor, k: Tensor, v: Tensor, ctx: GazeContext, *, layer: int, scaling: float, dropout: float = 0.0
+) -> Tensor:
+    """Gaze attention of one layer (paper, eq. 4).
+
+    Args:
+        q: [B, H, Q, D]; k, v: [B, G, Q, D], this call's tokens. Earlier ones are read from `ctx.cache`.
+
+    Returns: [B, H, Q, D].
+    """
+    if ctx.is_step:
+        return decode.attend(q, ctx, layer, scaling)
+    if ctx.reads_cache:
+        pages = ctx.cache.layers[layer]
+        k = torch.cat([pages.page_keys.flatten(2, 3), pages.flat_keys], dim=2)
+        v = torch.cat([pages.page_values.flatten(2, 3), pages.flat_values], dim=2)
+    return ctx.prepared["backend"].attend(q, k, v, ctx, layer, scaling, dropout)

@@ -1,0 +1,79 @@
+"""Entry point of `cambrian-gaze`: a table of subcommands, of which only the chosen one is imported."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import sys
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from cambrian_gaze import __version__
+
+
+class Command(NamedTuple):
+    """A subcommand: what the overview says about it, and the `module:function` that takes its arguments."""
+
+    summary: str
+    target: str
+
+
+COMMANDS: dict[str, Command] = {
+    "quickstart": Command(
+        "train and evaluate tiny dense and gaze models on embedded data, offline",
+        "cambrian_gaze.quickstart.run:main",
+    ),
+    "train": Command("train from a YAML config: stage 1 or stage 2", "cambrian_gaze.training.run:main"),
+    "generate": Command("answer a prompt about images with a saved model", "cambrian_gaze.cli.generate:main"),
+    "answer": Command("answer every record of a data file, into a journal", "cambrian_gaze.cli.answer:main"),
+    "cost": Command("count the KV entries that a query attends to, for a grid and a K", "cambrian_gaze.cli.cost:main"),
+}
+
+
+def overview() -> str:
+    """The text of `cambrian-gaze --help`."""
+    width = max(map(len, COMMANDS))
+    rows = [f"  {name:<{width}}  {command.summary}" for name, command in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: cambrian-gaze [-h] [--version] COMMAND ...",
+            "",
+            "Multimodal LLMs with Gaze Attention: training, generation, evaluation.",
+            "",
+            "commands:",
+            *rows,
+            "",
+            "'cambrian-gaze COMMAND --help' shows the options of a command.",
+        ]
+    )
+
+
+def unknown(name: str) -> str:
+    """The error message for a subcommand that does not exist: the nearest name, or all of them."""
+    near = difflib.get_close_matches(name, COMMANDS, n=1)
+    remedy = f"did you mean {near[0]!r}?" if near else f"choose from {', '.join(COMMANDS)}"
+    return f"cambrian-gaze: unknown command {name!r}; {remedy}"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run `cambrian-gaze` with `argv` (default: the process's own); returns the exit status."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments:
+        print(overview(), file=sys.stderr)
+        return 2
+    first, rest = arguments[0], arguments[1:]
+    if first in ("-h", "--help"):
+        print(overview())
+        return 0
+    if first == "--version":
+        print(f"cambrian-gaze {__version__}")
+        return 0
+    if first not in COMMANDS:
+        print(unknown(first), file=sys.stderr)
+        return 2
+    module, _, function = COMMANDS[first].target.partition(":")
+    return getattr(importlib.import_module(module), function)(rest) or 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,93 @@
+"""A conversation to ids, labels and token types. Training and inference share this, so their ids agree."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from cambrian_gaze.data.conversation import Message, Segment, render
+from cambrian_gaze.data.expand import TEXT, Grid, PlaceholderIds, expand_placeholders
+from cambrian_gaze.data.records import RecordError
+
+IGNORE = -100
+"""Label of a token that is not supervised."""
+
+OVERLONG = ("quarantine", "truncate_text")
+"""What may happen to a sample longer than the limit."""
+
+
+_CONTROL_IDS: WeakKeyDictionary[Any, dict[str, list[int]]] = WeakKeyDictionary()
+"""Per tokenizer, the ids of the few control texts: they are half of all segments."""
+
+
+def encode_conversation(
+    messages: Sequence[Message],
+    tokenizer: Any,
+    grids: Sequence[Grid],
+    num_context_tokens: int,
+    *,
+    add_generation_prompt: bool = False,
+) -> dict[str, list[int]]:
+    """`input_ids`, `labels` (not shifted) and `mm_token_type_ids`, three lists of one length.
+
+    `grids`: (frames, height, width) after the projector of each image and video, in order of appearance. What people
+    wrote never becomes a special token: `<|im_end|>` or `<|image_pad|>` in a message stays plain text. The ids of a
+    prompt with its generation prompt are a prefix of the ids of the same conversation with its answer.
+    Raises RecordError when placeholders and grids disagree in number, and on malformed messages.
+    """
+    placeholders = PlaceholderIds.from_tokenizer(tokenizer)
+    ids: list[int] = []
+    labels: list[int] = []
+    segments = render(messages, add_generation_prompt)
+    for segment, piece in zip(segments, _tokenize(segments, tokenizer, placeholders), strict=True):
+        ids += piece
+        labels += piece if segment.supervised else [IGNORE] * len(piece)
+    expanded = expand_placeholders(ids, grids, placeholders, num_context_tokens)
+    return {
+        "input_ids": expanded.input_ids,
+        "labels": [labels[i] for i in expanded.source],
+        "mm_token_type_ids": expanded.mm_token_type_ids,
+    }
+
+
+def limit_length(sample: dict[str, list[int]], max_length: int, overlong: str = "quarantine") -> dict[str, list[int]]:
+    """The sample, at most `max_length` tokens long.
+
+    With "truncate_text" the text at the end is cut. Raises RecordError for a longer sample with "quarantine", and when
+    the cut would touch a visual or context token or leave nothing supervised.
+    """
+    length = len(sample["input_ids"])
+    if length <= max_length:
+        return sample
+    types = sample["mm_token_type_ids"]
+    counts = f"{length} tokens, {sum(kind != TEXT for kind in types)} of them visual, exceed max_length {max_length}"
+    if overlong == "quarantine":
+        raise RecordError(counts, "raise max_length, use fewer images or frames, or set overlong to truncate_text")
+    if any(kind != TEXT for kind in types[max_length:]):
+        raise RecordError(f"{counts}; visual tokens lie beyond it", "raise max_length, or use fewer images or frames")
+    if all(label == IGNORE for label in sample["labels"][:max_length]):
+        raise RecordError(f"{counts}; no supervised token would be left", "raise max_length, or shorten the question")
+    return {key: values[:max_length] for key, values in sample.items()}
+
+
+def _tokenize(segments: Sequence[Segment], tokenizer: Any, placeholders: PlaceholderIds) -> list[list[int]]:
+    visual = {"image": placeholders.image, "video": placeholders.video}
+    control = _CONTROL_IDS.setdefault(tokenizer, {})
+    pieces = []
+    for text, kind, _ in segments:
+        if kind in visual:
+            piece = [visual[kind]]
+        elif kind == "control":
+            if text not in control:
+                control[text] = tokenizer.encode(text, add_special_tokens=False)
+            piece = control[text]
+        else:
+            piece = tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True) if text else []
+            if not set(placeholders).isdisjoint(piece):
+                raise ValueError(
+                    f"{type(tokenizer).__name__} turns text into placeholder tokens; use a tokenizer that honours "
+                    "split_special_tokens and that registers the placeholder tokens as special"
+                )
+        pieces.append(piece)
+    return pieces

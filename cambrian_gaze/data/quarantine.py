@@ -1,0 +1,91 @@
+"""Samples that could not be used: marked in the batch, and logged once each in a JSONL file."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from typing import Any
+
+logger = logging.getLogger(__name__)
+
+_MAX_REASON = 1000
+
+
+@dataclass(frozen=True)
+class Quarantined:
+    """Stands in a batch for a sample that could not be used; the collator drops and counts it."""
+
+    file: str
+    row: int
+    id: str
+    reason: str
+    """What was wrong, and the remedy."""
+
+
+class QuarantineLog:
+    """Appends {file, row, id, reason, time, rank} once per record, from any number of processes.
+
+    A line is one `write` to a file opened with O_APPEND, so lines of several workers and ranks never mix. Before
+    writing, the lines that others appended are read, so that another epoch or worker does not log a record again.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], rank: int | None = None):
+        self.path = os.fspath(path)
+        self.rank = int(os.environ.get("RANK", "0")) if rank is None else rank
+        self._seen: set[tuple[str, int]] = set()
+        self._read = 0
+
+    def add(self, item: Quarantined) -> bool:
+        """Logs the item unless its record is in the file already; says whether it was new."""
+        key = (item.file, item.row)
+        if key not in self._seen:
+            self._catch_up()
+        if key in self._seen:
+            return False
+        self._seen.add(key)
+        now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        entry = {**vars(item), "reason": item.reason[:_MAX_REASON], "time": now, "rank": self.rank}
+        line = (json.dumps(entry) + "\n").encode("ascii")
+        os.makedirs(os.path.dirname(self.path) or ".", exist_ok=True)
+        fd = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            if os.write(fd, line) != len(line):
+                raise OSError(f"{self.path}: a line was written in part; is the disk full?")
+        finally:
+            os.close(fd)
+        logger.warning("quarantined %s (log: %s)", item.reason, self.path)
+        return True
+
+    def _catch_up(self) -> None:
+        for entry, end in _entries(self.path, self._read):
+            self._seen.add((entry["file"], entry["row"]))
+            self._read = end
+
+
+def read_quarantine(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """The entries of a log, one per record; empty when there is no such file."""
+    unique = {(entry["file"], entry["row"]): entry for entry, _ in _entries(path, 0)}
+    return list(unique.values())
+
+
+def _entries(path: str | os.PathLike[str], start: int) -> Iterator[tuple[dict[str, Any], int]]:
+    """(entry, position after it) from byte `start` on; a last line without its newline is left for later."""
+    try:
+        with open(path, "rb") as stream:
+            stream.seek(start)
+            lines = stream.readlines()
+    except FileNotFoundError:
+        return
+    for line in lines:
+        if not line.endswith(b"\n"):
+            return
+        start += len(line)
+        try:
+            entry = json.loads(line)
+        except ValueError:  # a writer was killed within its line
+            continue
+        yield entry, start

@@ -1,0 +1,163 @@
+"""Generate answers to records, in batches, into a journal. Scoring is another step and needs no model.
+
+The attended KV entries of every answer are those that the gaze trace counted while the answer was generated, and they
+are compared with the cost model: a run that attends to more or less than it claims fails.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cambrian_gaze.data.records import Record
+from cambrian_gaze.evaluation.counts import count_attended
+from cambrian_gaze.evaluation.fingerprint import weights_fingerprint
+from cambrian_gaze.evaluation.journal import Journal, entry_key
+from cambrian_gaze.evaluation.prompts import media_fingerprints, modalities, prompt_messages, with_media
+from cambrian_gaze.gaze.config import GazeConfig
+
+
+@dataclass(frozen=True)
+class AnswerOptions:
+    """How answers are generated. Everything but `batch_size` is part of an answer's identity."""
+
+    generation: dict[str, Any] = field(default_factory=lambda: {"max_new_tokens": 64, "do_sample": False})
+    """Keywords of `generate`."""
+    gaze: dict[str, Any] = field(default_factory=dict)
+    """Run-time options of the gaze, as `generate(gaze=…)` takes them; empty: as the checkpoint has it."""
+    blank_images: bool = False
+    """Show pictures of the mean colour instead of the record's (a control: what is known without seeing?)."""
+    keep_regions: bool = False
+    """Store the regions chosen per token, layer and head with each answer."""
+    batch_size: int = 64
+
+
+@dataclass(frozen=True)
+class _Question:
+    record: Record
+    messages: list[dict[str, Any]]
+    """The prompt, its pictures not loaded yet."""
+    key: str
+
+
+def answer_records(
+    model: Any,
+    processor: Any,
+    records: Iterable[Record],
+    folder: str | Path,
+    journal: Journal,
+    options: AnswerOptions,
+    progress: Callable[[int], object] | None = None,
+) -> list[dict[str, Any]]:
+    """Answer every record that the journal does not hold yet.
+
+    Args:
+        model: a `CambrianGazeForConditionalGeneration` in eval mode.
+        processor: its `CambrianGazeProcessor`.
+        records: LLaVA-format records; a last turn of the assistant is left out of the prompt.
+        folder: what the records' image and video paths start from.
+        journal: where answers are kept, flushed per answer.
+        progress: called with the number of answers each time some are there.
+
+    Returns: the journal's entries in the order of the records: `id`, `answer`, `tokens` (ids up to and including the
+    end token), `seconds` (this answer's share of its batch), `attended` (see `count_attended`), and `regions` where
+    kept: [tokens][layers][heads][K].
+
+    Raises: RuntimeError where the counted KV entries differ from the cost model.
+    """
+    config = model.config.gaze_config.override(**options.gaze)
+    fingerprint = weights_fingerprint(model)
+    questions = [_question(record, folder, options, config, fingerprint) for record in records]
+    todo = [question for question in questions if question.key not in journal]
+    if progress is not None and len(todo) < len(questions):
+        progress(len(questions) - len(todo))
+    todo.sort(key=lambda question: sum(len(part.get("text", "")) for m in question.messages for part in m["content"]))
+    for start in range(0, len(todo), options.batch_size):
+        batch = todo[start : start + options.batch_size]
+        for question, entry in zip(batch, _answer(model, processor, batch, folder, options, config), strict=True):
+            journal.append({"key": question.key, "id": question.record.id, **entry})
+        if progress is not None:
+            progress(len(batch))
+    return [journal[question.key] for question in questions]
+
+
+def _question(
+    record: Record, folder: str | Path, options: AnswerOptions, config: GazeConfig, fingerprint: str
+) -> _Question:
+    messages = prompt_messages(record)
+    key = entry_key(
+        id=record.id,
+        prompt=messages,
+        media=media_fingerprints(record, folder),
+        generation=options.generation,
+        gaze=config.to_dict(),
+        blank_images=options.blank_images,
+        keep_regions=options.keep_regions,
+        weights=fingerprint,
+    )
+    return _Question(record, messages, key)
+
+
+@torch.no_grad()
+def _answer(
+    model: Any,
+    processor: Any,
+    batch: list[_Question],
+    folder: str | Path,
+    options: AnswerOptions,
+    config: GazeConfig,
+) -> list[dict[str, Any]]:
+    """The journal entries of one batch, less key and id."""
+    inputs = processor.apply_chat_template(
+        [with_media(question.messages, question.record, folder) for question in batch],
+        add_generation_prompt=True,
+        tokenize=True,
+    ).to(model.device)
+    if options.blank_images and "pixel_values" in inputs:
+        inputs["pixel_values"] = torch.zeros_like(inputs["pixel_values"])  # 0 is the mean colour, normalised
+    seconds, output = _timed(
+        model.device, lambda: model.generate(**inputs, **options.generation, gaze=options.gaze, return_gaze=True)
+    )
+    ends = model.generation_config.eos_token_id
+    new_tokens = output.sequences[:, inputs["input_ids"].shape[1] :].tolist()
+    kept = [_up_to_end(tokens, ends if isinstance(ends, list) else [ends]) for tokens in new_tokens]
+    total = sum(len(tokens) for tokens in kept)
+    grids = [tuple(grid) for grid in inputs["grid_thw"].tolist()] if "grid_thw" in inputs else []
+    entries = []
+    for row, (question, tokens) in enumerate(zip(batch, kept, strict=True)):
+        kinds = modalities(question.messages)
+        own, grids = grids[: len(kinds)], grids[len(kinds) :]
+        entry = {
+            "answer": processor.decode(tokens, skip_special_tokens=True),
+            "tokens": tokens,
+            "seconds": seconds * len(tokens) / total,
+            "attended": count_attended(output.gaze, row, len(tokens), own, kinds, config),
+        }
+        if options.keep_regions:
+            entry["regions"] = output.gaze.regions[row, : len(tokens)].tolist()
+        entries.append(entry)
+    return entries
+
+
+def _timed(device: torch.device, call: Callable[[], Any]) -> tuple[float, Any]:
+    """Seconds that `call` takes on the device, and what it returns."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    start = time.perf_counter()
+    result = call()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - start, result
+
+
+def _up_to_end(tokens: list[int], ends: list[int | None]) -> list[int]:
+    """The tokens up to and including the first end token."""
+    for place, token in enumerate(tokens):
+        if token in ends:
+            return tokens[: place + 1]
+    return tokens

@@ -1,0 +1,76 @@
+"""Append-only journal of answers: one JSON object per line, flushed per line.
+
+A process that is killed leaves at most one unfinished last line. Opening the journal drops it, so that its answer is
+given again; every complete line is kept.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+
+def entry_key(**identity: Any) -> str:
+    """Hex digest of everything that an answer depends on (JSON types); the order of the names does not matter."""
+    canonical = json.dumps(identity, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(canonical.encode("utf-8")).hexdigest()
+
+
+class Journal:
+    """Answers by key, backed by a JSONL file. Where a key occurs more than once its last line counts.
+
+    Raises: ValueError naming file and line where a complete line is not a JSON object with a `key`.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.entries: dict[str, dict[str, Any]] = {}
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        if self.path.exists():
+            self._load()
+        self._file = open(self.path, "ab")  # noqa: SIM115  closed by `close`
+
+    def _load(self) -> None:
+        data = self.path.read_bytes()
+        complete = data.rfind(b"\n") + 1
+        if complete < len(data):
+            with open(self.path, "r+b") as file:
+                file.truncate(complete)
+        for number, line in enumerate(data[:complete].splitlines(), start=1):
+            try:
+                entry = json.loads(line)
+                self.entries[entry["key"]] = entry
+            except (ValueError, KeyError, TypeError) as error:
+                raise ValueError(
+                    f"{self.path}, line {number}: not a journal entry ({error!r}); remove the line to answer it again"
+                ) from error
+
+    def append(self, entry: dict[str, Any]) -> None:
+        """Store an entry (with its `key`) so that it survives the end of this process."""
+        self._file.write(json.dumps(entry, ensure_ascii=False).encode("utf-8") + b"\n")
+        self._file.flush()
+        self.entries[entry["key"]] = entry
+
+    def close(self) -> None:
+        """Close the file; the entries stay readable."""
+        self._file.close()
+
+    def __contains__(self, key: str) -> bool:
+        return key in self.entries
+
+    def __getitem__(self, key: str) -> dict[str, Any]:
+        return self.entries[key]
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

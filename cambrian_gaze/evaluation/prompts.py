@@ -1,0 +1,52 @@
+"""From a record to what the model is asked: chat messages with their pictures, and fingerprints of both."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from cambrian_gaze.data.conversation import messages_from_record, visuals
+from cambrian_gaze.data.media import load_image
+from cambrian_gaze.data.records import ROLES, Record
+from cambrian_gaze.data.video import load_frames
+from cambrian_gaze.evaluation.fingerprint import file_fingerprint
+from cambrian_gaze.gaze.layout import IMAGE, VIDEO
+
+
+def prompt_messages(record: Record) -> list[dict[str, Any]]:
+    """The record's turns as chat messages, less the answer at its end where it has one.
+
+    Raises: RecordError with file and row where turns, roles or placeholders are out of order.
+    """
+    turns = record.conversations
+    if ROLES[turns[-1]["from"]] != "assistant":
+        record = dataclasses.replace(record, conversations=[*turns, {"from": "gpt", "value": "(to be given)"}])
+    return messages_from_record(record)[:-1]
+
+
+def with_media(messages: list[dict[str, Any]], record: Record, folder: str | Path) -> list[dict[str, Any]]:
+    """The messages with each image (RGB) and video (list of RGB frames) of the record in its place."""
+    images = iter(record.images)
+    filled = []
+    for message in messages:
+        parts = []
+        for part in message["content"]:
+            if part["type"] == "image":
+                part = {**part, "image": load_image(next(images), folder)}
+            elif part["type"] == "video":
+                part = {**part, "video": load_frames(record.video, folder, clip=record.extra)}
+            parts.append(part)
+        filled.append({**message, "content": parts})
+    return filled
+
+
+def modalities(messages: list[dict[str, Any]]) -> list[int]:
+    """IMAGE or VIDEO for each picture and video, in order of appearance."""
+    return [IMAGE if kind == "image" else VIDEO for kind in visuals(messages)]
+
+
+def media_fingerprints(record: Record, folder: str | Path) -> list[str]:
+    """Fingerprints of the record's image and video files."""
+    videos = [record.video] if isinstance(record.video, str) else record.video or []
+    return [file_fingerprint(Path(folder) / path) for path in [*record.images, *videos]]

@@ -1,0 +1,93 @@
+"""Cost model: the KV entries that a query attends to (paper, section 3.5). Runs assert their counts against it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+
+from cambrian_gaze.gaze.config import GazeConfig
+from cambrian_gaze.gaze.layout import IMAGE, VIDEO
+from cambrian_gaze.gaze.regions import region_grid, region_ids
+from cambrian_gaze.gaze.routing import regions_kept
+
+
+@dataclass(frozen=True)
+class Attended:
+    """Visual KV entries per text query, head and layer."""
+
+    selected: int
+    """Visual tokens in the K regions: K·m; with ragged regions the most that K regions can hold."""
+
+    context: int
+    """Context tokens in view: |C| per unit."""
+
+    of: int
+    """Visual tokens in the cache."""
+
+    regions: int
+    """R, the regions offered."""
+
+    kept: int
+    """K, the regions kept."""
+
+    @property
+    def total(self) -> int:
+        """K·m + |C|·U."""
+        return self.selected + self.context
+
+    @property
+    def share(self) -> float:
+        """`total` over the visual tokens in the cache."""
+        return self.total / self.of if self.of else 0.0
+
+
+def attended_visual(
+    grids: Iterable[tuple[int, int, int]], config: GazeConfig, modalities: Iterable[int] | None = None
+) -> Attended:
+    """What one text query attends to when the images and videos `grids` lie before it.
+
+    Args:
+        grids: (T, h, w) per image (T=1) or video, in visual tokens after the projector.
+        config: region sizes, budget and |C|.
+        modalities: `layout.IMAGE` or `layout.VIDEO` per grid; None: video where T > 1.
+    """
+    grids = list(grids)
+    kinds = [VIDEO if t > 1 else IMAGE for t, _, _ in grids] if modalities is None else list(modalities)
+    units = sum(t for t, _, _ in grids)
+    of = sum(t * h * w for t, h, w in grids)
+    context = config.num_context_tokens * units if config.context_visible else 0
+    pools = [(IMAGE, VIDEO)] if config.video is None else [(IMAGE,), (VIDEO,)]
+    selected = regions = kept = 0
+    for pool in pools:
+        sizes: list[int] = []
+        for grid, kind in zip(grids, kinds, strict=True):
+            if kind in pool:
+                sizes += torch.bincount(region_ids(grid, config.budget(kind).region_size).flatten()).tolist()
+        k = int(regions_kept(torch.tensor(len(sizes)), config.budget(pool[0]), config.min_keep_ratio))
+        selected += sum(sorted(sizes, reverse=True)[:k])
+        regions += len(sizes)
+        kept += k
+    return Attended(selected=selected, context=context, of=of, regions=regions, kept=kept)
+
+
+def num_regions(grid: tuple[int, int, int], region_size: tuple[int, int, int]) -> int:
+    """R of one image or video."""
+    n_t, n_h, n_w = region_grid(grid, region_size)
+    return n_t * n_h * n_w
+
+
+def attention_flops(queries: int, keys_per_query: float, heads: int, head_dim: int, layers: int) -> float:
+    """FLOPs of q·k and p·v for `queries` queries: 4 · d per pair, two per multiply-add."""
+    return 4.0 * queries * keys_per_query * heads * head_dim * layers
+
+
+def routing_flops(queries: int, regions: int, heads: int, head_dim: int, layers: int) -> float:
+    """FLOPs of scoring every region: 2 · d per pair."""
+    return 2.0 * queries * regions * heads * head_dim * layers
+
+
+def kv_bytes(entries: int, kv_heads: int, head_dim: int, layers: int, bytes_per_value: int = 2) -> int:
+    """Bytes of keys and values of `entries` cached tokens over all layers."""
+    return 2 * entries * kv_heads * head_dim * layers * bytes_per_value

@@ -1,0 +1,1 @@
+"""Vision tower, projector, context tokens, gaze cache and the classes that Hugging Face users expect."""

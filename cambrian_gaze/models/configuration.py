@@ -1,0 +1,113 @@
+"""`CambrianGazeConfig`: vision tower, projector, decoder and gaze, in one configuration."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
+
+from cambrian_gaze.gaze.config import GazeConfig
+
+PROJECTORS = ("mlp2x_gelu", "conv3x3_mlp2x_gelu", "avgpool2_mlp2x_gelu", "maxpool2_mlp2x_gelu")
+"""Known values of `mm_projector_type`; all but the first give a quarter of the tokens."""
+
+_VISION = {
+    "model_type": "siglip_vision_model",
+    "hidden_size": 1152,
+    "intermediate_size": 4304,
+    "num_hidden_layers": 27,
+    "num_attention_heads": 16,
+    "image_size": 384,
+    "patch_size": 16,
+}
+_TEXT = {"model_type": "qwen3"}
+
+
+class CambrianGazeConfig(PreTrainedConfig):
+    """Configuration of a Cambrian-Gaze model.
+
+    Args:
+        vision_config: the tower, a `SiglipVisionConfig` or its dict; default SigLIP2-So400m/16 at 384 px.
+        text_config: the decoder, any configuration whose model uses transformers' attention interface; default Qwen3.
+        gaze: a `GazeConfig` or its dict.
+        mm_projector_type: one of `PROJECTORS`.
+        mm_conv_position: where a compressing projector shrinks the grid: "before_mlp" at vision width, or "after_mlp".
+        context_tokens_std, embedding_std: standard deviation at initialisation of the context tokens and of the token
+            embeddings; None: the decoder's `initializer_range`.
+        image_token_id, video_token_id, context_token_id: placeholder ids (Qwen's image, video and vision pad).
+    """
+
+    model_type = "cambrian_gaze"
+    sub_configs = {"vision_config": AutoConfig, "text_config": AutoConfig}
+
+    vision_config: dict | PreTrainedConfig | None = None
+    text_config: dict | PreTrainedConfig | None = None
+    gaze: dict | None = None
+    mm_projector_type: str = "mlp2x_gelu"
+    mm_conv_position: str = "before_mlp"
+    context_tokens_std: float | None = None
+    embedding_std: float | None = None
+    image_token_id: int = 151655
+    video_token_id: int = 151656
+    context_token_id: int = 151654
+    tie_word_embeddings: bool = False
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        self.vision_config = _sub_config(self.vision_config, _VISION)
+        self.vision_config.vision_use_head = False
+        self.text_config = _sub_config(self.text_config, _TEXT)
+        gaze = self.gaze if isinstance(self.gaze, GazeConfig) else GazeConfig.from_dict(self.gaze or {})
+        self.gaze = gaze.to_dict()
+        if self.mm_projector_type not in PROJECTORS:
+            raise ValueError(
+                f"mm_projector_type must be one of {', '.join(PROJECTORS)}, got {self.mm_projector_type!r}"
+            )
+        if self.mm_conv_position not in ("before_mlp", "after_mlp"):
+            raise ValueError(f"mm_conv_position must be before_mlp or after_mlp, got {self.mm_conv_position!r}")
+        self.tie_word_embeddings = bool(self.text_config.tie_word_embeddings)
+        super().__post_init__(**kwargs)
+
+    @property
+    def gaze_config(self) -> GazeConfig:
+        """`gaze` as the frozen dataclass."""
+        return GazeConfig.from_dict(self.gaze)
+
+    @property
+    def tower_grid(self) -> tuple[int, int]:
+        """Rows and columns of patches that the tower makes of an image."""
+        side = self.vision_config.image_size // self.vision_config.patch_size
+        return side, side
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of visual tokens after the projector."""
+        if self.mm_projector_type == "mlp2x_gelu":
+            return self.tower_grid
+        return tuple(-(-side // 2) for side in self.tower_grid)
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any):
+        """Raises: ValueError for the configuration of another architecture, which would be read as all defaults."""
+        kind = config_dict.get("model_type", cls.model_type)
+        if kind != cls.model_type:
+            raise ValueError(
+                f"this checkpoint is a {kind!r} model, not {cls.model_type!r}; load it with transformers' Auto classes"
+            )
+        return super().from_dict(config_dict, **kwargs)
+
+    @classmethod
+    def from_preset(cls, name: str, **overrides: Any) -> CambrianGazeConfig:
+        """The configuration of a preset: "tiny", "4b" or "7b". `overrides` replace whole fields."""
+        from cambrian_gaze.models.presets import preset
+
+        return cls(**(preset(name) | overrides))
+
+
+def _sub_config(value: dict | PreTrainedConfig | None, default: dict) -> PreTrainedConfig:
+    if isinstance(value, PreTrainedConfig):
+        return value
+    values = dict(default if value is None else value)
+    kind = values.pop("model_type", default["model_type"])
+    if kind not in CONFIG_MAPPING:
+        raise ValueError(f"transformers knows no model type {kind!r}")
+    return CONFIG_MAPPING[kind](**values)

@@ -1,0 +1,104 @@
+"""What `generate` needs to know about images, the gaze cache and the gaze trace."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cambrian_gaze.gaze.layout import IMAGE, VIDEO
+from cambrian_gaze.models.cache import GazeCache
+from cambrian_gaze.models.hf_internals import items_per_row, repeat_rows, take_items
+from cambrian_gaze.models.trace import TraceBuilder, boxes_of_row
+
+
+class GazeGenerationMixin:
+    """Overrides of `GenerationMixin`; stands before it among the bases."""
+
+    @torch.no_grad()
+    def generate(self, *args: Any, gaze: Any = None, return_gaze: bool = False, **kwargs: Any):
+        """`GenerationMixin.generate` with two more options.
+
+        Args:
+            gaze: run-time options, e.g. {"top_k": 2} or {"kv_budget": 72}; default: the checkpoint's.
+            return_gaze: return a ModelOutput whose `.gaze` is a `GazeTrace` beside `.sequences`.
+        """
+        if gaze is not None:
+            self.model.resolve_gaze(gaze)
+            kwargs["gaze"] = gaze
+        if not return_gaze:
+            return super().generate(*args, **kwargs)
+        trace = TraceBuilder(self.model.resolve_gaze(gaze))
+        kwargs |= {"gaze_trace": trace, "return_dict_in_generate": True}
+        output = super().generate(*args, **kwargs)
+        output["gaze"] = self._build_trace(trace, output, kwargs)
+        return output
+
+    def _build_trace(self, trace: TraceBuilder, output: Any, kwargs: dict[str, Any]):
+        types, grid_thw = kwargs.get("mm_token_type_ids"), kwargs.get("grid_thw")
+        beam_indices = output.get("beam_indices")
+        rows = [[] for _ in range(len(output.sequences))]
+        if types is not None and grid_thw is not None:
+            visual = types[(types == IMAGE) | (types == VIDEO)].cpu()
+            tokens = grid_thw.prod(1).cpu()
+            kinds = visual[tokens.cumsum(0) - tokens].tolist()
+            per_row = items_per_row(types, grid_thw)
+            repeats = len(output.sequences) // len(per_row)
+            grids = [tuple(g) for g in grid_thw.tolist()]
+            rows = [
+                boxes_of_row([grids[i] for i in items], [kinds[i] for i in items], trace.config)
+                for items in per_row
+                for _ in range(repeats)
+            ]
+        new_tokens = len(trace.steps) if beam_indices is None else beam_indices.shape[1]
+        return trace.build(new_tokens, rows, grid_thw, beam_indices)
+
+    def prepare_inputs_for_generation(
+        self,
+        input_ids: Tensor,
+        past_key_values: GazeCache | None = None,
+        is_first_iteration: bool = False,
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        """Pixels and grids go in once, with the tokens that stand for them."""
+        types, grids = kwargs.get("mm_token_type_ids"), kwargs.get("grid_thw")
+        inputs = super().prepare_inputs_for_generation(
+            input_ids, past_key_values=past_key_values, is_first_iteration=is_first_iteration, **kwargs
+        )
+        cached = past_key_values is not None and past_key_values.get_seq_length() > 0
+        if not cached or grids is None:
+            return inputs
+        inputs["pixel_values"] = inputs["grid_thw"] = None
+        if is_first_iteration:
+            seen = past_key_values.last.num_units.tolist()
+            new = []
+            for row, items in enumerate(items_per_row(types, grids)):
+                for item in items:
+                    if seen[row] <= 0:
+                        new.append(item)
+                    seen[row] -= int(grids[item, 0])
+            inputs["pixel_values"], inputs["grid_thw"] = take_items(kwargs.get("pixel_values"), grids, new)
+        else:
+            inputs.pop("mm_token_type_ids", None)
+        return inputs
+
+    def _expand_inputs_for_generation(
+        self, expand_size: int = 1, is_encoder_decoder: bool = False, input_ids: Tensor | None = None, **kwargs: Any
+    ) -> tuple[Tensor, dict[str, Any]]:
+        visual = repeat_rows(expand_size, input_ids, kwargs)
+        kept = {name: kwargs.pop(name) for name in visual}
+        input_ids, kwargs = super()._expand_inputs_for_generation(expand_size, is_encoder_decoder, input_ids, **kwargs)
+        return input_ids, kwargs | kept | visual
+
+    def _prepare_cache_for_generation(self, generation_config: Any, model_kwargs: dict, *args: Any, **kwargs: Any):
+        """A `GazeCache`, unless the caller brought one or wants none."""
+        if generation_config.cache_implementation is not None:
+            raise ValueError(
+                f"cache_implementation={generation_config.cache_implementation!r} is not supported: gaze attention reads "
+                "its own region-major cache; leave the option out"
+            )
+        if model_kwargs.get("past_key_values") is None and generation_config.use_cache is not False:
+            model_kwargs["past_key_values"] = GazeCache(self.model.resolve_gaze(model_kwargs.get("gaze")))
+            return None
+        return super()._prepare_cache_for_generation(generation_config, model_kwargs, *args, **kwargs)

@@ -1,0 +1,100 @@
+"""Everything that touches transformers' internals: the attention interface, and what `generate` does to inputs.
+
+The attention function is registered under a name of its own together with a mask function: without one transformers
+hands over no mask and says nothing. Ours builds its mask from the `GazeContext`, and refuses to run without it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface
+from transformers.masking_utils import AttentionMaskInterface
+
+from cambrian_gaze import attention
+from cambrian_gaze.attention import GazeContext
+
+ATTENTION_NAME = "gaze"
+"""Name in transformers' attention interface; the decoder's `_attn_implementation`."""
+
+
+def gaze_attention_forward(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    gaze_context: GazeContext | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """The attention function that decoders call: q [B, H, S, D], k and v [B, G, S, D] → [B, S, H, D]."""
+    if gaze_context is None:
+        raise ValueError(
+            "the decoder runs gaze attention but got no gaze_context=; call CambrianGazeForConditionalGeneration, or "
+            "set attn_implementation='sdpa' to use the decoder by itself"
+        )
+    if sliding_window is not None:
+        raise ValueError(
+            f"gaze attention has no sliding window, but layer {module.layer_idx} asks for {sliding_window}"
+        )
+    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+    out = attention.attend(query, key, value, gaze_context, layer=module.layer_idx, scaling=scaling, dropout=dropout)
+    return out.transpose(1, 2).contiguous(), None
+
+
+def gaze_mask(*args: Any, **kwargs: Any) -> None:
+    """No mask: who sees whom comes from the `GazeContext`."""
+    return None
+
+
+AttentionInterface.register(ATTENTION_NAME, gaze_attention_forward)
+AttentionMaskInterface.register(ATTENTION_NAME, gaze_mask)
+
+
+def items_per_row(mm_token_type_ids: Tensor, grid_thw: Tensor | None) -> list[list[int]]:
+    """Numbers of the images and videos that each row holds, from the counts of its visual tokens."""
+    grids = [] if grid_thw is None else [int(t * h * w) for t, h, w in grid_thw.tolist()]
+    rows, item = [], 0
+    for left in ((mm_token_type_ids == 1) | (mm_token_type_ids == 2)).sum(1).tolist():
+        mine = []
+        while left > 0 and item < len(grids):
+            mine.append(item)
+            left -= grids[item]
+            item += 1
+        if left:
+            raise ValueError(
+                f"row {len(rows)} holds visual placeholders that no image or video of grid_thw accounts for"
+            )
+        rows.append(mine)
+    if item != len(grids):
+        raise ValueError(f"{len(grids)} images and videos were given but the text has placeholders for {item}")
+    return rows
+
+
+def take_items(pixel_values: Tensor | None, grid_thw: Tensor, items: list[int]) -> tuple[Tensor | None, Tensor | None]:
+    """The frames and grids of some images and videos, in the order of `items`; None, None for no item."""
+    if not items:
+        return None, None
+    frames = grid_thw[:, 0].tolist()
+    starts = [sum(frames[:i]) for i in range(len(frames))]
+    taken = [frame for i in items for frame in range(starts[i], starts[i] + frames[i])]
+    pixels = None if pixel_values is None else pixel_values[torch.tensor(taken, device=pixel_values.device)]
+    return pixels, grid_thw[torch.tensor(items, device=grid_thw.device)]
+
+
+def repeat_rows(expand_size: int, input_ids: Tensor | None, model_kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Repeat images and videos by sample, as `generate` repeats the rows for beams and several sequences.
+
+    Returns the visual inputs to put back after the base class has repeated everything else.
+    """
+    types, grids = model_kwargs.get("mm_token_type_ids"), model_kwargs.get("grid_thw")
+    if grids is None or types is None or expand_size == 1:
+        return {}
+    order = [item for row in items_per_row(types, grids) for _ in range(expand_size) for item in row]
+    pixels, grids = take_items(model_kwargs.get("pixel_values"), grids, order)
+    return {"pixel_values": pixels, "grid_thw": grids}

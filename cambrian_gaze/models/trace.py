@@ -1,0 +1,113 @@
+"""`GazeTrace`: where the model looked while it generated, as counted in that run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from cambrian_gaze.attention import GazeRecorder
+from cambrian_gaze.gaze.config import GazeConfig
+from cambrian_gaze.gaze.regions import region_grid
+
+
+@dataclass
+class GazeTrace:
+    """Gaze of every generated token. B rows, T new tokens, L layers, H query heads, K regions."""
+
+    regions: Tensor
+    """int64 [B, T, L, H, K]: regions chosen, numbered within the row in order of appearance; -1 where fewer than K."""
+
+    attended_visual: Tensor
+    """int64 [B, T, L, H]: visual KV entries that entered the softmax."""
+
+    attended_context: Tensor
+    """int64 [B, T, L, H]: context KV entries."""
+
+    attended_text: Tensor
+    """int64 [B, T, L, H]: text KV entries."""
+
+    grid_thw: Tensor
+    """int64 [items, 3]: grids of the images and videos, in order of appearance over the batch."""
+
+    boxes: list[list[tuple[int, int, int, int, int, int, int]]]
+    """See `region_boxes`."""
+
+    def region_boxes(self, row: int) -> list[tuple[int, int, int, int, int, int, int]]:
+        """Per region of a row: (item within the row, first frame, end frame, top, left, bottom, right), ends
+        exclusive, in visual tokens of the item's grid."""
+        return self.boxes[row]
+
+
+@dataclass
+class TraceBuilder:
+    """Collects one recorder per forward call of `generate`."""
+
+    config: GazeConfig
+    steps: list[GazeRecorder] = field(default_factory=list)
+
+    def add(self, recorder: GazeRecorder) -> None:
+        """One forward call has ended."""
+        self.steps.append(recorder)
+
+    def build(
+        self,
+        new_tokens: int,
+        boxes: list[list[tuple[int, ...]]],
+        grid_thw: Tensor | None,
+        beam_indices: Tensor | None = None,
+    ) -> GazeTrace:
+        """Stack what was collected.
+
+        Args:
+            new_tokens: T; calls beyond it (none in greedy search and sampling) are left out.
+            boxes: per row of the batch that comes out.
+            beam_indices: int64 [B, T], the row of the running batch that produced each token (beam search), -1 after
+                the end of a sequence.
+        """
+        steps = self.steps[:new_tokens]
+        parts = {name: [_stack(step, name) for step in steps] for name in ("regions", "visual", "context", "text")}
+        widest = max((p.shape[-1] for p in parts["regions"]), default=0)
+        padded = [torch.nn.functional.pad(p, (0, widest - p.shape[-1]), value=-1) for p in parts["regions"]]
+        stacked = {name: torch.stack(parts[name], 1) for name in ("visual", "context", "text")}
+        stacked["regions"] = torch.stack(padded, 1)
+        if beam_indices is not None:
+            row = beam_indices[:, :new_tokens].clamp(min=0).cpu()
+            step = torch.arange(row.shape[1]).expand_as(row)
+            ended = beam_indices[:, :new_tokens].cpu() < 0
+            stacked = {name: values[row, step] for name, values in stacked.items()}
+            stacked = {name: values.clone() for name, values in stacked.items()}
+            for name, values in stacked.items():
+                values[ended] = -1 if name == "regions" else 0
+        grids = torch.zeros((0, 3), dtype=torch.int64) if grid_thw is None else grid_thw.cpu()
+        return GazeTrace(stacked["regions"], stacked["visual"], stacked["context"], stacked["text"], grids, boxes)
+
+
+def _stack(recorder: GazeRecorder, name: str) -> Tensor:
+    """[B, L, H, …] of one forward call, KV-group choices repeated for their query heads."""
+    layers = [recorder.layers[number] for number in sorted(recorder.layers)]
+    heads = layers[0].visual.shape[1]
+    values = [getattr(layer, name) for layer in layers]
+    if name == "regions":
+        widest = max(v.shape[-1] for v in values)
+        values = [torch.nn.functional.pad(v, (0, widest - v.shape[-1]), value=-1) for v in values]
+    values = [v.repeat_interleave(heads // v.shape[1], dim=1) for v in values]
+    return torch.stack(values, 1).cpu()
+
+
+def boxes_of_row(
+    grids: list[tuple[int, int, int]], modalities: list[int], config: GazeConfig
+) -> list[tuple[int, int, int, int, int, int, int]]:
+    """Boxes of the regions of a row's images and videos, in region order."""
+    boxes = []
+    for item, (grid, modality) in enumerate(zip(grids, modalities, strict=True)):
+        r_t, r_h, r_w = config.budget(modality).region_size
+        n_t, n_h, n_w = region_grid(grid, (r_t, r_h, r_w))
+        for t in range(n_t):
+            for h in range(n_h):
+                for w in range(n_w):
+                    low = (t * r_t, h * r_h, w * r_w)
+                    high = tuple(min(a + r, g) for a, r, g in zip(low, (r_t, r_h, r_w), grid, strict=True))
+                    boxes.append((item, low[0], high[0], low[1], low[2], high[1], high[2]))
+    return boxes

@@ -1,0 +1,1 @@
+"""The whole way on handwritten digits: pages, a tower that sees, both stages, evaluation and a report."""

@@ -1,0 +1,59 @@
+"""The arms that the quickstart compares: which checkpoint, under which gaze, seeing what."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+CHANCE = 0.1
+"""Accuracy of guessing a digit."""
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One row of the result table."""
+
+    name: str
+    title: str
+    checkpoint: str
+    """`dense` or `gaze`: the stage 2 run that it evaluates."""
+    gaze: Mapping[str, Any] = field(default_factory=dict)
+    """Run-time options, as `generate(gaze=…)` takes them."""
+    blind: bool = False
+    """The page is blanked to the mean colour."""
+
+    @property
+    def keeps_regions(self) -> bool:
+        """Whether routing leaves something out, so that the regions chosen are worth storing."""
+        return self.gaze.get("top_k", 16) < 16
+
+
+ARMS = (
+    Arm("dense", "dense", "dense", {"keep_ratio": 1.0}),
+    Arm("gaze_k2", "gaze, K=2 of 16", "gaze", {"top_k": 2}),
+    Arm("gaze_k1", "same model, K=1", "gaze", {"top_k": 1}),
+    Arm("gaze_k4", "same model, K=4", "gaze", {"top_k": 4}),
+    Arm("gaze_k16", "same model, K=16", "gaze", {"top_k": 16}),
+    Arm("dense_routed_k2", "dense-trained, routed at K=2", "dense", {"top_k": 2}),
+    Arm("gaze_k2_no_context", "gaze, K=2, context tokens hidden", "gaze", {"top_k": 2, "context_visible": False}),
+    Arm("gaze_k2_blind", "gaze, K=2, page blanked", "gaze", {"top_k": 2}, blind=True),
+)
+
+
+def check_lines(arms: Mapping[str, Mapping[str, Any]]) -> dict[str, bool]:
+    """What a full run must show, by statement."""
+    gaze, dense, blind = arms["gaze_k2"], arms["dense"], arms["gaze_k2_blind"]
+    recall = gaze["routing_recall"]
+    return {
+        f"gaze at K=2 reads {gaze['accuracy']:.3f} of the values (line: 0.90)": gaze["accuracy"] >= 0.90,
+        f"{dense['accuracy'] - gaze['accuracy']:+.3f} behind dense attention (line: 0.02)": (
+            gaze["accuracy"] >= dense["accuracy"] - 0.02
+        ),
+        f"blind it reads {blind['accuracy']:.3f} (line: 0.20, chance {CHANCE:.2f})": blind["accuracy"] <= 0.20,
+        f"best head finds the asked cell in {recall['best']['recall']:.3f} of the cases (line: 0.90, chance "
+        f"{recall['chance']:.3f})": recall["best"]["recall"] >= 0.90,
+        f"{gaze['attended_visual_kv']:g} visual KV entries per query, counted, of {gaze['visual_tokens']}": (
+            gaze["attended_visual_kv"] < gaze["visual_tokens"]
+        ),
+    }

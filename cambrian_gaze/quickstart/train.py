@@ -1,0 +1,73 @@
+"""Starts the quickstart's training runs: the same entry, launcher and YAML files that any training run uses."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from cambrian_gaze.quickstart.plan import Plan
+
+CONSOLE = "console.log"
+PROCESSES = {"cpu": 2, "cuda": 1}
+"""Ranks of a training run by device."""
+
+
+def train(plan: Plan, run: str, output: Path, device: str) -> dict[str, Any]:
+    """Run `stage1`, `dense` or `gaze` in a process of its own, with its output on the console and in `console.log`.
+
+    Returns: optimizer steps and the last loss logged.
+
+    Raises: RuntimeError where the run fails, with the end of its output.
+    """
+    from cambrian_gaze.training.log import read_log
+
+    folder = output / run
+    folder.mkdir(parents=True, exist_ok=True)
+    _stream([sys.executable, "-m", "cambrian_gaze.training.launch", *flags(plan, run, output, device)], folder)
+    lines = read_log(folder)
+    return {"steps": lines[-1]["step"], "loss": lines[-1]["loss"]} if lines else {}
+
+
+def flags(plan: Plan, run: str, output: Path, device: str) -> list[str]:
+    """The command line of a training run after `cambrian-gaze train`."""
+    values: dict[str, Any] = {
+        "nproc_per_node": PROCESSES[device],
+        "use_cpu": device == "cpu",
+        "output_dir": output / run,
+        "data_path": output / "data" / "train.jsonl",
+        "image_folder": output / "data" / "images",
+        "vision_tower": output / "tower",
+        "seed": plan.seed,
+    }
+    if run != "stage1":
+        values["model_name_or_path"] = output / "stage1"
+    values.update(plan.overrides.get(run, {}))
+    return [str(plan.config(run)), *(token for name, value in values.items() for token in (f"--{name}", str(value)))]
+
+
+def _stream(command: list[str], folder: Path) -> None:
+    """Run a command; what it prints appears at once and is kept in `console.log`."""
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false"}
+    tail = b""
+    with open(folder / CONSOLE, "ab") as log:
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment)
+        try:
+            while chunk := process.stdout.read1(65536):
+                log.write(chunk)
+                sys.stderr.buffer.write(chunk)
+                sys.stderr.flush()
+                tail = (tail + chunk)[-4000:]
+            code = process.wait()
+        except BaseException:
+            process.terminate()
+            process.wait()
+            raise
+    if code != 0:
+        lines = tail.decode("utf-8", errors="replace").replace("\r", "\n").splitlines()[-15:]
+        raise RuntimeError(
+            f"training failed with exit code {code}; the whole output is in {folder / CONSOLE}. Its end:\n"
+            + "\n".join(lines)
+        )

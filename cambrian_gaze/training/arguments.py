@@ -1,0 +1,306 @@
+"""What a training run can be told. Every field is a key of the YAML files in `train/configs` and a command-line flag.
+
+The docstring under a field is its help text. Names are those of LLaVA and Cambrian wherever these have one.
+"""
+
+import dataclasses
+import math
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import transformers
+
+from cambrian_gaze.gaze.config import BUDGET_FIELDS, GazeConfig, RegionBudget
+from cambrian_gaze.gaze.schedule import TopKSchedule
+
+ProjectorType = Literal["mlp2x_gelu", "conv3x3_mlp2x_gelu", "avgpool2_mlp2x_gelu", "maxpool2_mlp2x_gelu"]
+
+
+@dataclass
+class ModelArguments:
+    """Which model is trained, and which of its parts."""
+
+    model_name_or_path: str | None = None
+    """A saved Cambrian-Gaze model, or the language model (Qwen3, Qwen2.5) to start one from."""
+
+    preset: str | None = None
+    """`tiny`, `4b` or `7b`: sizes of a fresh model. A `model_name_or_path` brings its own; the rest is the preset's."""
+
+    model_overrides: str | None = None
+    """JSON object of options for the preset, such as '{"text_config": {"hidden_size": 96}}'."""
+
+    tokenizer_name_or_path: str | None = None
+    """Folder or Hub name of the processor or tokenizer; by default the model's own."""
+
+    vision_tower: str | None = None
+    """SigLIP weights (`SiglipVisionModel` or `SiglipModel`) to load into the vision tower."""
+
+    mm_projector_type: ProjectorType | None = None
+    """Projector of a fresh model. The `conv3x3`, `avgpool2` and `maxpool2` kinds give 4 times fewer visual tokens."""
+
+    version: Literal["chatml", "qwen"] = "chatml"
+    """Conversation format. Qwen's ChatML is the only one; the flag is kept for scripts that pass it."""
+
+    pretrain_mm_mlp_adapter: str | None = None
+    """`mm_projector.safetensors` of a stage 1 run: projector and context tokens."""
+
+    tune_mm_mlp_adapter: bool | None = None
+    """Train projector and context tokens (see `tune_context_tokens`) and nothing else. Default: in stage 1."""
+
+    unfreeze_mm_vision_tower: bool = False
+    """Train the vision tower too; `mm_vision_tower_lr` is its learning rate."""
+
+    tune_context_tokens: bool = True
+    """Train the context tokens' embeddings."""
+
+    freeze_backbone: bool | None = None
+    """Keep the language model as it is. Default: in stage 1."""
+
+    attn_implementation: str | None = None
+    """Attention of the vision tower (`sdpa`, `eager`). The decoder's is `gaze_backend`."""
+
+
+@dataclass
+class GazeArguments:
+    """Regions, budget and schedule of Gaze Attention. What is not given stays as the model's configuration has it."""
+
+    region_size: list[int] | None = None
+    """r_t r_h r_w in visual tokens after the projector."""
+
+    top_k: int | None = None
+    """K regions per query, head and layer. At most one of `top_k`, `keep_ratio`, `kv_budget`."""
+
+    keep_ratio: float | None = None
+    """Share of the offered regions that a query keeps; 1.0 is dense attention."""
+
+    kv_budget: int | None = None
+    """Visual tokens per query, context tokens not counted."""
+
+    video_region_size: list[int] | None = None
+    """As `region_size`, for videos only. Without any `video_` field videos are treated as images are."""
+
+    video_top_k: int | None = None
+    """As `top_k`, for videos only."""
+
+    video_keep_ratio: float | None = None
+    """As `keep_ratio`, for videos only."""
+
+    video_kv_budget: int | None = None
+    """As `kv_budget`, for videos only."""
+
+    num_context_tokens: int | None = None
+    """|C| learned tokens after each image or frame; dense baselines take 0."""
+
+    context_visible: bool | None = None
+    """Whether text sees the context tokens."""
+
+    head_granularity: Literal["q_head", "kv_group"] | None = None
+    """Each query head selects by itself, or each group of heads that shares a KV head."""
+
+    descriptor: Literal["mean", "max", "minmax", "oracle"] | None = None
+    """How a region's keys become one descriptor."""
+
+    descriptor_keys: Literal["post_rope", "pre_rope"] | None = None
+    """Whether descriptors are made of rotated keys."""
+
+    visual_queries: Literal["causal", "unit", "gaze"] | None = None
+    """What visual queries see of visual tokens."""
+
+    visual_sees_context: bool | None = None
+    """Whether visual queries see earlier units' context keys."""
+
+    route_prompt: bool | None = None
+    """Whether the prompt's text routes, or only the answer's."""
+
+    dense_layers: list[int] | None = None
+    """Decoder layers that do not route."""
+
+    gaze_backend: str | None = None
+    """Attention backend by name; `auto` picks one and says which."""
+
+    progressive: bool = True
+    """Progressive TopK over the optimizer steps of stage 2. Stage 1 attends to every region."""
+
+    dense_fraction: float | None = None
+    """Share of the optimizer steps that stay dense."""
+
+    decay_fraction: float | None = None
+    """Share of the optimizer steps over which the keep ratio decays geometrically."""
+
+    final_keep_ratio: float | None = None
+    """Keep ratio at the end of the decay; afterwards the budget alone decides."""
+
+    random_k: bool | None = None
+    """Draw the keep ratio of each step at random, so that one model serves every budget."""
+
+    random_k_seed: int | None = None
+    """Seed of `random_k`; a draw depends on it and the step alone."""
+
+    def __post_init__(self) -> None:
+        for prefix in ("", "video_"):
+            given = [prefix + name for name in BUDGET_FIELDS if getattr(self, prefix + name) is not None]
+            if len(given) > 1:
+                raise ValueError(f"give exactly one of top_k, keep_ratio and kv_budget, got {', '.join(given)}")
+
+    def apply(self, config: GazeConfig) -> GazeConfig:
+        """`config` with the fields that were given.
+
+        Raises: ValueError where the values make no sense (see `GazeConfig`).
+        """
+        plain = {name: getattr(self, name) for name in PLAIN_GAZE_FIELDS if getattr(self, name) is not None}
+        if self.gaze_backend is not None:
+            plain["backend"] = self.gaze_backend
+        image = self._budget(config.image, "")
+        video = config.video
+        if any(getattr(self, "video_" + name) is not None for name in ("region_size", *BUDGET_FIELDS)):
+            video = self._budget(config.video or image, "video_")
+        return dataclasses.replace(config, image=image, video=video, schedule=self._schedule(config.schedule), **plain)
+
+    def _budget(self, budget: RegionBudget, prefix: str) -> RegionBudget:
+        size = getattr(self, prefix + "region_size")
+        if size is not None:
+            budget = dataclasses.replace(budget, region_size=tuple(size))
+        given = {name: getattr(self, prefix + name) for name in BUDGET_FIELDS}
+        if any(value is not None for value in given.values()):
+            budget = budget.with_budget(**given)
+        return budget
+
+    def _schedule(self, schedule: TopKSchedule) -> TopKSchedule:
+        names = ("dense_fraction", "decay_fraction", "final_keep_ratio", "random_k")
+        changes = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        if self.random_k_seed is not None:
+            changes["seed"] = self.random_k_seed
+        return dataclasses.replace(schedule, **changes)
+
+
+PLAIN_GAZE_FIELDS = (
+    "num_context_tokens",
+    "context_visible",
+    "head_granularity",
+    "descriptor",
+    "descriptor_keys",
+    "visual_queries",
+    "visual_sees_context",
+    "route_prompt",
+    "dense_layers",
+)
+"""Fields of `GazeArguments` that have the same name in `GazeConfig`."""
+
+
+@dataclass
+class DataArguments:
+    """Where the samples come from, and what becomes of those that cannot be read."""
+
+    data_path: list[str] | None = None
+    """JSON or JSONL files in LLaVA's form."""
+
+    eval_data_path: list[str] | None = None
+    """As `data_path`, for the loss that `eval_strategy` asks for."""
+
+    image_folder: str = "."
+    """Folder that the records' image paths are relative to. No path may leave it."""
+
+    video_folder: str | None = None
+    """Folder that the records' video paths are relative to; by default `image_folder`."""
+
+    video_fps: float = 1.0
+    """Frames per second that are taken of a video."""
+
+    video_max_frames: int = 64
+    """Most frames taken of a video; longer ones are sampled uniformly."""
+
+    video_force_sample: bool = False
+    """Always take `video_max_frames` frames, uniformly."""
+
+    max_length: int = 2048
+    """Most tokens of a sample, visual and context tokens included."""
+
+    overlong: Literal["quarantine", "truncate_text"] = "quarantine"
+    """What becomes of a longer sample: left out and logged, or its text cut at the end."""
+
+    max_pixels: int = 89_478_485
+    """Larger images are refused as decompression bombs."""
+
+    max_quarantined_share: float = 0.1
+    """The run stops once more than this share of the samples seen was quarantined."""
+
+    quarantine_log: str | None = None
+    """JSONL of quarantined samples; by default `quarantine.jsonl` in `output_dir`."""
+
+
+@dataclass
+class TrainingArguments(transformers.TrainingArguments):
+    """Every argument of `transformers.TrainingArguments`, and these."""
+
+    stage: Literal[1, 2] = 2
+    """1: projector and context tokens, every region kept. 2: full parameter with Progressive TopK."""
+
+    mm_projector_lr: float | None = None
+    """Learning rate of the projector; by default `learning_rate`."""
+
+    mm_vision_tower_lr: float | None = None
+    """Learning rate of the vision tower; by default `learning_rate`."""
+
+    context_tokens_lr: float | None = None
+    """Learning rate of the context tokens; by default the projector's."""
+
+    warmup_ratio: float | None = None
+    """Share of the steps that warm up; a `warmup_steps` below 1 means the same."""
+
+    base_batch_size: int | None = None
+    """Where given, learning rates are scaled by the square root of the global batch size over this one."""
+
+    nproc_per_node: int = 1
+    """Processes that `cambrian-gaze train` starts on this machine, unless it runs under a launcher already."""
+
+    auto_resume: bool = True
+    """Continue from the last complete checkpoint in `output_dir`, if there is one."""
+
+    gaze_stats_steps: int = 1
+    """Count attended KV entries at every n-th logging step; 0 never."""
+
+    peak_tflops: float | None = None
+    """Peak TFLOP/s of one device, for MFU. By default from a table of GPUs; without either, MFU is left out."""
+
+    remove_unused_columns: bool = False
+    """The collator emits what the model takes, and counts."""
+
+    logging_nan_inf_filter: bool = False
+    """A loss that is not finite is logged as it is."""
+
+    report_to: None | str | list[str] = field(default="none")
+    """`wandb`, `tensorboard`, `none`, … `train_log.jsonl` is written in any case."""
+
+    save_strategy: str = "steps"
+    """When checkpoints are written: `steps`, `epoch`, `best`, `no`."""
+
+    def __post_init__(self) -> None:
+        if self.warmup_ratio is not None:
+            if not 0 <= self.warmup_ratio < 1:
+                raise ValueError(f"warmup_ratio must be in [0, 1), got {self.warmup_ratio}")
+            if self.warmup_steps not in (0, self.warmup_ratio):
+                raise ValueError(f"give warmup_ratio ({self.warmup_ratio}) or warmup_steps ({self.warmup_steps})")
+            self.warmup_steps = self.warmup_ratio
+        self._forward_checkpointing_names()
+        super().__post_init__()
+
+    def _forward_checkpointing_names(self) -> None:
+        """`gradient_checkpointing` is the name users know; newer releases of transformers call it otherwise."""
+        for old in ("gradient_checkpointing", "gradient_checkpointing_kwargs"):
+            new = old.replace("gradient", "activation")
+            if hasattr(self, new) and getattr(self, new) is None and getattr(self, old) is not None:
+                setattr(self, new, getattr(self, old))
+
+    @property
+    def global_batch_size(self) -> int:
+        """Samples per optimizer step, over all ranks."""
+        return self.per_device_train_batch_size * self.gradient_accumulation_steps * max(1, self.world_size)
+
+    @property
+    def learning_rate_factor(self) -> float:
+        """sqrt(global batch / `base_batch_size`), 1.0 without the latter (upstream Cambrian's rule)."""
+        return 1.0 if self.base_batch_size is None else math.sqrt(self.global_batch_size / self.base_batch_size)
+
+
+ARGUMENT_CLASSES: tuple[type[Any], ...] = (ModelArguments, GazeArguments, DataArguments, TrainingArguments)
+"""What a configuration file may set, in the order in which `config.load` returns them."""

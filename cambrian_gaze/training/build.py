@@ -1,0 +1,152 @@
+"""Model and processor of a run, and which parameters it trains."""
+
+from __future__ import annotations
+
+import json
+import logging
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoProcessor,
+    AutoTokenizer,
+    PreTrainedConfig,
+    SiglipVisionModel,
+)
+
+from cambrian_gaze.data.expand import PlaceholderIds
+from cambrian_gaze.models.configuration import CambrianGazeConfig
+from cambrian_gaze.models.modeling import CambrianGazeForConditionalGeneration
+from cambrian_gaze.models.presets import load_tokenizer
+from cambrian_gaze.models.processing import CambrianGazeProcessor
+from cambrian_gaze.training.arguments import GazeArguments, ModelArguments, TrainingArguments
+from cambrian_gaze.training.optimizer import CONTEXT, PROJECTOR, TOWER, module_of
+from cambrian_gaze.training.projector import load_projector
+
+logger = logging.getLogger(__name__)
+
+
+def build_model(
+    args: ModelArguments, gaze: GazeArguments, training: TrainingArguments
+) -> tuple[CambrianGazeForConditionalGeneration, CambrianGazeProcessor]:
+    """The model with its weights and frozen parts, and the processor that fits it.
+
+    `model_name_or_path` names a Cambrian-Gaze model, or a language model around which one is built; without it the
+    weights of `preset` are fresh. Raises ValueError where parts do not fit each other.
+    """
+    own = AutoConfig.from_pretrained(args.model_name_or_path) if args.model_name_or_path else None
+    continues = isinstance(own, CambrianGazeConfig)
+    config = own if continues else new_config(args, own)
+    if continues and args.mm_projector_type not in (None, config.mm_projector_type):
+        raise ValueError(
+            f"{args.model_name_or_path} has the projector {config.mm_projector_type}, not {args.mm_projector_type}; "
+            "drop mm_projector_type, or start from the language model"
+        )
+    if args.mm_projector_type is not None:
+        config.mm_projector_type = args.mm_projector_type
+    config.gaze = gaze.apply(config.gaze_config).to_dict()
+    dtype = torch.bfloat16 if training.bf16 and training.deepspeed else torch.float32
+    if continues:
+        name = args.model_name_or_path
+        model = CambrianGazeForConditionalGeneration.from_pretrained(name, config=config, dtype=dtype)
+    else:
+        model = CambrianGazeForConditionalGeneration(config).to(dtype)
+        if own is not None:
+            load_language_model(model, args.model_name_or_path)
+    if args.vision_tower is not None:
+        load_vision_tower(model, args.vision_tower)
+    if args.pretrain_mm_mlp_adapter is not None:
+        for message in load_projector(model, args.pretrain_mm_mlp_adapter):
+            logger.warning(message)
+    if args.attn_implementation is not None:
+        model.model.vision_tower.set_attn_implementation(args.attn_implementation)
+    choose_trainable(model, args, training.stage)
+    return model, build_processor(args, config, continues)
+
+
+def new_config(args: ModelArguments, language_model: PreTrainedConfig | None) -> CambrianGazeConfig:
+    """Configuration of a fresh model: the preset's sizes, or those of the parts that are given."""
+    overrides = parse_overrides(args.model_overrides)
+    if language_model is not None:
+        overrides["text_config"] = language_model.get_text_config()
+        tokenizer = AutoTokenizer.from_pretrained(args.tokenizer_name_or_path or args.model_name_or_path)
+        overrides.update({f"{k}_token_id": v for k, v in PlaceholderIds.from_tokenizer(tokenizer)._asdict().items()})
+    if args.vision_tower is not None:
+        tower = AutoConfig.from_pretrained(args.vision_tower)
+        overrides.setdefault("vision_config", getattr(tower, "vision_config", tower))
+    if args.preset is not None:
+        return CambrianGazeConfig.from_preset(args.preset, **overrides)
+    if language_model is None:
+        raise ValueError("give model_name_or_path (a Cambrian-Gaze or language model) or preset (tiny, 4b, 7b)")
+    return CambrianGazeConfig(**overrides)
+
+
+def parse_overrides(text: str | None) -> dict[str, Any]:
+    """The JSON object of `model_overrides`."""
+    try:
+        overrides = json.loads(text or "{}")
+    except json.JSONDecodeError as error:
+        raise ValueError(f"model_overrides is not JSON: {error}") from error
+    if not isinstance(overrides, dict):
+        raise ValueError(f"model_overrides must be a JSON object, got {text!r}")
+    return overrides
+
+
+def load_language_model(model: CambrianGazeForConditionalGeneration, path: str) -> None:
+    """Copy a causal language model's weights into the decoder and its head."""
+    source = AutoModelForCausalLM.from_pretrained(path, dtype=model.dtype)
+    model.model.language_model.load_state_dict(source.base_model.state_dict())
+    if not model.config.tie_word_embeddings:
+        model.lm_head.load_state_dict(source.get_output_embeddings().state_dict())
+
+
+def load_vision_tower(model: CambrianGazeForConditionalGeneration, path: str) -> None:
+    """Copy a SigLIP checkpoint's weights into the vision tower.
+
+    Raises: ValueError naming the shapes that differ.
+    """
+    source = SiglipVisionModel.from_pretrained(path, dtype=model.dtype)
+    tower = model.model.vision_tower
+    own, given = tower.state_dict(), source.state_dict()
+    given = {name: tensor for name, tensor in given.items() if ".head." not in f".{name}"}
+    differences = [f"{name} is missing" for name in own.keys() - given.keys()]
+    differences += [f"{name} is not expected" for name in given.keys() - own.keys()]
+    differences += [
+        f"{name} is {tuple(given[name].shape)}, not {tuple(own[name].shape)}"
+        for name in own.keys() & given.keys()
+        if given[name].shape != own[name].shape
+    ]
+    if differences:
+        more = f"; and {len(differences) - 5} more" if len(differences) > 5 else ""
+        raise ValueError(f"vision_tower {path} does not fit the model: " + "; ".join(sorted(differences)[:5]) + more)
+    tower.load_state_dict(given)
+
+
+def choose_trainable(model: nn.Module, args: ModelArguments, stage: int) -> None:
+    """Set `requires_grad`: stage 1 trains projector and context tokens, stage 2 all but the vision tower."""
+    only_adapter = stage == 1 if args.tune_mm_mlp_adapter is None else args.tune_mm_mlp_adapter
+    freeze_decoder = only_adapter if args.freeze_backbone is None else args.freeze_backbone
+    if only_adapter and (args.unfreeze_mm_vision_tower or not freeze_decoder):
+        raise ValueError(
+            "tune_mm_mlp_adapter (the default in stage 1) trains the projector and context tokens alone; set it to "
+            "false to train the vision tower or the decoder as well"
+        )
+    trains = {PROJECTOR: True, CONTEXT: args.tune_context_tokens, TOWER: args.unfreeze_mm_vision_tower}
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(trains.get(module_of(name), not freeze_decoder))
+
+
+def build_processor(args: ModelArguments, config: CambrianGazeConfig, continues: bool) -> CambrianGazeProcessor:
+    """The checkpoint's processor, or one made of a tokenizer; grid and |C| always follow the model."""
+    source = args.tokenizer_name_or_path or args.model_name_or_path
+    if continues:
+        processor = AutoProcessor.from_pretrained(source)
+        if isinstance(processor, CambrianGazeProcessor):
+            processor.num_context_tokens = config.gaze_config.num_context_tokens
+            processor.grid = list(config.grid)
+            return processor
+    tokenizer = load_tokenizer(args.preset) if source is None else AutoTokenizer.from_pretrained(source)
+    return CambrianGazeProcessor.from_config(config, tokenizer)

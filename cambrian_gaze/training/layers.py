@@ -1,0 +1,34 @@
+"""Reading a YAML configuration and the file it is based on, without importing torch: the launcher reads it too."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+BASE = "base"
+"""Key of a YAML file that names the file it differs from, relative to its own folder."""
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be used; the message names the file and the key."""
+
+
+def read_layers(path: Path, seen: tuple[Path, ...] = ()) -> list[tuple[Path, dict[str, Any]]]:
+    """The file and those it is based on, the base first: [(path, its own keys)]."""
+    import yaml
+
+    if path.resolve() in seen:
+        raise ConfigError(f"{path}: `{BASE}` leads back to this file")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read the configuration {path}: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is no YAML file: {error}") from error
+    if content is None:
+        content = {}
+    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
+        raise ConfigError(f"{path} must hold `key: value` lines, it holds a {type(content).__name__}")
+    base = content.pop(BASE, None)
+    layers = [] if base is None else read_layers(path.parent / base, (*seen, path.resolve()))
+    return [*layers, (path, content)]

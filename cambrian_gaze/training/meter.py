@@ -1,0 +1,101 @@
+"""What a batch holds, and what a window of steps achieved: tokens per second, FLOP/s, MFU, quarantined samples."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from cambrian_gaze.training.flops import FlopsModel
+
+IGNORE = -100
+CONTEXT_TYPE = 3
+"""`mm_token_type_ids`: 0 text, 1 image patch, 2 video patch, 3 context token."""
+
+COUNTS = ("supervised", "samples", "quarantined", "visual", "context", "text", "squared", "images")
+"""What `count_batch` counts, in its order. `supervised` are tokens that the shifted loss predicts; `squared` is the sum
+over rows of their length squared; `images` counts images and frames."""
+
+
+def count_batch(batch: Mapping[str, Any]) -> Tensor:
+    """int64 [8] on the CPU, see `COUNTS`. A lone row without supervision is the collator's filler: no sample."""
+    types, labels = batch["mm_token_type_ids"], batch["labels"]
+    lengths = batch["attention_mask"].sum(1)
+    supervised = int((labels[:, 1:] != IGNORE).sum())
+    per_type = torch.bincount(types.flatten(), minlength=CONTEXT_TYPE + 1).tolist()
+    visual, context = per_type[1] + per_type[2], per_type[CONTEXT_TYPE]
+    rows = 0 if labels.shape[0] == 1 and supervised == 0 else labels.shape[0]
+    images = batch["pixel_values"].shape[0] if batch.get("pixel_values") is not None else 0
+    text = int(lengths.sum()) - visual - context
+    counts = [supervised, rows, batch.get("num_quarantined", 0), visual, context, text, int((lengths**2).sum()), images]
+    return torch.tensor(counts)
+
+
+class Meter:
+    """Sums over the steps since the last report, over all ranks, and over the whole attempt."""
+
+    def __init__(self, flops: FlopsModel, peak: float | None, world_size: int) -> None:
+        """`peak`: FLOP/s of one device, or None where it is not known."""
+        self.flops, self.peak, self.world_size = flops, peak, world_size
+        self._window: Tensor | None = None
+        self._steps = 0
+        self._total = dict.fromkeys(COUNTS, 0)
+        self._since = time.perf_counter()
+
+    def add(self, batches: list[Mapping[str, Any]], device: torch.device) -> Tensor:
+        """Count the micro-batches of one optimizer step on all ranks. One collective, no synchronisation.
+
+        Returns: int64 scalar on `device`, supervised tokens over all ranks and micro-batches.
+        """
+        counts = torch.stack([count_batch(batch) for batch in batches]).sum(0).to(device)
+        if self.world_size > 1:
+            dist.all_reduce(counts)
+        self._window = counts if self._window is None else self._window + counts
+        self._steps += 1
+        return counts[0]
+
+    def start(self) -> None:
+        """Begin a window now."""
+        self._window, self._steps, self._since = None, 0, time.perf_counter()
+
+    def exclude(self, seconds: float) -> None:
+        """Leave time that was not spent on training (checkpoints, evaluation) out of the window."""
+        self._since += seconds
+
+    def report(self) -> dict[str, float]:
+        """Rates of the window that ends now; begins another. Synchronises."""
+        seconds = max(time.perf_counter() - self._since, 1e-9)
+        values = [0] * len(COUNTS) if self._window is None else self._window.tolist()
+        window = dict(zip(COUNTS, values, strict=True))
+        for name, value in window.items():
+            self._total[name] += value
+        steps = max(1, self._steps)
+        self.start()
+        achieved = self.flops.total(
+            window["visual"] + window["context"] + window["text"], window["squared"], window["images"]
+        )
+        report = {
+            "visual_tokens_per_s": window["visual"] / seconds,
+            "text_tokens_per_s": window["text"] / seconds,
+            "samples_per_s": window["samples"] / seconds,
+            "step_seconds": seconds / steps,
+            "flops_per_s": achieved / seconds,
+            "quarantined": float(self._total["quarantined"]),
+        }
+        if self.peak is not None:
+            report["mfu"] = report["flops_per_s"] / (self.peak * self.world_size)
+        return report
+
+    @property
+    def quarantined(self) -> int:
+        """Samples left out so far in this attempt, over all ranks, as of the last report."""
+        return self._total["quarantined"]
+
+    @property
+    def seen(self) -> int:
+        """Samples met so far in this attempt, quarantined ones included, as of the last report."""
+        return self._total["quarantined"] + self._total["samples"]

@@ -1,0 +1,118 @@
+"""One training run, from its configuration to the saved model. `launch.py` starts it on several ranks."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from transformers import TrainerCallback, set_seed
+
+from cambrian_gaze.data.quarantine import QuarantineLog
+from cambrian_gaze.training import config as configuration
+from cambrian_gaze.training.arguments import TrainingArguments
+from cambrian_gaze.training.build import build_model
+from cambrian_gaze.training.checkpoint import incomplete_because, last_complete_checkpoint, read_marker, write_json
+from cambrian_gaze.training.config import RunConfig
+from cambrian_gaze.training.data import build_collator, build_datasets
+from cambrian_gaze.training.launch import start_ranks
+from cambrian_gaze.training.layers import ConfigError
+from cambrian_gaze.training.trainer import CambrianTrainer
+
+logger = logging.getLogger(__name__)
+
+
+def main(argv: Sequence[str] | None = None, callbacks: Sequence[TrainerCallback] = ()) -> int:
+    """Parse, build, train, save. Returns the exit status."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if not argv or "--help" in argv or "-h" in argv:
+        print(configuration.help_text())
+        return 0 if argv else 2
+    try:
+        argv = start_ranks(argv)
+        prepare_environment()
+        run = configuration.load(argv)
+    except ConfigError as error:
+        print(f"cambrian-gaze train: {error}", file=sys.stderr)
+        return 2
+    train(run, callbacks)
+    return 0
+
+
+def train(run: RunConfig, callbacks: Sequence[TrainerCallback] = ()) -> CambrianTrainer:
+    """Run a configuration to its end, continuing from the last complete checkpoint."""
+    args = run.training
+    checkpoint = checkpoint_to_resume(args)
+    set_seed(args.seed)
+    model, processor = build_model(run.model, run.gaze, args)
+    quarantine = QuarantineLog(
+        run.data.quarantine_log or Path(args.output_dir) / "quarantine.jsonl", args.process_index
+    )
+    train_data, eval_data = build_datasets(run.data, processor, quarantine)
+    trainer = CambrianTrainer(
+        model=model,
+        args=args,
+        train_dataset=train_data,
+        eval_dataset=eval_data,
+        data_collator=build_collator(run.data, processor),
+        processing_class=processor,
+        callbacks=list(callbacks),
+        progressive=run.gaze.progressive,
+        max_quarantined_share=run.data.max_quarantined_share,
+        quarantine_log=quarantine.path,
+    )
+    if trainer.is_world_process_zero():
+        write_json(Path(args.output_dir) / "run_config.json", {"values": run.values, "sources": run.sources})
+    trainer.train(resume_from_checkpoint=checkpoint)
+    trainer.save_model()
+    trainer.save_state()
+    return trainer
+
+
+def prepare_environment() -> None:
+    """What DeepSpeed needs on a machine without a GPU, before it is imported: to be told so, and not to compile a
+    kernel that only its inference uses (a minute, and a C++ compiler that may not be there)."""
+    if torch.cuda.is_available():
+        return
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    try:
+        import deepspeed.ops
+    except ImportError:
+        return
+    compatible = getattr(deepspeed.ops, "__compatible_ops__", {})
+    if "deepspeed_shm_comm" in compatible:
+        compatible["deepspeed_shm_comm"] = False
+
+
+def checkpoint_to_resume(args: TrainingArguments) -> str | None:
+    """The checkpoint that the run continues from: the one named, or with `auto_resume` the last complete one.
+
+    Raises: ValueError where the named one is not complete, or was written by another number of DeepSpeed ranks.
+    """
+    if args.resume_from_checkpoint not in (None, "True", "true", "False", "false"):
+        folder = Path(args.resume_from_checkpoint)
+        if reason := incomplete_because(folder):
+            raise ValueError(f"resume_from_checkpoint {folder} cannot be resumed from: {reason}")
+    elif args.auto_resume or args.resume_from_checkpoint in ("True", "true"):
+        folder, messages = last_complete_checkpoint(args.output_dir)
+        for message in messages:
+            logger.warning(message)
+    else:
+        folder = None
+    if folder is None:
+        return None
+    ranks = read_marker(folder).get("world_size", args.world_size)
+    if args.deepspeed and ranks != args.world_size:
+        raise ValueError(
+            f"{folder} was written by {ranks} DeepSpeed ranks and this run has {args.world_size}; start {ranks} with "
+            f"--nproc_per_node, or set auto_resume to false and choose another output_dir"
+        )
+    logger.warning("continuing from %s", folder)
+    return str(folder)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

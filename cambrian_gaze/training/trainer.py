@@ -1,0 +1,286 @@
+"""`CambrianTrainer`: Hugging Face's Trainer with per-module learning rates, Progressive TopK, a loss over all ranks'
+supervised tokens, an exact order of the data, and logs that say what was attended."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from transformers import Trainer
+from transformers.trainer_callback import ProgressCallback
+
+from cambrian_gaze.gaze.config import GazeConfig
+from cambrian_gaze.training.callbacks import LogAtCheckpoints, LogFile, MeterStart, ProgressLine
+from cambrian_gaze.training.checkpoint import mark_complete, prune
+from cambrian_gaze.training.flops import FlopsModel, peak_flops
+from cambrian_gaze.training.log import LOG_NAME, TrainLog
+from cambrian_gaze.training.meter import Meter
+from cambrian_gaze.training.optimizer import parameter_groups
+from cambrian_gaze.training.order import OrderedBatches, train_loader
+from cambrian_gaze.training.projector import EXPORT_NAME, export_projector
+
+
+class TooManyQuarantined(ValueError):
+    """More samples than allowed could not be read."""
+
+
+class CambrianTrainer(Trainer):
+    """Takes this package's `TrainingArguments`, and a model with `gaze`, `return_gaze` and `num_items_in_batch`."""
+
+    loss_is_scaled_for_ga = True
+
+    def __init__(
+        self,
+        *args: Any,
+        progressive: bool = True,
+        max_quarantined_share: float = 1.0,
+        quarantine_log: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Args beyond those of `transformers.Trainer`:
+
+        progressive: Progressive TopK in stage 2 (`GazeConfig.schedule`).
+        max_quarantined_share: the run stops with a summary beyond it.
+        quarantine_log: named in that summary.
+        """
+        model = kwargs.get("model", args[0] if args else None)
+        self._saved_use_cache = getattr(model.config, "use_cache", None)
+        super().__init__(*args, **kwargs)
+        self.progressive = progressive
+        self.max_quarantined_share = max_quarantined_share
+        self.quarantine_log = quarantine_log
+        self.group_modules: list[list[str]] = []
+        self._frozen = frozen_parts(self.model)
+        self._step_rates: list[float] = []
+        self.gaze: GazeConfig = self.model.config.gaze_config
+        self._step_config = self.gaze
+        self._step_gaze: Any = None
+        peak = peak_flops(self.args.device, self.args.peak_tflops)
+        self.meter = Meter(FlopsModel.of(self.model), peak, max(1, self.args.world_size))
+        if not self.args.disable_tqdm:
+            self.remove_callback(ProgressCallback)
+            self.add_callback(ProgressLine)
+        self.add_callback(MeterStart(self.meter))
+        self.add_callback(LogAtCheckpoints())
+        self.add_callback(LogFile(TrainLog(Path(self.args.output_dir) / LOG_NAME), stage=self.args.stage))
+
+    # Data
+
+    def get_train_dataloader(self) -> torch.utils.data.DataLoader:
+        """Batches in the order of `OrderedBatches`. Sampling strategies that look at lengths stay Trainer's own."""
+        strategy = self.args.train_sampling_strategy
+        if strategy not in ("random", "sequential"):
+            return super().get_train_dataloader()
+        batches = OrderedBatches(
+            len(self.train_dataset),
+            self.args.per_device_train_batch_size,
+            rank=self.args.process_index,
+            world_size=max(1, self.args.world_size),
+            seed=self.args.seed if self.args.data_seed is None else self.args.data_seed,
+            shuffle=strategy == "random",
+            drop_last=self.args.dataloader_drop_last,
+        )
+        return train_loader(self.train_dataset, self.data_collator, batches, self.args)
+
+    def get_batch_samples(
+        self, epoch_iterator: Any, num_batches: int, device: torch.device
+    ) -> tuple[list[dict[str, Any]], Tensor | None]:
+        """The micro-batches of one optimizer step and the supervised tokens in them, over all ranks."""
+        batches = []
+        for _ in range(num_batches):
+            try:
+                batches.append(next(epoch_iterator))
+            except StopIteration:
+                break
+        return batches, self.meter.add(batches, device) if batches else None
+
+    # Optimizer
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """One parameter group per module and kind of weight decay, see `optimizer.parameter_groups`."""
+        if self.optimizer is None:
+            model = self.model if model is None else model
+            cls, options = self.get_optimizer_cls_and_kwargs(self.args, model)
+            if options.keys() & {"params", "model", "optimizer_dict"}:
+                raise ValueError(
+                    f"optim={self.args.optim} builds its own parameter groups; use an AdamW or SGD variant"
+                )
+            groups = parameter_groups(model, self.args, self.get_decay_parameter_names(model))
+            if not groups:
+                raise ValueError("every parameter is frozen; check tune_mm_mlp_adapter and freeze_backbone")
+            self.group_modules = [group["modules"] for group in groups]
+            self.optimizer = cls(groups, **options)
+        return self.optimizer
+
+    # Loss
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | None = None,
+    ) -> Tensor | tuple[Tensor, Any]:
+        """Sum of the token losses over the *global* number of supervised tokens of the optimizer step.
+
+        Ranks average their gradients, so the loss is multiplied by their number. A batch without any supervised token
+        has loss zero and takes part in the step.
+        """
+        inputs = {key: value for key, value in inputs.items() if key != "num_quarantined"}
+        training = model.training
+        if training:
+            for part in self._frozen:
+                part.eval()
+            inputs["gaze"] = self._step_config = self._config_of_step()
+            if num_items_in_batch is not None:
+                inputs["num_items_in_batch"] = num_items_in_batch.clamp(min=1)
+        looks = training and self._counts_gaze_at(self.state.global_step + 1)
+        outputs = model(**inputs, return_gaze=looks)
+        if looks:
+            self._step_gaze = outputs.gaze
+        if training:
+            self._step_rates = self.lr_scheduler.get_last_lr()
+        loss = outputs.loss
+        if training and num_items_in_batch is not None:
+            loss = loss * self.meter.world_size
+        return (loss, outputs) if return_outputs else loss
+
+    def keep_ratio(self) -> float:
+        """ρ of the current optimizer step: the least share of the regions that every query keeps. 1.0 in stage 1."""
+        if self.args.stage == 1:
+            return 1.0
+        if not self.progressive:
+            return self.gaze.min_keep_ratio
+        scheduled = self.gaze.schedule.keep_ratio(self.state.global_step, self.state.max_steps)
+        return max(scheduled, self.gaze.min_keep_ratio)
+
+    def _config_of_step(self) -> GazeConfig:
+        """The model's gaze configuration with the current ρ."""
+        ratio = self.keep_ratio()
+        if ratio == self._step_config.min_keep_ratio:
+            return self._step_config
+        return dataclasses.replace(self.gaze, min_keep_ratio=ratio)
+
+    def _counts_gaze_at(self, step: int) -> bool:
+        """Whether the attended KV entries of optimizer step `step` (from 1) are counted and logged."""
+        every = self.args.gaze_stats_steps * max(1, int(self.state.logging_steps or 1))
+        return every > 0 and (step % every == 0 or (step == 1 and self.args.logging_first_step))
+
+    def floating_point_ops(self, inputs: dict[str, Any]) -> float:
+        """FLOPs of the decoder's matrix products, for `total_flos`; Trainer would count the parameters at each step."""
+        return self.meter.flops.per_token * inputs["input_ids"].numel()
+
+    # Logs
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Adds to a training step's logs: learning rates, K, attended KV share, throughput, MFU, quarantined samples.
+
+        Raises: TooManyQuarantined beyond `max_quarantined_share`.
+        """
+        if "loss" in logs:
+            logs.update({f"lr/{name}": rate for name, rate in self._rates().items()})
+            logs["keep_ratio"] = self._step_config.min_keep_ratio
+            logs.update(self._gaze_report())
+            logs.update(self.meter.report())
+        super().log(logs, start_time)
+        if "loss" in logs:
+            self._check_quarantine()
+
+    def _rates(self) -> dict[str, float]:
+        """Learning rate of each module in the last step."""
+        groups = zip(self.group_modules, self._step_rates, strict=True)
+        return {module: float(rate) for modules, rate in groups for module in modules}
+
+    def _gaze_report(self) -> dict[str, float]:
+        """What the model counted in the last logged step, as means over the ranks that saw a picture."""
+        gaze, self._step_gaze = self._step_gaze, None
+        if not self._counts_gaze_at(self.state.global_step):
+            return {}
+        values = torch.zeros(5, dtype=torch.float64)
+        if gaze is not None and gaze.visible_visual > 0:
+            values = torch.tensor(
+                [1.0, gaze.attended_visual, gaze.attended_context, gaze.visible_visual, gaze.k], dtype=torch.float64
+            )
+        if self.meter.world_size > 1:
+            values = values.to(self.args.device)
+            dist.all_reduce(values)
+        ranks, visual, context, visible, k = values.tolist()
+        if not ranks:
+            return {}
+        return {
+            "k": k / ranks,
+            "attended_visual_kv": visual / ranks,
+            "attended_context_kv": context / ranks,
+            "attended_kv_share": (visual + context) / visible,
+        }
+
+    def _check_quarantine(self) -> None:
+        seen, quarantined = self.meter.seen, self.meter.quarantined
+        if seen and quarantined > self.max_quarantined_share * seen:
+            raise TooManyQuarantined(
+                f"{quarantined} of {seen} samples ({quarantined / seen:.1%}) could not be used, more than "
+                f"max_quarantined_share={self.max_quarantined_share:.1%}. "
+                + (f"{self.quarantine_log} says why for each; " if self.quarantine_log else "")
+                + "mend the data, or raise the limit"
+            )
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """As Trainer's; its time does not count as training."""
+        began = time.perf_counter()
+        try:
+            return super().evaluate(*args, **kwargs)
+        finally:
+            self.meter.exclude(time.perf_counter() - began)
+
+    # Checkpoints
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Model and processor in Hugging Face's format; stage 1 adds `mm_projector.safetensors`."""
+        config, trained_with = self.model.config, getattr(self.model.config, "use_cache", None)
+        if self._saved_use_cache is not None:
+            config.use_cache = self._saved_use_cache
+        try:
+            super().save_model(output_dir, _internal_call)
+        finally:
+            if self._saved_use_cache is not None:
+                config.use_cache = trained_with
+        if self.args.stage == 1 and self.args.should_save:
+            folder = Path(self.args.output_dir if output_dir is None else output_dir)
+            export_projector(self.model, folder / EXPORT_NAME, step=self.state.global_step)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """Trainer's checkpoint, then the marker that says it is whole, then the removal of old ones."""
+        began = time.perf_counter()
+        folder = Path(self._get_output_dir(trial=trial)) / f"checkpoint-{self.state.global_step}"
+        if self.args.should_save and folder.exists():
+            shutil.rmtree(folder)
+        self._wait_for_all()
+        limit, self.args.save_total_limit = self.args.save_total_limit, None
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            self.args.save_total_limit = limit
+        self._wait_for_all()
+        if self.args.should_save:
+            facts = {"world_size": self.meter.world_size, "resumable": not self.args.save_only_model}
+            mark_complete(folder, self.state.global_step, **facts)
+            prune(folder.parent, limit, self.state.best_model_checkpoint)
+        self._wait_for_all()
+        self.meter.exclude(time.perf_counter() - began)
+
+    def _wait_for_all(self) -> None:
+        if self.meter.world_size > 1:
+            dist.barrier()
+
+
+def frozen_parts(model: nn.Module) -> list[nn.Module]:
+    """The largest modules of which no parameter is trained."""
+    if not any(p.requires_grad for p in model.parameters()):
+        return [model]
+    return [part for child in model.children() for part in frozen_parts(child) if any(True for _ in part.parameters())]

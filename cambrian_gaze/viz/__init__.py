@@ -1,0 +1,1 @@
+"""Pictures of where a model looked, and self-contained HTML reports. The overlays need Pillow only."""

@@ -1,0 +1,67 @@
+# Sourced by the scripts: `ensure_venv EXTRA` leaves a virtual environment at $VENV that has this project with its
+# optional dependencies EXTRA, and does nothing when it is up to date. The folder is .venv in the repository, or
+# $CAMBRIAN_GAZE_VENV; PYTHON names the interpreter to make it with.
+
+REPO="$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)"
+VENV="${CAMBRIAN_GAZE_VENV:-$REPO/.venv}"
+
+# Without a GPU a plain install of torch fetches gigabytes of CUDA libraries. This version has a CPU build on
+# PyTorch's own index; it must lie in the range that pyproject.toml gives (a test says so).
+CPU_TORCH="torch==2.13.0"
+CPU_TORCH_INDEX="https://download.pytorch.org/whl/cpu"
+
+_find_python() {
+    local candidate
+    for candidate in "${PYTHON:-python3}" python3.13 python3.12 python3.11 python3.10; do
+        if "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null; then
+            echo "$candidate"
+            return
+        fi
+    done
+    echo "Python 3.10 or newer is needed; name it like this: PYTHON=/path/to/python3 $0" >&2
+    return 1
+}
+
+_has_nvidia_gpu() {
+    command -v nvidia-smi >/dev/null && nvidia-smi -L >/dev/null 2>&1
+}
+
+# What an installation depends on: pyproject.toml, the extra, the place of the repository, a GPU or none.
+_fingerprint() {
+    local gpu=none
+    if _has_nvidia_gpu; then gpu=nvidia; fi
+    cksum <"$REPO/pyproject.toml"
+    echo "$1 $gpu $REPO"
+}
+
+_is_installed() {
+    local stamp="$VENV/.cambrian-gaze-$1"
+    [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$(_fingerprint "$1")" ] && "$VENV/bin/python" -c 'import sys' 2>/dev/null
+}
+
+_has_torch() {
+    "$VENV/bin/python" -c 'import importlib.metadata as metadata; metadata.version("torch")' 2>/dev/null
+}
+
+ensure_venv() {
+    local extra="$1" python
+    # "test" holds everything that the other scripts need.
+    if _is_installed "$extra" || _is_installed test; then
+        return
+    fi
+    if ! "$VENV/bin/python" -m pip --version >/dev/null 2>&1; then
+        python="$(_find_python)"
+        echo "Making a virtual environment in $VENV"
+        if ! "$python" -m venv "$VENV"; then
+            echo "'$python -m venv' failed; on Debian and Ubuntu: sudo apt install python3-venv" >&2
+            return 1
+        fi
+    fi
+    if ! _has_nvidia_gpu && ! _has_torch; then
+        echo "No NVIDIA GPU is visible: installing the CPU build of torch"
+        "$VENV/bin/python" -m pip install --retries 1 --extra-index-url "$CPU_TORCH_INDEX" "$CPU_TORCH"
+    fi
+    echo "Installing cambrian-gaze[$extra] into $VENV"
+    (cd "$REPO" && "$VENV/bin/python" -m pip install --editable ".[$extra]")
+    _fingerprint "$extra" >"$VENV/.cambrian-gaze-$extra"
+}

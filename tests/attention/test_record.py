@@ -1,0 +1,63 @@
+"""What a run reports as attended, against the oracle's key lists and the cost model."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from cambrian_gaze.attention import GazeRecorder
+from cambrian_gaze.gaze.config import GazeConfig, RegionBudget
+from cambrian_gaze.gaze.cost import attended_visual
+from cambrian_gaze.gaze.layout import CONTEXT, TEXT, VISUAL
+from cambrian_gaze.gaze.oracle import oracle_keys
+from tests._layouts import build
+from tests.attention._run import CPU_BACKENDS, DIM, reference, run
+
+
+@pytest.mark.parametrize("backend", CPU_BACKENDS)
+@pytest.mark.parametrize("seed", range(24))
+def test_counts_equal_the_keys_of_the_oracle(backend, seed):
+    case, layout, tensors, _, _, selected = reference(seed)
+    recorder = GazeRecorder()
+    run(*tensors, layout, dataclasses.replace(case.config, backend=backend), recorder=recorder)
+    last, stats = recorder.layers[0], recorder.stats()
+    sums = {VISUAL: 0, CONTEXT: 0, "before": 0, "kept": 0}
+    queries = 0
+    for b in range(layout.shape[0]):
+        role, sample = layout.role[b].tolist(), layout.sample[b].tolist()
+        for h in range(case.heads):
+            for i, keys in enumerate(oracle_keys(layout, case.config, b, selected[b][h])):
+                count = {kind: sum(role[j] == kind for j in keys) for kind in (VISUAL, CONTEXT, TEXT)}
+                if i == layout.shape[1] - 1 and role[i] == TEXT:
+                    counted = [x[b, h].item() for x in (last.visual, last.context, last.text)]
+                    assert counted == list(count.values())
+                    regions = last.regions[b, h * last.regions.shape[1] // case.heads].tolist()
+                    assert sorted(g for g in regions if g >= 0) == selected[b][h][i]
+                before = sum(role[j] == VISUAL and sample[j] == sample[i] for j in range(i))
+                if role[i] == TEXT and before:
+                    queries += 1
+                    sums[VISUAL] += count[VISUAL]
+                    sums[CONTEXT] += count[CONTEXT]
+                    sums["before"] += before
+                    sums["kept"] += len(selected[b][h][i])
+    got = (stats.attended_visual, stats.attended_context, stats.visible_visual, stats.k)
+    assert got == pytest.approx([value / queries if queries else 0.0 for value in sums.values()])
+
+
+@pytest.mark.parametrize("backend", CPU_BACKENDS)
+@pytest.mark.parametrize(
+    ("grid", "size", "k"), [((1, 24, 24), (1, 6, 6), 2), ((1, 12, 12), (1, 3, 3), 6), ((4, 6, 6), (1, 3, 3), 5)]
+)
+@pytest.mark.parametrize("granularity", ["q_head", "kv_group"])
+def test_counts_equal_the_cost_model(backend, grid, size, k, granularity):
+    config = GazeConfig(image=RegionBudget(size, top_k=k), head_granularity=granularity, backend=backend)
+    layout = build([[[("text", (2,)), ("video" if grid[0] > 1 else "image", grid), ("text", (2,))]]], config).layout()
+    generator = torch.Generator().manual_seed(0)
+    q, key, v = (torch.randn(1, n, layout.shape[1], DIM, generator=generator) for n in (4, 2, 2))
+    recorder = GazeRecorder()
+    run(q, key, v, layout, config, recorder=recorder)
+    cost, stats = attended_visual([grid], config), recorder.stats()
+    assert recorder.layers[0].visual.tolist() == [[cost.selected] * 4]
+    assert recorder.layers[0].context.tolist() == [[cost.context] * 4]
+    assert (stats.attended_visual, stats.attended_context, stats.k) == (cost.selected, cost.context, k)
+    assert stats.visible_visual == cost.of and stats.share == pytest.approx(cost.share)

@@ -1,0 +1,44 @@
+"""A tiny model with spread-out logits, its processor, and pictures of noise."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from cambrian_gaze import CambrianGazeForConditionalGeneration, CambrianGazeProcessor
+
+
+def noise(number: int, size: tuple[int, int] = (64, 64)) -> Image.Image:
+    pixels = np.random.default_rng(number).integers(0, 255, (*size, 3), dtype=np.uint8)
+    return Image.fromarray(pixels)
+
+
+def ask(*pictures, text: str = "read B3") -> list[dict]:
+    content = [{"type": "image", "image": picture} for picture in pictures]
+    return [{"role": "user", "content": [*content, {"type": "text", "text": text}]}]
+
+
+@pytest.fixture(scope="session")
+def processor() -> CambrianGazeProcessor:
+    return CambrianGazeProcessor.from_preset("tiny")
+
+
+def make_model(**overrides) -> CambrianGazeForConditionalGeneration:
+    torch.manual_seed(0)
+    model = CambrianGazeForConditionalGeneration.from_preset("tiny", **overrides).eval()
+    with torch.no_grad():
+        # An untied, random head: greedy answers that depend on what was seen, instead of one token for ever.
+        model.lm_head.weight = torch.nn.Parameter(torch.randn_like(model.lm_head.weight))
+    return model
+
+
+@pytest.fixture(scope="session")
+def model() -> CambrianGazeForConditionalGeneration:
+    return make_model()
+
+
+@pytest.fixture(scope="session")
+def batch(processor):
+    """Two rows of unequal length, 2 + 1 images, left-padded."""
+    rows = [ask(noise(0), noise(1), text="compare"), ask(noise(2), text="hello there, how are you today?")]
+    return processor.apply_chat_template(rows, tokenize=True, add_generation_prompt=True)

@@ -1,0 +1,139 @@
+"""What a user installs and imports: the wheel's content, the cost of `import cambrian_gaze`, the Auto classes."""
+
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from cambrian_gaze import extras
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+ROOT = Path(__file__).resolve().parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+def run_python(code: str) -> str:
+    """Standard output of `code` in a fresh interpreter."""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=240)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+@pytest.fixture(scope="module")
+def wheel_names(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Names in the wheel, built from a copy so that the checkout stays clean."""
+    source = tmp_path_factory.mktemp("source")
+    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    for name in ("cambrian_gaze", "tests", "train", "eval", "data_recipes", "scripts"):
+        if (ROOT / name).is_dir():
+            shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", source / "dist", source]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    assert result.returncode == 0, result.stdout + result.stderr
+    (wheel,) = (source / "dist").glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        return archive.namelist()
+
+
+def test_wheel_has_one_top_level_package(wheel_names: list[str]) -> None:
+    tops = {name.split("/")[0] for name in wheel_names}
+    assert {top for top in tops if not top.endswith(".dist-info")} == {"cambrian_gaze"}
+
+
+def test_wheel_has_every_module_and_asset(wheel_names: list[str]) -> None:
+    package = ROOT / "cambrian_gaze"
+    wanted = [p for p in package.rglob("*.py")] + [p for p in (package / "assets").rglob("*") if p.is_file()]
+    expected = {p.relative_to(ROOT).as_posix() for p in wanted}
+    assert {name for name in wheel_names if name.startswith("cambrian_gaze/")} == expected
+    assert any(name.startswith("cambrian_gaze/assets/tiny/") for name in expected)
+
+
+def test_wheel_carries_the_license(wheel_names: list[str]) -> None:
+    assert any(name.endswith("licenses/LICENSE") for name in wheel_names)
+
+
+def test_extras_are_those_of_pyproject() -> None:
+    declared = set(PROJECT["optional-dependencies"]) - {"test", "all"}
+    assert set(extras.EXTRA_MODULES) == declared
+
+
+def test_cpu_torch_of_the_scripts_is_in_range() -> None:
+    from packaging.requirements import Requirement
+
+    script = (ROOT / "scripts" / "lib" / "venv.sh").read_text()
+    pinned = script.split('CPU_TORCH="torch==')[1].split('"')[0]
+    (wanted,) = (Requirement(text) for text in PROJECT["dependencies"] if Requirement(text).name == "torch")
+    assert pinned in wanted.specifier
+
+
+def test_require_names_the_pip_command() -> None:
+    assert extras.require("math", extra="video").pi > 3
+    with pytest.raises(ImportError, match=r"pip install 'cambrian-gaze\[video\]'"):
+        extras.require("no_such_module_here", extra="video")
+    with pytest.raises(ValueError, match="unknown extra 'vidoe'"):
+        extras.require("math", extra="vidoe")
+
+
+def test_import_is_light() -> None:
+    heavy = ["torch", "transformers", "deepspeed", "datasets", "wandb", "decord", "matplotlib", "sklearn"]
+    code = f"import sys, cambrian_gaze; print([name for name in {heavy} if name in sys.modules])"
+    assert run_python(code).strip() == "[]"
+
+
+KNOWN = """
+import inspect, sys
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+from transformers.models.auto import configuration_auto
+from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
+config = AutoConfig.for_model("cambrian_gaze")
+model = AutoModelForImageTextToText._model_mapping[type(config)]
+print(type(config).__name__, model.__name__, PROCESSOR_MAPPING[type(config)].__name__)
+print([name for name in ("deepspeed", "datasets", "wandb", "decord") if name in sys.modules])
+traces = [type(finder) for finder in sys.meta_path]
+for module in (configuration_auto, inspect.getmodule(model)):
+    assert inspect.getsource(module)
+    traces += [type(module.__loader__), type(module.__spec__.loader)]
+print([trace.__name__ for trace in traces if trace.__module__.startswith("cambrian_gaze")])
+"""
+
+ORDERS = [
+    "import cambrian_gaze",
+    "from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor; import cambrian_gaze",
+    "import cambrian_gaze.models.modeling",
+]
+MORE_ORDERS = [
+    "import transformers; import cambrian_gaze",
+    "import cambrian_gaze; from transformers import AutoProcessor",
+    "import cambrian_gaze; from transformers import PreTrainedModel",
+    "import cambrian_gaze; from transformers import Trainer, pipeline",
+    "from transformers import Qwen3Model; import cambrian_gaze; import cambrian_gaze.models.modeling",
+    "import cambrian_gaze.models.processing",
+    "import cambrian_gaze.models.auto",
+    "from cambrian_gaze import CambrianGazeConfig",
+    "import cambrian_gaze, importlib; importlib.reload(cambrian_gaze)",
+]
+
+
+@pytest.mark.parametrize("imports", ORDERS + [pytest.param(order, marks=pytest.mark.slow) for order in MORE_ORDERS])
+def test_auto_classes_know_the_model_in_every_order(imports: str) -> None:
+    """They know it, no optional dependency was imported for it, and the watching has left no trace."""
+    known, optional, traces = run_python(imports + "\n" + KNOWN).splitlines()
+    assert known == "CambrianGazeConfig CambrianGazeForConditionalGeneration CambrianGazeProcessor"
+    assert optional == traces == "[]"
+
+
+def test_attributes_are_lazy_and_unknown_ones_fail() -> None:
+    import cambrian_gaze
+
+    assert set(cambrian_gaze.__all__) <= set(dir(cambrian_gaze))
+    assert cambrian_gaze.GazeConfig.__module__ == "cambrian_gaze.gaze.config"
+    with pytest.raises(AttributeError, match="no attribute 'GazeConfg'"):
+        cambrian_gaze.GazeConfg  # noqa: B018
