@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "cambrian_gaze"
 MODULES = sorted(PACKAGE.rglob("*.py"))
-MAX_LINES = 400
+MAX_LINES = 450
 LAZY_ONLY = {"deepspeed", "datasets", "wandb", "decord", "flash_attn"}
 """Imported inside the functions that need them, so that everything else works without them."""
 

@@ -21,7 +21,7 @@ from cambrian_gaze.gaze.routing import choose_regions
 
 
 class LayerPages(Protocol):
-    """One layer of a gaze cache. B rows, G KV heads, R regions of m slots, T columns of text and context, D head size."""
+    """One layer of a gaze cache: B rows, G KV heads, R regions of m slots, T text and context columns, D head size."""
 
     page_keys: Tensor
     """[B, G, R, m, D], region-major."""

@@ -12,9 +12,10 @@ import numpy as np
 from PIL import Image
 
 from cambrian_gaze.data.media import MAX_PIXELS, MediaError, load_image, resolve_path
+from cambrian_gaze.extras import require
 
 _SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"})
-_INSTALL_DECORD = "pip install decord, or store the video as a folder of frames"
+_INSTEAD_OF_DECORD = "install it, or store the video as a folder of frames"
 
 
 @dataclass(frozen=True)
@@ -103,9 +104,9 @@ def _decode(
     video: str, real: str, sampling: FrameSampling, clip: Mapping[str, Any], max_pixels: int
 ) -> list[Image.Image]:
     try:
-        import decord
+        decord = require("decord", extra="video")
     except ImportError as error:
-        raise MediaError(f"{video!r} is a video file and decord is not installed", _INSTALL_DECORD) from error
+        raise MediaError(f"{video!r} is a video file: {error}", _INSTEAD_OF_DECORD) from error
     try:
         reader = decord.VideoReader(real, ctx=decord.cpu(0), num_threads=1)
         num_frames, fps = len(reader), float(reader.get_avg_fps())

@@ -7,8 +7,9 @@ def register() -> None:
     """Register configuration, model and processor. Calling it again does nothing."""
     from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, AutoProcessor
 
+    from cambrian_gaze.models.backbone import CambrianGazeModel
     from cambrian_gaze.models.configuration import CambrianGazeConfig
-    from cambrian_gaze.models.modeling import CambrianGazeForConditionalGeneration, CambrianGazeModel
+    from cambrian_gaze.models.modeling import CambrianGazeForConditionalGeneration
     from cambrian_gaze.models.processing import CambrianGazeProcessor
 
     AutoConfig.register("cambrian_gaze", CambrianGazeConfig, exist_ok=True)

@@ -66,6 +66,9 @@ class GazeGenerationMixin:
         inputs = super().prepare_inputs_for_generation(
             input_ids, past_key_values=past_key_values, is_first_iteration=is_first_iteration, **kwargs
         )
+        if inputs.get("mm_token_type_ids") is not None:
+            # Not every transformers of our range slices them to the tokens that the cache does not hold yet.
+            inputs["mm_token_type_ids"] = inputs["mm_token_type_ids"][:, -inputs["input_ids"].shape[1] :]
         cached = past_key_values is not None and past_key_values.get_seq_length() > 0
         if not cached or grids is None:
             return inputs
@@ -95,8 +98,8 @@ class GazeGenerationMixin:
         """A `GazeCache`, unless the caller brought one or wants none."""
         if generation_config.cache_implementation is not None:
             raise ValueError(
-                f"cache_implementation={generation_config.cache_implementation!r} is not supported: gaze attention reads "
-                "its own region-major cache; leave the option out"
+                f"cache_implementation={generation_config.cache_implementation!r} is not supported: gaze attention "
+                "reads its own region-major cache; leave the option out"
             )
         if model_kwargs.get("past_key_values") is None and generation_config.use_cache is not False:
             model_kwargs["past_key_values"] = GazeCache(self.model.resolve_gaze(model_kwargs.get("gaze")))

@@ -35,8 +35,8 @@ def evaluate_arms(
         checkpoints: `Arm.checkpoint` → folder of the trained model and its processor.
         journals: folder of the answers, `NAME.jsonl` per arm; answers that it holds already are not given again.
 
-    Returns: arm name → its entry of `results.json`, in the order of `arms`. Every arm but the first also has
-    `behind_first`, the accuracy of the first arm less its own, paired by page: `difference` and `ci95`.
+    Returns: arm name → its entry of `results.json`, in the order of `arms`. Every other arm also has
+    `behind_dense`, the accuracy of the dense arm less its own, paired by page: `difference` and `ci95`.
     """
     records = list(read_records(data / "heldout.jsonl"))
     results, reads = {}, {}
@@ -46,11 +46,10 @@ def evaluate_arms(
             answers = answer_arm(arm, model, processor, records, data / "images", journals, batch_size)
             results[arm.name] = score_arm(arm, records, answers, model.config.gaze_config, processor)
             reads[arm.name] = list(score_family("read", records, answers).values())
-    first = arms[0].name
-    for arm in arms[1:]:
-        results[arm.name]["behind_first"] = {
-            "difference": results[first]["accuracy"] - results[arm.name]["accuracy"],
-            "ci95": list(paired_interval(reads[first], reads[arm.name])),
+    for name in results.keys() - {"dense"}:
+        results[name]["behind_dense"] = {
+            "difference": results["dense"]["accuracy"] - results[name]["accuracy"],
+            "ci95": list(paired_interval(reads["dense"], reads[name])),
         }
     return {arm.name: results[arm.name] for arm in arms}
 

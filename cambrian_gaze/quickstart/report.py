@@ -126,7 +126,8 @@ def build_report(
     examples = [first.example("All heads and layers", None, every_step)]
     if head is not None:
         note = f"Layer {head[0]}, head {head[1]}: the head that finds the asked cell most often."
-        examples.append(first.example("The same answer, the best head alone", head, every_step, note))
+        values = [step for step, _, _ in first.values]
+        examples.append(first.example("The values of the same answer, the best head alone", head, values, note))
     more = [
         other.example(f"Page {other.record.extra['page']}", head, [step for step, _, _ in other.values])
         for other in shown[1:]
@@ -137,7 +138,9 @@ def build_report(
     report = Report(
         title=title,
         subtitle="Pages of handwritten digits that no training page showed, read through the gaze cache",
-        summary=[f"{'yes' if holds else 'no'}: {line}" for line, holds in results["checks"].items()],
+        summary=[] if results["smoke"] else [
+            f"{'yes' if holds else 'no'}: {line}" for line, holds in results["checks"].items()
+        ],
         tiles=_tiles(results),
         tables=[_table(results)],
         intervals=[

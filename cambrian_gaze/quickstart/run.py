@@ -62,7 +62,7 @@ def run(plan: Plan, output: Path, force: bool = False) -> dict[str, Any]:
         "seed": plan.seed,
         "smoke": plan.smoke,
     }
-    steps.run("report", results, [], lambda: _report(output, results))
+    steps.run("report", results, [], lambda: finish(output, results))
     return json.loads((output / "results.json").read_text(encoding="utf-8"))
 
 
@@ -85,7 +85,8 @@ def _evaluate(output: Path, plan: Plan, device: str) -> dict[str, Any]:
     return evaluate_arms(ARMS, checkpoints, output / "data", output / "answers", device, plan.batch_size)
 
 
-def _report(output: Path, results: dict[str, Any]) -> dict[str, Any]:
+def finish(output: Path, results: dict[str, Any]) -> dict[str, Any]:
+    """Write `results.json`, `report.html` and `gaze.png`; returns how many of the lines hold."""
     from cambrian_gaze.quickstart.arms import check_lines
     from cambrian_gaze.quickstart.report import build_report
     from cambrian_gaze.viz.files import write_text

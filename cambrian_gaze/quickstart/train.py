@@ -22,11 +22,14 @@ def train(plan: Plan, run: str, output: Path, device: str) -> dict[str, Any]:
 
     Raises: RuntimeError where the run fails, with the end of its output.
     """
+    from cambrian_gaze.training.launch import launch_command, launch_environment
     from cambrian_gaze.training.log import read_log
 
     folder = output / run
     folder.mkdir(parents=True, exist_ok=True)
-    _stream([sys.executable, "-m", "cambrian_gaze.training.launch", *flags(plan, run, output, device)], folder)
+    processes = PROCESSES[device]
+    environment = {"PYTHONWARNINGS": "ignore::FutureWarning", **launch_environment(processes, os.environ)}
+    _stream(launch_command(processes, flags(plan, run, output, device)), environment, folder)
     lines = read_log(folder)
     return {"steps": lines[-1]["step"], "loss": lines[-1]["loss"]} if lines else {}
 
@@ -34,8 +37,8 @@ def train(plan: Plan, run: str, output: Path, device: str) -> dict[str, Any]:
 def flags(plan: Plan, run: str, output: Path, device: str) -> list[str]:
     """The command line of a training run after `cambrian-gaze train`."""
     values: dict[str, Any] = {
-        "nproc_per_node": PROCESSES[device],
         "use_cpu": device == "cpu",
+        "gradient_accumulation_steps": max(PROCESSES.values()) // PROCESSES[device],
         "output_dir": output / run,
         "data_path": output / "data" / "train.jsonl",
         "image_folder": output / "data" / "images",
@@ -48,12 +51,13 @@ def flags(plan: Plan, run: str, output: Path, device: str) -> list[str]:
     return [str(plan.config(run)), *(token for name, value in values.items() for token in (f"--{name}", str(value)))]
 
 
-def _stream(command: list[str], folder: Path) -> None:
+def _stream(command: list[str], environment: dict[str, str], folder: Path) -> None:
     """Run a command; what it prints appears at once and is kept in `console.log`."""
-    environment = {**os.environ, "PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false"}
     tail = b""
     with open(folder / CONSOLE, "ab") as log:
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment)
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env={**environment, "PYTHONUNBUFFERED": "1"}
+        )
         try:
             while chunk := process.stdout.read1(65536):
                 log.write(chunk)

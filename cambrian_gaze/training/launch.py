@@ -51,7 +51,7 @@ def processes_wanted(argv: Sequence[str]) -> int:
     if argv and not argv[0].startswith("--"):
         for _, layer in read_layers(Path(argv[0])):
             wanted = layer.get(FLAG, wanted)
-    for token, following in zip(argv, [*argv[1:], ""], strict=True):
+    for token, following in zip(argv, [*argv, ""][1:], strict=True):
         if token == f"--{FLAG}":
             wanted = following
         elif token.startswith(f"--{FLAG}="):

@@ -59,4 +59,5 @@ def parameter_groups(model: nn.Module, args: Any, decay_names: Iterable[str]) ->
         group["params"].append(parameter)
         if module not in group["modules"]:
             group["modules"].append(module)
-    return list(groups.values())
+    # The decoder first: Trainer logs the first group's rate as `learning_rate`.
+    return sorted(groups.values(), key=lambda group: DECODER not in group["modules"])

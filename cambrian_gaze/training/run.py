@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -75,6 +76,8 @@ def train(run: RunConfig, callbacks: Sequence[TrainerCallback] = ()) -> Cambrian
 def prepare_environment() -> None:
     """What DeepSpeed needs on a machine without a GPU, before it is imported: to be told so, and not to compile a
     kernel that only its inference uses (a minute, and a C++ compiler that may not be there)."""
+    # One line per rank and collective, about a name inside DeepSpeed.
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed\.c10d_logger")
     if torch.cuda.is_available():
         return
     os.environ.setdefault("DS_ACCELERATOR", "cpu")

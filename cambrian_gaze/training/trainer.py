@@ -92,7 +92,11 @@ class CambrianTrainer(Trainer):
         self, epoch_iterator: Any, num_batches: int, device: torch.device
     ) -> tuple[list[dict[str, Any]], Tensor | None]:
         """The micro-batches of one optimizer step and the supervised tokens in them, over all ranks."""
-        batches = []
+        batches: list[dict[str, Any]] = []
+        if self.state.global_step >= self.state.max_steps:
+            # A finished run that is started again: Trainer would do one more step.
+            self.control.should_training_stop = True
+            return batches, None
         for _ in range(num_batches):
             try:
                 batches.append(next(epoch_iterator))

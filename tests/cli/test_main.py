@@ -30,7 +30,10 @@ def run_light(*arguments: str) -> tuple[str, float, set[str]]:
     return result.stdout, min(seconds), HEAVY & set(result.stderr.split())
 
 
-@pytest.mark.parametrize("arguments", ["--help", "--version", "quickstart --help", "generate --help", "answer --help", "cost --help"])
+@pytest.mark.parametrize(
+    "arguments",
+    ["--help", "--version", "quickstart --help", "generate --help", "answer --help", "cost --help"],
+)
 def test_help_takes_under_a_second_and_imports_nothing_heavy(arguments: str) -> None:
     output, seconds, heavy = run_light(*arguments.split())
     assert output

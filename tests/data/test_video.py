@@ -97,7 +97,7 @@ def test_bad_sampling():
 def test_video_files_without_decord(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "decord", None)
     (tmp_path / "a.mp4").write_bytes(b"x")
-    with pytest.raises(MediaError, match="'a.mp4' is a video file and decord .*Remedy: pip install decord"):
+    with pytest.raises(MediaError, match="'a.mp4' is a video file: .*decord.*cambrian-gaze\[video\].*folder of frames"):
         load_frames("a.mp4", tmp_path)
 
 

@@ -78,6 +78,26 @@ def test_text_only_batches_touch_the_same_parameters(processor, batch):
     assert "model.mm_projector.0.weight" in frozen and "model.gaze.context_tokens" in frozen
 
 
+def test_loss_without_logits_is_the_same(batch):
+    model = make_model().train()
+    inputs = labelled(batch)
+    inputs["labels"][:, :100] = -100
+    whole = model(**inputs)
+    short = model(**inputs, skip_logits=True)
+    assert short.logits is None and torch.allclose(whole.loss, short.loss)
+    assert torch.allclose(
+        model(**inputs, num_items_in_batch=7, skip_logits=True).loss * 7, model(**inputs, num_items_in_batch=1).loss
+    )
+
+
+@pytest.mark.parametrize("skip", [False, True])
+def test_a_batch_without_supervision_has_zero_loss_and_gradients(batch, skip):
+    model = make_model().train()
+    loss = model(**(dict(batch) | {"labels": torch.full_like(batch["input_ids"], -100)}), skip_logits=skip).loss
+    loss.backward()
+    assert loss == 0 and all((p.grad == 0).all() for p in model.parameters())
+
+
 @pytest.mark.parametrize("reentrant", [False, True])
 def test_gradient_checkpointing_changes_nothing(batch, reentrant):
     model = make_model().train()

@@ -49,7 +49,10 @@ def write_data(folder: Path, rows: list[str]) -> Path:
     lines = []
     for number, kind in enumerate(rows):
         answer = "Read" + " B3 7" * (1 + number % 3)
-        record = {"id": str(number), "conversations": [{"from": "human", "value": "Read B3"}, {"from": "gpt", "value": answer}]}
+        record = {
+            "id": str(number),
+            "conversations": [{"from": "human", "value": "Read B3"}, {"from": "gpt", "value": answer}],
+        }
         if kind != "t":
             name = f"{number}.png"
             if kind == "i":

@@ -1,0 +1,273 @@
+"""`CambrianGazeModel`: tower → projector → context tokens → decoder with gaze attention.
+
+Shapes: B rows, S tokens of a row, N images and frames of the batch, h·w visual tokens of each after the projector.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModel, PreTrainedModel
+from transformers import initialization as init
+from transformers.modeling_outputs import BaseModelOutputWithPast
+
+from cambrian_gaze import attention
+from cambrian_gaze.attention import GazeContext, GazeRecorder, GazeStats
+from cambrian_gaze.gaze.config import GazeConfig
+from cambrian_gaze.gaze.derive import derive_layout
+from cambrian_gaze.gaze.layout import CONTEXT, PAD, VISUAL, TokenLayout
+from cambrian_gaze.gaze.visibility import regions_offered
+from cambrian_gaze.models.cache import GazeCache
+from cambrian_gaze.models.configuration import CambrianGazeConfig
+from cambrian_gaze.models.hf_internals import ATTENTION_NAME
+from cambrian_gaze.models.projector import GridConvolution, Projector
+from cambrian_gaze.models.trace import TraceBuilder
+
+
+@dataclass
+class CambrianGazeModelOutput(BaseModelOutputWithPast):
+    """Output of the model without its head."""
+
+    gaze: GazeStats | None = None
+
+
+class GazeEmbeddings(nn.Module):
+    """The parameters that a dense model lacks: |C| context tokens (paper, section 3.3)."""
+
+    def __init__(self, count: int, width: int) -> None:
+        super().__init__()
+        self.context_tokens = nn.Parameter(torch.empty(count, width)) if count else None
+
+
+class CambrianGazePreTrainedModel(PreTrainedModel):
+    """What the two model classes share: configuration, initialisation, presets."""
+
+    config_class = CambrianGazeConfig
+    config: CambrianGazeConfig
+    base_model_prefix = "model"
+    input_modalities = ("image", "text")
+    supports_gradient_checkpointing = True
+    _skip_keys_device_placement = ["past_key_values"]
+    _supports_sdpa = True
+    _supports_flash_attn = False
+    _supports_flex_attn = False
+    _supports_attention_backend = True
+    _can_compile_fullgraph = False
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        std = self.config.text_config.initializer_range
+        if isinstance(module, GazeEmbeddings):
+            if module.context_tokens is not None:
+                own = self.config.context_tokens_std
+                init.normal_(module.context_tokens, mean=0.0, std=std if own is None else own)
+        elif isinstance(module, GridConvolution):
+            if not getattr(module.weight, "_is_hf_initialized", False):
+                module.reset_parameters()
+        elif isinstance(module, nn.Linear):
+            init.normal_(module.weight, mean=0.0, std=std)
+            if module.bias is not None:
+                init.zeros_(module.bias)
+
+    @classmethod
+    def from_preset(cls, name: str, **overrides: Any):
+        """A model of a preset's sizes with fresh weights; nothing is downloaded. Under `torch.device("meta")` no
+        memory is taken. `overrides` replace fields of the configuration."""
+        return cls(CambrianGazeConfig.from_preset(name, **overrides))
+
+
+class CambrianGazeModel(CambrianGazePreTrainedModel):
+    """Tower, projector, context tokens and decoder."""
+
+    def __init__(self, config: CambrianGazeConfig) -> None:
+        super().__init__(config)
+        self.vision_tower = AutoModel.from_config(config.vision_config)
+        self.mm_projector = Projector(config)
+        self.gaze = GazeEmbeddings(config.gaze_config.num_context_tokens, config.text_config.hidden_size)
+        self.language_model = AutoModel.from_config(config.text_config, attn_implementation=ATTENTION_NAME)
+        if config.embedding_std is not None:
+            nn.init.normal_(self.get_input_embeddings().weight, std=config.embedding_std)
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.language_model.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.language_model.set_input_embeddings(value)
+
+    def resolve_gaze(self, gaze: dict[str, Any] | GazeConfig | None) -> GazeConfig:
+        """The checkpoint's gaze configuration under run-time options such as {"top_k": 2}."""
+        if isinstance(gaze, GazeConfig):
+            return gaze
+        own = self.config.gaze_config
+        return own.override(**gaze) if gaze else own
+
+    def get_image_features(self, pixel_values: Tensor) -> Tensor:
+        """[N, 3, H, W] → [N, h·w, decoder width]."""
+        tower, side = self.vision_tower, self.config.vision_config.image_size
+        if pixel_values.dim() != 4 or tuple(pixel_values.shape[1:]) != (3, side, side):
+            raise ValueError(
+                f"pixel_values must be [N, 3, {side}, {side}], got {list(pixel_values.shape)}; "
+                "use the processor that was saved with this model"
+            )
+        pixel_values = pixel_values.to(device=tower.device, dtype=tower.dtype)
+        features = tower(pixel_values).last_hidden_state
+        return self.mm_projector(features, self.config.tower_grid)
+
+    def splice(
+        self, inputs_embeds: Tensor, layout: TokenLayout, pixel_values: Tensor | None, grid_thw: Tensor | None
+    ) -> Tensor:
+        """Put visual features and context tokens in the place of their placeholders, [B, S, width]."""
+        context_tokens = self.gaze.context_tokens
+        if pixel_values is None:
+            if self.training:
+                return inputs_embeds + self._zero_weight_pass(inputs_embeds)
+            return inputs_embeds
+        features = self.get_image_features(pixel_values)
+        frames = [h * w for t, h, w in grid_thw.tolist() for _ in range(t)] if grid_thw is not None else []
+        if len(frames) != len(features) or any(tokens != features.shape[1] for tokens in frames):
+            raise ValueError(
+                f"pixel_values hold {len(features)} images or frames of {features.shape[1]} visual tokens each, but "
+                f"grid_thw describes {len(frames)} of {sorted(set(frames))} tokens, counted after the projector"
+            )
+        features = features.flatten(0, 1).to(inputs_embeds)
+        inputs_embeds = inputs_embeds.masked_scatter((layout.role == VISUAL)[..., None], features)
+        if context_tokens is not None:
+            tokens = context_tokens.to(inputs_embeds).repeat(len(frames), 1)
+            inputs_embeds = inputs_embeds.masked_scatter((layout.role == CONTEXT)[..., None], tokens)
+        return inputs_embeds
+
+    def _zero_weight_pass(self, like: Tensor) -> Tensor:
+        """Zero, through tower, projector and context tokens: a rank whose batch has no image has the same gradients
+        to reduce as the others, so that none waits for ever."""
+        tower, vision = self.vision_tower, self.config.vision_config
+        if any(p.requires_grad for p in tower.parameters()):
+            blank = torch.zeros(1, 3, vision.image_size, vision.image_size, device=like.device, dtype=tower.dtype)
+            ghost = self.get_image_features(blank).sum()
+        else:
+            h, w = self.config.tower_grid
+            weight = self.mm_projector[0].weight
+            ghost = self.mm_projector(weight.new_zeros(1, h * w, vision.hidden_size), (h, w)).sum()
+        if self.gaze.context_tokens is not None:
+            ghost = ghost + self.gaze.context_tokens.sum()
+        return (0.0 * ghost).to(like)
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: GazeCache | None = None,
+        inputs_embeds: Tensor | None = None,
+        pixel_values: Tensor | None = None,
+        grid_thw: Tensor | None = None,
+        mm_token_type_ids: Tensor | None = None,
+        sample_ids: Tensor | None = None,
+        routed: Tensor | None = None,
+        use_cache: bool | None = None,
+        gaze: dict[str, Any] | GazeConfig | None = None,
+        return_gaze: bool = False,
+        gaze_trace: TraceBuilder | None = None,
+        **kwargs: Any,
+    ) -> CambrianGazeModelOutput:
+        """See `CambrianGazeForConditionalGeneration.forward`. routed: bool [B, S], text queries that route."""
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("give exactly one of input_ids and inputs_embeds")
+        if inputs_embeds is None:
+            inputs_embeds = self.get_input_embeddings()(input_ids)
+        config = self.resolve_gaze(gaze)
+        if use_cache and past_key_values is None:
+            past_key_values = GazeCache(config)
+        layout = self._layout(
+            inputs_embeds, attention_mask, mm_token_type_ids, grid_thw, sample_ids, routed, config, past_key_values
+        )
+        inputs_embeds = self.splice(inputs_embeds, layout, pixel_values, grid_thw)
+        position_ids = layout.position_ids if position_ids is None else position_ids
+        recorder = GazeRecorder() if return_gaze or gaze_trace is not None else None
+        context = self._context(config, layout, past_key_values, inputs_embeds, position_ids, recorder)
+        outputs = self.language_model(
+            inputs_embeds=inputs_embeds,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            use_cache=use_cache,
+            gaze_context=context,
+            **kwargs,
+        )
+        if gaze_trace is not None:
+            gaze_trace.add(recorder)
+        return CambrianGazeModelOutput(
+            last_hidden_state=outputs.last_hidden_state,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+            gaze=recorder.stats() if return_gaze else None,
+        )
+
+    def _layout(
+        self,
+        inputs_embeds: Tensor,
+        attention_mask: Tensor | None,
+        mm_token_type_ids: Tensor | None,
+        grid_thw: Tensor | None,
+        sample_ids: Tensor | None,
+        routed: Tensor | None,
+        config: GazeConfig,
+        cache: GazeCache | None,
+    ) -> TokenLayout:
+        """Layout of this call's tokens."""
+        if cache is not None and not isinstance(cache, GazeCache):
+            raise ValueError(
+                f"past_key_values must be a GazeCache, got {type(cache).__name__}; leave it out, or pass "
+                "cambrian_gaze.models.cache.GazeCache(model.config.gaze_config)"
+            )
+        length = inputs_embeds.shape[1]
+        if attention_mask is None:
+            attention_mask = torch.ones(inputs_embeds.shape[:2], dtype=torch.int64, device=inputs_embeds.device)
+        past = None if cache is None else cache.last
+        layout = derive_layout(
+            mm_token_type_ids, attention_mask[:, -length:], grid_thw, config, sample_ids, past, routed
+        )
+        if not config.route_prompt and routed is None and length > 1:
+            last = torch.where(layout.role == PAD, -1, layout.index).amax(1, keepdim=True)
+            layout = layout.with_routed(layout.index == last)
+        return layout
+
+    def _context(
+        self,
+        config: GazeConfig,
+        layout: TokenLayout,
+        cache: GazeCache | None,
+        inputs_embeds: Tensor,
+        position_ids: Tensor,
+        recorder: GazeRecorder | None,
+    ) -> GazeContext:
+        """The keyword that travels to every attention call."""
+        rotary = None
+        if config.descriptor_keys == "pre_rope":
+            rotary = self.language_model.rotary_emb(inputs_embeds, position_ids)
+        reads_cache = cache is not None and cache.length > 0
+        if cache is not None:
+            cache.check(config)
+            cache.extend(layout, rotary)
+        is_step = reads_cache and layout.shape[1] == 1 and cache.only_text_came
+        saving = self.training and torch.is_grad_enabled() and _checkpoints_activations(self.language_model)
+        context = GazeContext(
+            config=config,
+            layout=layout,
+            key_layout=cache.key_layout() if reads_cache and not is_step else layout,
+            offered=regions_offered(layout, config),
+            cache=cache,
+            reads_cache=reads_cache,
+            is_step=is_step,
+            rotary=rotary,
+            recorder=recorder,
+            saved={} if saving else None,
+        )
+        return attention.prepare(context, inputs_embeds.device, inputs_embeds.dtype)
+
+
+def _checkpoints_activations(decoder: nn.Module) -> bool:
+    return any(getattr(module, "gradient_checkpointing", False) for module in decoder.modules())

@@ -1,0 +1,43 @@
+"""A tiny model with random weights, and a few records with pictures."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from cambrian_gaze.data.records import read_records
+
+
+@pytest.fixture(scope="session")
+def tiny():
+    from cambrian_gaze import CambrianGazeForConditionalGeneration, CambrianGazeProcessor
+
+    torch.manual_seed(0)
+    model = CambrianGazeForConditionalGeneration.from_preset("tiny").eval()
+    return model, CambrianGazeProcessor.from_preset("tiny")
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory):
+    """Three questions with one picture each, one with two pictures, one with none; the last has no answer."""
+    folder = tmp_path_factory.mktemp("records")
+    generator = np.random.default_rng(0)
+    for number in range(5):
+        Image.fromarray(generator.integers(0, 255, (64, 64, 3), dtype=np.uint8)).save(folder / f"{number}.png")
+    answer = {"from": "gpt", "value": "Read B3 7"}
+    rows = [
+        {"id": str(n), "image": f"{n}.png", "conversations": [{"from": "human", "value": "<image>\nRead B3"}, answer]}
+        for n in range(3)
+    ]
+    two = [{"from": "human", "value": "<image> and <image>: which is longer?"}, answer]
+    rows.append({"id": "3", "image": ["3.png", "4.png"], "conversations": two})
+    rows.append({"id": "4", "conversations": [{"from": "human", "value": "Say something"}]})
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+@pytest.fixture
+def records(folder):
+    return list(read_records(folder / "rows.jsonl"))

@@ -1,0 +1,60 @@
+"""Which checkpoints are whole, and which are removed."""
+
+from pathlib import Path
+
+import pytest
+
+from cambrian_gaze.training.checkpoint import (
+    MARKER,
+    checkpoint_steps,
+    incomplete_because,
+    last_complete_checkpoint,
+    mark_complete,
+    prune,
+)
+
+
+def checkpoint(folder: Path, step: int, whole: bool = True, **facts: object) -> Path:
+    path = folder / f"checkpoint-{step}"
+    (path / "global_step").mkdir(parents=True)
+    (path / "model.safetensors").write_bytes(b"weights")
+    (path / "global_step" / "rank_0.pt").write_bytes(b"state")
+    if whole:
+        mark_complete(path, step, **facts)
+    return path
+
+
+def test_the_last_whole_one_is_found_and_the_others_are_named(tmp_path: Path) -> None:
+    assert last_complete_checkpoint(tmp_path / "nothing") == (None, [])
+    good = checkpoint(tmp_path, 9)
+    checkpoint(tmp_path, 10, whole=False)
+    (checkpoint(tmp_path, 100) / "model.safetensors").write_bytes(b"weig")
+    (checkpoint(tmp_path, 11) / "global_step" / "rank_0.pt").unlink()
+    (checkpoint(tmp_path, 12) / MARKER).write_text("{")
+    checkpoint(tmp_path, 13, resumable=False)
+    found, messages = last_complete_checkpoint(tmp_path)
+    assert found == good
+    reasons = ["4 bytes, not 7", "without the optimizer", "cannot be read", "is missing", "interrupted"]
+    assert len(messages) == len(reasons)
+    for message, reason in zip(messages, reasons, strict=True):
+        assert reason in message
+
+
+def test_a_whole_one_has_no_reason_against_it(tmp_path: Path) -> None:
+    assert incomplete_because(checkpoint(tmp_path, 1)) is None
+    assert incomplete_because(tmp_path / "checkpoint-2") is not None
+
+
+@pytest.mark.parametrize(("keep", "left"), [(None, [1, 2, 3, 4]), (1, [3]), (2, [2, 3]), (0, [3])])
+def test_pruning_keeps_the_newest_whole_ones(tmp_path: Path, keep: int | None, left: list[int]) -> None:
+    for step in (1, 2, 3, 4):
+        checkpoint(tmp_path, step, whole=step != 4)
+    prune(tmp_path, keep)
+    assert [step for step, _ in checkpoint_steps(tmp_path)] == left
+
+
+def test_pruning_spares_the_best(tmp_path: Path) -> None:
+    best = checkpoint(tmp_path, 1)
+    checkpoint(tmp_path, 2)
+    checkpoint(tmp_path, 3)
+    assert [path.name for path in prune(tmp_path, 1, best)] == ["checkpoint-2"]

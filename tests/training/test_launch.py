@@ -1,0 +1,68 @@
+"""How many processes a command line starts."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cambrian_gaze.training.launch import (
+    launch_command,
+    launch_environment,
+    processes_wanted,
+    start_ranks,
+    under_launcher,
+)
+from cambrian_gaze.training.layers import ConfigError
+from cambrian_gaze.training.log import read_log
+from tests.training._runs import ROOT, TINY
+
+
+def test_flag_then_file_then_one(tmp_path: Path) -> None:
+    (tmp_path / "base.yaml").write_text("nproc_per_node: 4\n")
+    path = tmp_path / "run.yaml"
+    path.write_text("base: base.yaml\n")
+    assert processes_wanted([]) == 1
+    assert processes_wanted([str(path)]) == 4
+    assert processes_wanted([str(path), "--nproc_per_node=2"]) == 2
+    assert processes_wanted([str(path), "--nproc_per_node", "1", "--seed", "0"]) == 1
+    for wrong in ("0", "two"):
+        with pytest.raises(ConfigError, match=wrong):
+            processes_wanted(["--nproc_per_node", wrong])
+
+
+def test_a_single_process_and_a_launched_rank_go_on_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert start_ranks(["--num_processes", "1", "--seed=3"]) == ["--nproc_per_node", "1", "--seed=3"]
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert start_ranks(["--num-processes=2"]) == ["--nproc_per_node=2"]
+    assert under_launcher({"RANK": "0", "WORLD_SIZE": "2"})
+    assert not under_launcher({"RANK": "0"})
+
+
+def test_the_launcher_shares_out_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 8)
+    assert launch_environment(2, {})["OMP_NUM_THREADS"] == "4"
+    assert launch_environment(2, {"OMP_NUM_THREADS": "3"})["OMP_NUM_THREADS"] == "3"
+    command = launch_command(2, ["run.yaml", "--seed=1"])
+    assert command[:3] == [sys.executable, "-m", "torch.distributed.run"]
+    assert command[-4:] == ["-m", "cambrian_gaze.training.run", "run.yaml", "--seed=1"]
+
+
+def test_the_launcher_does_not_import_torch() -> None:
+    code = "import sys, cambrian_gaze.training.launch; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+@pytest.mark.slow
+def test_the_command_trains_on_two_ranks(pages: Path, tmp_path: Path) -> None:
+    """The whole way: `cambrian-gaze train CONFIG.yaml --nproc_per_node 2`, and a second call that finds it finished."""
+    values = {**TINY, "deepspeed": str(ROOT / "train" / "deepspeed" / "zero2.json"), "max_steps": 2}
+    config = tmp_path / "run.yaml"
+    config.write_text("".join(f"{key}: {json.dumps(value)}\n" for key, value in values.items()))
+    command = [sys.executable, "-m", "cambrian_gaze.cli.main", "train", str(config), "--nproc_per_node", "2"]
+    command += [f"--data_path={pages}", f"--image_folder={pages.parent}", f"--output_dir={tmp_path / 'out'}"]
+    for _ in range(2):
+        subprocess.run(command, check=True, cwd=ROOT)
+        assert [(line["step"], line["attempt"]) for line in read_log(tmp_path / "out")] == [(1, 1), (2, 1)]

@@ -1,0 +1,60 @@
+"""Parameter groups by module."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from cambrian_gaze import CambrianGazeForConditionalGeneration
+from cambrian_gaze.training.optimizer import module_of, parameter_groups
+
+ARGS = {
+    "learning_rate": 4e-5,
+    "mm_projector_lr": None,
+    "mm_vision_tower_lr": None,
+    "context_tokens_lr": None,
+    "weight_decay": 0.1,
+    "learning_rate_factor": 1.0,
+}
+
+
+@pytest.fixture(scope="module")
+def model() -> CambrianGazeForConditionalGeneration:
+    with torch.device("meta"):
+        return CambrianGazeForConditionalGeneration.from_preset("tiny")
+
+
+def groups(model: torch.nn.Module, **changes: object) -> dict[tuple[str, ...], dict]:
+    decay = [name for name, p in model.named_parameters() if p.ndim > 1]
+    found = parameter_groups(model, SimpleNamespace(**(ARGS | changes)), decay)
+    parameters = [id(p) for group in found for p in group["params"]]
+    assert sorted(parameters) == sorted(id(p) for p in model.parameters() if p.requires_grad), "each exactly once"
+    return {(*group["modules"], group["weight_decay"]): group for group in found}
+
+
+def test_modules_are_found_by_their_place_in_the_name() -> None:
+    assert module_of("model.mm_projector.0.weight") == "mm_projector"
+    assert module_of("model.vision_tower.encoder.layers.0.mlp.fc1.weight") == "vision_tower"
+    assert module_of("model.gaze.context_tokens") == "context_tokens"
+    assert module_of("model.language_model.layers.0.mlp.up_proj.weight") == "decoder"
+    assert module_of("lm_head.weight") == "decoder"
+
+
+def test_each_module_has_its_rate(model: torch.nn.Module) -> None:
+    found = groups(model, mm_projector_lr=1e-3, mm_vision_tower_lr=2e-6, learning_rate_factor=2.0)
+    rates = {name: group["lr"] for key, group in found.items() for name in key[:-1]}
+    assert rates == pytest.approx({"vision_tower": 4e-6, "mm_projector": 2e-3, "context_tokens": 2e-3, "decoder": 8e-5})
+    no_decay = next(group for key, group in found.items() if "context_tokens" in key)
+    assert no_decay["weight_decay"] == 0.0
+
+
+def test_equal_settings_share_a_group(model: torch.nn.Module) -> None:
+    assert len(groups(model)) == 2
+    assert len(groups(model, weight_decay=0.0)) == 1
+    assert len(groups(model, weight_decay=0.0, mm_projector_lr=1e-3)) == 2
+
+
+def test_frozen_parameters_are_in_no_group(model: torch.nn.Module) -> None:
+    for parameter in model.model.vision_tower.parameters():
+        parameter.requires_grad_(False)
+    assert not any("vision_tower" in key for key in groups(model))

@@ -1,0 +1,131 @@
+"""One process: loss, schedule, logs, checkpoints, quarantine."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
+from cambrian_gaze.training import config, run
+from cambrian_gaze.training.checkpoint import incomplete_because
+from cambrian_gaze.training.log import read_log
+from cambrian_gaze.training.projector import EXPORT_NAME
+from cambrian_gaze.training.trainer import CambrianTrainer, TooManyQuarantined
+from tests.training._runs import flags, write_data
+
+
+def train(data: Path, output: Path, **changes: object) -> CambrianTrainer:
+    return run.train(config.load(flags(data, output, **{"save_strategy": "no", "random_k": None, **changes})))
+
+
+def test_gradient_accumulation_changes_nothing(pages: Path, tmp_path: Path) -> None:
+    """The loss is normalised over the supervised tokens of the whole step, whatever the micro-batches hold."""
+    options = {"max_steps": 3, "train_sampling_strategy": "sequential"}
+    train(pages, tmp_path / "whole", per_device_train_batch_size=4, **options)
+    train(pages, tmp_path / "parts", per_device_train_batch_size=1, gradient_accumulation_steps=4, **options)
+    whole, parts = (read_log(tmp_path / name) for name in ("whole", "parts"))
+    for key in ("loss", "grad_norm"):
+        assert [line[key] for line in parts] == pytest.approx([line[key] for line in whole], rel=1e-4)
+
+
+def test_the_log_says_what_was_attended(pages: Path, tmp_path: Path) -> None:
+    trainer = train(pages, tmp_path, max_steps=6, peak_tflops=1.0, train_sampling_strategy="sequential")
+    lines = read_log(tmp_path)
+    schedule = trainer.gaze.schedule
+    assert [line["keep_ratio"] for line in lines] == [schedule.keep_ratio(step, 6) for step in range(6)]
+    assert lines[0]["keep_ratio"] == 1.0
+    assert lines[0]["k"] == 16
+    assert lines[-1]["k"] == 2
+    assert lines[-1]["attended_visual_kv"] == 2
+    assert lines[-1]["attended_context_kv"] == 4
+    assert lines[-1]["attended_kv_share"] == pytest.approx(6 / 16)
+    for key in (
+        "lr/decoder",
+        "lr/mm_projector",
+        "lr/context_tokens",
+        "visual_tokens_per_s",
+        "text_tokens_per_s",
+        "mfu",
+    ):
+        assert lines[2][key] > 0
+    assert lines[2]["lr/decoder"] == pytest.approx(10 * lines[2]["lr/mm_projector"])
+    assert lines[2]["mfu"] == pytest.approx(lines[2]["flops_per_s"] / 1e12)
+
+
+def test_without_a_known_peak_there_is_no_mfu_and_without_progress_k_is_constant(pages: Path, tmp_path: Path) -> None:
+    train(pages, tmp_path, max_steps=2, progressive=False)
+    for line in read_log(tmp_path):
+        assert "mfu" not in line
+        assert line["k"] == 2
+
+
+def test_stage_1_keeps_all_regions_and_exports(pages: Path, tmp_path: Path) -> None:
+    trainer = train(pages, tmp_path, stage=1, max_steps=2, save_strategy="steps", save_steps=1, save_total_limit=1)
+    assert {line["k"] for line in read_log(tmp_path)} == {16}
+    assert not trainer.model.model.vision_tower.training
+    assert not trainer.model.model.language_model.training
+    assert trainer.model.model.mm_projector.training
+    assert [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-2"]
+    assert incomplete_because(tmp_path / "checkpoint-2") is None
+    assert (tmp_path / "checkpoint-2" / EXPORT_NAME).is_file()
+    assert (tmp_path / EXPORT_NAME).is_file()
+
+
+def test_the_saved_model_is_the_trained_one(pages: Path, tmp_path: Path) -> None:
+    trainer = train(pages, tmp_path, max_steps=2)
+    model = AutoModelForImageTextToText.from_pretrained(tmp_path)
+    processor = AutoProcessor.from_pretrained(tmp_path)
+    saved = model.state_dict()
+    for name, tensor in trainer.model.state_dict().items():
+        assert torch.equal(saved[name], tensor), name
+    assert processor.num_context_tokens == 4
+    inputs = processor.apply_chat_template([{"role": "user", "content": "Read B3"}], tokenize=True)
+    assert model.generate(**inputs, max_new_tokens=2).shape[1] > inputs["input_ids"].shape[1]
+
+
+def test_unreadable_samples_are_counted_and_stop_the_run_beyond_the_limit(tmp_path: Path) -> None:
+    data = write_data(tmp_path / "data", list("iibiiiii"))
+    options = {"train_sampling_strategy": "sequential", "max_steps": 4}
+    train(data, tmp_path / "goes_on", max_quarantined_share=0.5, **options)
+    assert [line["quarantined"] for line in read_log(tmp_path / "goes_on")] == [0, 1, 1, 1]
+    assert "2.png" in (tmp_path / "goes_on" / "quarantine.jsonl").read_text()
+    with pytest.raises(TooManyQuarantined) as error:
+        train(data, tmp_path / "stops", max_quarantined_share=0.1, **options)
+    for part in ("1 of 4 samples (25.0%)", "max_quarantined_share=10.0%", "quarantine.jsonl"):
+        assert part in str(error.value)
+
+
+def test_an_evaluation_loss_is_logged(pages: Path, tmp_path: Path) -> None:
+    options = {"eval_data_path": pages, "eval_strategy": "steps", "eval_steps": 2, "per_device_eval_batch_size": 4}
+    train(pages, tmp_path, max_steps=2, **options)
+    assert read_log(tmp_path, "eval")[0]["eval_loss"] > 0
+
+
+def test_gradient_checkpointing_changes_nothing(pages: Path, tmp_path: Path) -> None:
+    options = {"max_steps": 2, "train_sampling_strategy": "sequential"}
+    train(pages, tmp_path / "plain", **options)
+    train(pages, tmp_path / "recomputed", gradient_checkpointing=True, **options)
+    losses = [[line["loss"] for line in read_log(tmp_path / name)] for name in ("plain", "recomputed")]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+
+
+def test_a_named_checkpoint_must_be_whole(pages: Path, tmp_path: Path) -> None:
+    (tmp_path / "checkpoint-1").mkdir()
+    with pytest.raises(ValueError, match="cannot be resumed from: it has no complete.json"):
+        train(pages, tmp_path, resume_from_checkpoint=tmp_path / "checkpoint-1")
+
+
+def test_a_finished_run_is_not_trained_further(pages: Path, tmp_path: Path) -> None:
+    first = train(pages, tmp_path, max_steps=2, save_strategy="steps", save_steps=2)
+    again = train(pages, tmp_path, max_steps=2, save_strategy="steps", save_steps=2)
+    assert again.state.global_step == 2
+    assert [(line["step"], line["attempt"]) for line in read_log(tmp_path)] == [(1, 1), (2, 1)]
+    for (name, own), given in zip(first.model.named_parameters(), again.model.parameters(), strict=True):
+        assert torch.equal(own, given), name
+
+
+def test_main_reports_a_bad_configuration_without_a_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run.main(["--top_kk=2"]) == 2
+    assert "'top_kk'; did you mean 'top_k'?" in capsys.readouterr().err
+    assert run.main(["--help"]) == 0
+    assert "--kv_budget" in capsys.readouterr().out
