@@ -79,8 +79,9 @@ def derive_layout(
 def _positions(mask: Tensor, sample: Tensor, past: TokenLayout | None) -> tuple[Tensor, Tensor]:
     """Sequential over each sample, padding skipped."""
     count = mask.long().cumsum(1)
+    previous = torch.where(mask, sample, -1).cummax(1).values  # samples are numbered in order; padding is skipped
     starts = torch.ones_like(mask)
-    starts[:, 1:] = sample[:, 1:] != sample[:, :-1]
+    starts[:, 1:] = sample[:, 1:] != previous[:, :-1]
     before = torch.where(starts & mask, count - 1, 0).cummax(1).values
     position_ids = (count - 1 - before).clamp(min=0)
     next_position = count[:, -1] - before[:, -1]
@@ -137,7 +138,7 @@ def _place_units(
         return tokens, table
     frame_of = torch.repeat_interleave(torch.arange(len(frame_tokens)), frame_tokens)
     starts = frame_tokens.cumsum(0) - frame_tokens
-    _check_runs(where, kinds, frame_of, starts, frame_tokens, grids, context, length)
+    _check_runs(where, kinds, frame_of, starts, frame_tokens, grids, context, length, sample.flatten().cpu())
 
     frame_row = where[starts] // length
     new_units = torch.bincount(frame_row, minlength=rows)
@@ -207,6 +208,7 @@ def _check_runs(
     grids: list[tuple[int, int, int]],
     context: int,
     length: int,
+    sample: Tensor,
 ) -> None:
     """Each unit is one unbroken run of h·w visual and |C| context placeholders; frames of a video are adjacent."""
     offset = torch.arange(len(where)) - starts[frame_of]
@@ -219,7 +221,8 @@ def _check_runs(
     wrong |= ~is_context & (kinds != modality[item])
     broken = torch.zeros_like(wrong)
     same = item[1:] == item[:-1]
-    broken[1:] = same & ((where[1:] != where[:-1] + 1) | (where[1:] // length != where[:-1] // length))
+    torn = (where[1:] != where[:-1] + 1) | (where[1:] // length != where[:-1] // length)
+    broken[1:] = same & (torn | (sample[where[1:]] != sample[where[:-1]]))
     bad = (wrong | broken).nonzero().flatten()
     if len(bad):
         first = int(bad[0])

@@ -78,8 +78,10 @@ def attention_mass_scores(
     grouped = q.to(wide).reshape(batch, groups, -1, dim)
     logits = (grouped @ keys.to(wide).transpose(-1, -2) * scaling).view(batch, heads, length, size)
     bucket = torch.where(region < 0, num_regions, region)[:, None, None, :].expand_as(logits)
-    peak = logits.amax(-1, keepdim=True)
-    mass = logits.new_zeros(batch, heads, length, num_regions + 1).scatter_add_(-1, bucket, (logits - peak).exp())
+    # A peak of each region's own: with one over all keys, a key that the query may not even see could underflow them.
+    peak = logits.new_full((batch, heads, length, num_regions + 1), -torch.inf)
+    peak = peak.scatter_reduce_(-1, bucket, logits, "amax")
+    mass = torch.zeros_like(peak).scatter_add_(-1, bucket, (logits - peak.gather(-1, bucket)).exp())
     scores = (mass.log() + peak)[..., :num_regions]
     if granularity == "kv_group":
         scores = scores.view(batch, groups, heads // groups, length, num_regions).mean(2)

@@ -60,7 +60,8 @@ def _top(scores: Tensor, offered: Tensor, budget: RegionBudget, min_keep_ratio: 
     num_regions = offered.shape[-1]
     most = _most(num_regions, budget, min_keep_ratio)
     kept = regions_kept(offered.sum(-1), budget, min_keep_ratio)
-    ranked = scores.masked_fill(~offered[:, None], -math.inf)
+    lowest = torch.finfo(scores.dtype).min  # so that a score of -inf still ranks before what is not offered
+    ranked = scores.clamp(min=lowest).masked_fill(~offered[:, None], -math.inf)
     order = ranked.sort(dim=-1, descending=True, stable=True).indices[..., :most]
     rank = torch.arange(most, device=scores.device)
     return order.masked_fill(rank >= kept[:, None, :, None], -1)

@@ -44,6 +44,9 @@ def routing_queries(q: TokenLayout, config: GazeConfig) -> Tensor:
 def routable(q: TokenLayout, k: TokenLayout, config: GazeConfig) -> Tensor:
     """bool [B, Q, S]: pairs that need the key's region to be selected: visual keys outside the query's own unit."""
     outside = q.unit[:, :, None] != k.unit[:, None, :]
+    if q.num_regions:
+        end = q.region_end.gather(1, k.region.clamp(min=0))
+        outside &= end[:, None, :] <= q.index[:, :, None]
     return routing_queries(q, config)[:, :, None] & (k.role == VISUAL)[:, None, :] & outside
 
 

@@ -58,6 +58,8 @@ class GazeCacheLayer(CacheLayerMixin):
         super().__init__(**kwargs)
         self.cache = cache
         self.page_keys = self.page_values = self.descriptors = None
+        self._bare_keys: Tensor | None = None
+        """Page keys before RoPE, where descriptors are of those."""
         self._flat_keys = self._flat_values = None
         self._columns = 0
 
@@ -101,9 +103,9 @@ class GazeCacheLayer(CacheLayerMixin):
             return
         keys_of_slots = self.page_keys
         if config.descriptor_keys == "pre_rope":
-            bare = keys.new_zeros(*self.page_keys.shape[:2], 0, 1, keys.shape[-1])
-            bare = bare if not hasattr(self, "_bare_keys") else self._bare_keys
-            keys_of_slots = self._bare_keys = _fill_pages(bare, unrotate(keys, *plan.rotary), plan)
+            if self._bare_keys is None:
+                self._bare_keys = keys.new_zeros(*self.page_keys.shape[:2], 0, 1, keys.shape[-1])
+            keys_of_slots = self._bare_keys = _fill_pages(self._bare_keys, unrotate(keys, *plan.rotary), plan)
         self.descriptors = describe(keys_of_slots.flatten(2, 3), plan.region, plan.regions, config.descriptor)
 
     def _append(self, keys: Tensor, values: Tensor, source: Tensor) -> None:
@@ -133,7 +135,7 @@ class GazeCacheLayer(CacheLayerMixin):
         if not self.is_initialized:
             return
         for name in ("page_keys", "page_values", "descriptors", "_flat_keys", "_flat_values", "_bare_keys"):
-            value = getattr(self, name, None)
+            value = getattr(self, name)
             if value is not None:
                 setattr(self, name, value.index_select(0, index.to(value.device)))
 

@@ -101,6 +101,8 @@ class GazeGenerationMixin:
                 f"cache_implementation={generation_config.cache_implementation!r} is not supported: gaze attention "
                 "reads its own region-major cache; leave the option out"
             )
+        if generation_config.use_cache is False and not self.model.resolve_gaze(model_kwargs.get("gaze")).route_prompt:
+            raise ValueError("route_prompt=False needs the cache: without it the answer so far looks like the prompt")
         if model_kwargs.get("past_key_values") is None and generation_config.use_cache is not False:
             model_kwargs["past_key_values"] = GazeCache(self.model.resolve_gaze(model_kwargs.get("gaze")))
             return None

@@ -144,7 +144,8 @@ def _write_pages(folder: Path, spec: PageSpec, progress: bool) -> None:
             with open(folder / f"{split}.jsonl", "w", encoding="utf-8") as records:
                 for number in range(count):
                     wanted = rng.choice(10, size=16, p=rng.dirichlet([spec.concentration] * 10))
-                    chosen = np.array([rng.choice(by_digit[digit]) for digit in wanted])
+                    places = rng.integers(0, [len(by_digit[digit]) for digit in wanted])
+                    chosen = np.array([by_digit[d][place] for d, place in zip(wanted, places, strict=True)])
                     variants = rng.integers(0, bank.shape[1], 16)
                     sources = members[chosen]
                     digits = values[sources].tolist()

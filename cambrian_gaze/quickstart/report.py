@@ -30,8 +30,8 @@ from cambrian_gaze.viz.report import (
 )
 
 SHOWN_ARM = "gaze_k2"
-PICTURE_TOKENS = 6
-"""Values shown on the picture for the README."""
+PICTURE_TOKENS = 8
+"""Values shown in `gaze.png`."""
 
 
 class StoredTrace:
@@ -70,6 +70,7 @@ class ShownAnswer:
         with Image.open(data / "images" / record.images[0]) as image:
             self.image = image.convert("RGB")
         self.question = record.conversations[0]["value"].replace("<image>", "").strip()
+        self.text = answer["answer"]
         self.tokens = [processor.decode([token]) for token in answer["tokens"]]
         self.trace = StoredTrace(answer["regions"], processor.grid_hw, region_size)
         regions = cell_regions(processor.grid_hw, region_size)
@@ -169,12 +170,12 @@ def _shown_answers(output: Path, data: Path, checkpoint: Path, count: int) -> li
 
 
 def _picture(shown: ShownAnswer, head: tuple[int, int] | None) -> Image.Image:
-    """The picture for the README: some values of one answer and where the model looked for each."""
+    """Some values of one answer, and where the model looked while it wrote each."""
     trace = shown.trace if head is None else shown.trace.of_head(*head)
     steps = [step for step, _, _ in shown.values][:PICTURE_TOKENS] or range(min(PICTURE_TOKENS, len(shown.tokens)))
     return gaze_strip(
         trace, shown.labels(), shown.image, select=steps, asked=shown.asked, correct=shown.correct,
-        side=192, columns=PICTURE_TOKENS // 2, title="Where it looks for each value",
+        side=192, columns=PICTURE_TOKENS // 2, title=shown.text,
     )
 
 

@@ -8,6 +8,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import torch
 import transformers
 
 from cambrian_gaze.gaze.config import BUDGET_FIELDS, GazeConfig, RegionBudget
@@ -282,6 +283,8 @@ class TrainingArguments(transformers.TrainingArguments):
                 raise ValueError(f"give warmup_ratio ({self.warmup_ratio}) or warmup_steps ({self.warmup_steps})")
             self.warmup_steps = self.warmup_ratio
         self._forward_checkpointing_names()
+        # Without it Trainer takes ranks without an accelerator for single processes.
+        self.use_cpu = self.use_cpu or not torch.accelerator.is_available()
         super().__post_init__()
 
     def _forward_checkpointing_names(self) -> None:

@@ -13,6 +13,7 @@ import torch
 from transformers import TrainerCallback, set_seed
 
 from cambrian_gaze.data.quarantine import QuarantineLog
+from cambrian_gaze.extras import require
 from cambrian_gaze.training import config as configuration
 from cambrian_gaze.training.arguments import TrainingArguments
 from cambrian_gaze.training.build import build_model
@@ -34,7 +35,9 @@ def main(argv: Sequence[str] | None = None, callbacks: Sequence[TrainerCallback]
         return 0 if argv else 2
     try:
         argv = start_ranks(argv)
-        prepare_environment()
+        values, _ = configuration.gather(argv)
+        if values.get("deepspeed"):
+            prepare_deepspeed()
         run = configuration.load(argv)
     except ConfigError as error:
         print(f"cambrian-gaze train: {error}", file=sys.stderr)
@@ -73,19 +76,23 @@ def train(run: RunConfig, callbacks: Sequence[TrainerCallback] = ()) -> Cambrian
     return trainer
 
 
-def prepare_environment() -> None:
+def prepare_deepspeed() -> None:
     """What DeepSpeed needs on a machine without a GPU, before it is imported: to be told so, and not to compile a
-    kernel that only its inference uses (a minute, and a C++ compiler that may not be there)."""
+    kernel that only its inference uses (a minute, and a C++ compiler that may not be there).
+
+    Raises: ConfigError where DeepSpeed is not installed.
+    """
     # One line per rank and collective, about a name inside DeepSpeed.
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed\.c10d_logger")
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    try:
+        ops = require("deepspeed.ops", "train")
+    except ImportError as error:
+        raise ConfigError(f"deepspeed: {error}") from error
     if torch.cuda.is_available():
         return
-    os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    try:
-        import deepspeed.ops
-    except ImportError:
-        return
-    compatible = getattr(deepspeed.ops, "__compatible_ops__", {})
+    compatible = getattr(ops, "__compatible_ops__", {})
     if "deepspeed_shm_comm" in compatible:
         compatible["deepspeed_shm_comm"] = False
 

@@ -314,17 +314,18 @@ def test_no_nan_in_low_precision_and_with_large_logits(backend, dtype, seed):
 
 def test_saved_selections_are_used_again(backend):
     """Activation checkpointing: the second pass takes the regions of the first, whatever its scores say."""
-    case, layout, tensors, *_ = reference(1)
-    config = dataclasses.replace(case.config, backend=backend)
-    q, k, v = tensors
+    config = GazeConfig(image=RegionBudget((1, 2, 2), top_k=2), num_context_tokens=1, backend=backend)
+    layout = build([[[("image", (1, 4, 6)), ("text", (4,))]]], config).layout()
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(1, n, layout.shape[1], DIM, generator=generator) for n in (4, 2, 2))
     saved: dict = {}
     first = run(q, k, v, layout, config, saved=saved)
     assert list(saved) == [0]
     chosen = saved[0].clone()
-    again = run(q, k, v, layout, config, saved=saved)
-    assert torch.equal(first, again)
-    run(q, -k, v, layout, config, saved=saved)
+    assert torch.equal(first, run(q, k, v, layout, config, saved=saved))
+    second = run(q, -k, v, layout, config, saved=saved)
     assert torch.equal(saved[0], chosen)
+    assert not torch.equal(second, run(q, -k, v, layout, config)), "left to itself it would have chosen others"
 
 
 def test_an_unknown_or_unfit_backend_is_refused(backend):

@@ -194,6 +194,7 @@ def test_no_attention_cost_of_unchosen_regions(model, processor, monkeypatch):
         ({"gaze": {"num_context_tokens": 2}}, "cannot change at run time"),
         ({"gaze": {"backend": "maskd"}}, "did you mean 'masked'"),
         ({"cache_implementation": "static"}, "not supported"),
+        ({"gaze": {"route_prompt": False}, "use_cache": False}, "needs the cache"),
     ],
 )
 def test_bad_options_are_refused(model, batch, wrong, message):

@@ -58,7 +58,7 @@ def test_the_launcher_does_not_import_torch() -> None:
 @pytest.mark.slow
 def test_the_command_trains_on_two_ranks(pages: Path, tmp_path: Path) -> None:
     """The whole way: `cambrian-gaze train CONFIG.yaml --nproc_per_node 2`, and a second call that finds it finished."""
-    values = {**TINY, "deepspeed": str(ROOT / "train" / "deepspeed" / "zero2.json"), "max_steps": 2}
+    values = {**TINY, "use_cpu": False, "deepspeed": str(ROOT / "train" / "deepspeed" / "zero2.json"), "max_steps": 2}
     config = tmp_path / "run.yaml"
     config.write_text("".join(f"{key}: {json.dumps(value)}\n" for key, value in values.items()))
     command = [sys.executable, "-m", "cambrian_gaze.cli.main", "train", str(config), "--nproc_per_node", "2"]
