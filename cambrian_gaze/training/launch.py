@@ -11,6 +11,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from cambrian_gaze.training.help import short_help
 from cambrian_gaze.training.layers import ConfigError, read_layers
 
 FLAG = "nproc_per_node"
@@ -18,8 +19,16 @@ FLAG = "nproc_per_node"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run in this process, or replace it by a launcher of several."""
-    argv = start_ranks(sys.argv[1:] if argv is None else argv)
+    """Run in this process, or replace it by a launcher of several. Returns the exit status."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if not argv or "--help" in argv or "-h" in argv:
+        print(short_help())
+        return 0 if argv else 2
+    try:
+        argv = start_ranks(argv)
+    except ConfigError as error:
+        print(f"cambrian-gaze train: {error}", file=sys.stderr)
+        return 2
     from cambrian_gaze.training.run import main as run
 
     return run(argv)

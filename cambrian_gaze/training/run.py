@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 from transformers import TrainerCallback, set_seed
+from transformers.utils import logging as transformers_logging
 
 from cambrian_gaze.data.quarantine import QuarantineLog
 from cambrian_gaze.extras import require
@@ -30,9 +31,9 @@ logger = logging.getLogger(__name__)
 def main(argv: Sequence[str] | None = None, callbacks: Sequence[TrainerCallback] = ()) -> int:
     """Parse, build, train, save. Returns the exit status."""
     argv = list(sys.argv[1:] if argv is None else argv)
-    if not argv or "--help" in argv or "-h" in argv:
+    if "--help_all" in argv:
         print(configuration.help_text())
-        return 0 if argv else 2
+        return 0
     try:
         argv = start_ranks(argv)
         values, _ = configuration.gather(argv)
@@ -49,6 +50,8 @@ def main(argv: Sequence[str] | None = None, callbacks: Sequence[TrainerCallback]
 def train(run: RunConfig, callbacks: Sequence[TrainerCallback] = ()) -> CambrianTrainer:
     """Run a configuration to its end, continuing from the last complete checkpoint."""
     args = run.training
+    if args.process_index > 0:
+        quieten()
     checkpoint = checkpoint_to_resume(args)
     set_seed(args.seed)
     model, processor = build_model(run.model, run.gaze, args)
@@ -74,6 +77,12 @@ def train(run: RunConfig, callbacks: Sequence[TrainerCallback] = ()) -> Cambrian
     trainer.save_model()
     trainer.save_state()
     return trainer
+
+
+def quieten() -> None:
+    """Leave messages and loading bars to the first rank."""
+    logging.getLogger("cambrian_gaze").setLevel(logging.ERROR)
+    transformers_logging.disable_progress_bar()
 
 
 def prepare_deepspeed() -> None:

@@ -145,7 +145,7 @@ class CambrianTrainer(Trainer):
             if num_items_in_batch is not None:
                 inputs["num_items_in_batch"] = num_items_in_batch.clamp(min=1)
         looks = training and self._counts_gaze_at(self.state.global_step + 1)
-        outputs = model(**inputs, return_gaze=looks)
+        outputs = model(**inputs, return_gaze=looks, skip_logits=training)
         if looks:
             self._step_gaze = outputs.gaze
         if training:

@@ -5,10 +5,10 @@
 REPO="$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)"
 VENV="${CAMBRIAN_GAZE_VENV:-$REPO/.venv}"
 
-# Without a GPU a plain install of torch fetches gigabytes of CUDA libraries. This version has a CPU build on
-# PyTorch's own index; it must lie in the range that pyproject.toml gives (a test says so).
+# Without a GPU one version is asked for by name, so that pip takes its CPU build where the index or a folder of wheels
+# has one (on Linux, name PyTorch's CPU index in PIP_EXTRA_INDEX_URL to be spared gigabytes of CUDA libraries). It must
+# lie in the range that pyproject.toml gives (a test says so).
 CPU_TORCH="torch==2.13.0"
-CPU_TORCH_INDEX="https://download.pytorch.org/whl/cpu"
 
 _find_python() {
     local candidate
@@ -58,8 +58,8 @@ ensure_venv() {
         fi
     fi
     if ! _has_nvidia_gpu && ! _has_torch; then
-        echo "No NVIDIA GPU is visible: installing the CPU build of torch"
-        "$VENV/bin/python" -m pip install --retries 1 --extra-index-url "$CPU_TORCH_INDEX" "$CPU_TORCH"
+        echo "No NVIDIA GPU is visible: installing $CPU_TORCH"
+        "$VENV/bin/python" -m pip install "$CPU_TORCH"
     fi
     echo "Installing cambrian-gaze[$extra] into $VENV"
     (cd "$REPO" && "$VENV/bin/python" -m pip install --editable ".[$extra]")

@@ -127,5 +127,5 @@ def test_a_finished_run_is_not_trained_further(pages: Path, tmp_path: Path) -> N
 def test_main_reports_a_bad_configuration_without_a_traceback(capsys: pytest.CaptureFixture[str]) -> None:
     assert run.main(["--top_kk=2"]) == 2
     assert "'top_kk'; did you mean 'top_k'?" in capsys.readouterr().err
-    assert run.main(["--help"]) == 0
+    assert run.main(["--help_all"]) == 0
     assert "--kv_budget" in capsys.readouterr().out
