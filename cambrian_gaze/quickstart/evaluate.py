@@ -13,6 +13,7 @@ from cambrian_gaze.evaluation.intervals import Group, accuracy, bootstrap_interv
 from cambrian_gaze.evaluation.journal import Journal
 from cambrian_gaze.evaluation.recall import RoutingRecall
 from cambrian_gaze.evaluation.scorers.named_values import named_values, score_named_values
+from cambrian_gaze.gaze.cost import attended_visual
 from cambrian_gaze.gaze.regions import region_ids
 from cambrian_gaze.quickstart.arms import Arm
 from cambrian_gaze.quickstart.task import ADDRESSES, COLUMNS, ROWS
@@ -103,6 +104,7 @@ def score_arm(
         "ci95_global": list(bootstrap_interval(counts)),
         "attended_visual_kv": sum(a["visual"] + a["context"] for a in attended) / len(attended),
         "attended_context_kv": sum(a["context"] for a in attended) / len(attended),
+        "cost_model_kv": attended_visual([(1, *processor.grid_hw)], config.override(**arm.gaze)).total,
         "visual_tokens": attended[0]["of"],
         "tokens_per_s": sum(len(a["tokens"]) for a in answers) / sum(a["seconds"] for a in answers),
         "n": sum(n for _, n in reads),

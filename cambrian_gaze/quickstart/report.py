@@ -187,7 +187,7 @@ def _table(results: Mapping[str, Any]) -> ResultTable:
     return arms_table(
         results["arms"], _titles(), strong=["dense", SHOWN_ARM], title="Held-out pages, answers by generation",
         note="Attended visual KV: entries per text query, layer and head, context tokens included, as counted during "
-        "generation and equal to the cost model. Global questions: how many of one digit are on the page.",
+        "generation and equal to the cost model. Global: how many cells of the page hold each of the ten digits.",
     )
 
 

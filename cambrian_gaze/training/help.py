@@ -17,7 +17,7 @@ def short_help() -> str:
         if isinstance(node, ast.ClassDef) and node.decorator_list:
             lines += ["", f"{ast.get_docstring(node).splitlines()[0]}"]
             lines += [line for name, kind, text in _fields(node) for line in _entry(name, kind, text)]
-    lines += ["", "All of transformers' TrainingArguments are keys as well: 'cambrian-gaze train --help_all' lists them."]
+    lines += ["", "All of transformers' TrainingArguments are keys too: 'cambrian-gaze train --help_all' lists them."]
     return "\n".join(lines)
 
 

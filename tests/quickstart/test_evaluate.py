@@ -57,7 +57,7 @@ def test_an_arm_by_hand(pages):
     assert entry["accuracy_global"] == 1.0 and entry["n_global"] == 20
     low, high = entry["ci95"]
     assert low <= entry["accuracy"] <= high == 1.0
-    assert entry["attended_visual_kv"] == 12.0 and entry["visual_tokens"] == 64
+    assert entry["attended_visual_kv"] == entry["cost_model_kv"] == 12 and entry["visual_tokens"] == 64
     assert entry["tokens_per_s"] == sum(len(answer["tokens"]) for answer in pages[1]) / 2.0
     json.dumps(entry)
 
@@ -90,8 +90,10 @@ def test_arms_are_those_of_the_table():
 
 def test_check_lines():
     recall = {"chance": 0.125, "best": {"recall": 0.99}}
-    gaze = {"accuracy": 0.97, "routing_recall": recall, "attended_visual_kv": 12.0, "visual_tokens": 64}
+    gaze = {"accuracy": 0.97, "routing_recall": recall, "visual_tokens": 64}
     arms = {"gaze_k2": gaze, "dense": {"accuracy": 0.98}, "gaze_k2_blind": {"accuracy": 0.1}}
+    arms = {name: {**arm, "attended_visual_kv": 12.0, "cost_model_kv": 12} for name, arm in arms.items()}
     assert all(check_lines(arms).values())
-    assert not all(check_lines({**arms, "dense": {"accuracy": 0.995}}).values())
-    assert not all(check_lines({**arms, "gaze_k2_blind": {"accuracy": 0.3}}).values())
+    assert not all(check_lines({**arms, "dense": {**arms["dense"], "accuracy": 0.995}}).values())
+    assert not all(check_lines({**arms, "gaze_k2_blind": {**arms["dense"], "accuracy": 0.3}}).values())
+    assert not all(check_lines({**arms, "dense": {**arms["dense"], "attended_visual_kv": 11.5}}).values())

@@ -29,7 +29,7 @@ def check_results(results, pages):
         for accuracy, interval in (("accuracy", "ci95"), ("accuracy_global", "ci95_global")):
             low, high = arm[interval]
             assert 0 <= low <= arm[accuracy] <= high <= 1
-        assert arm["attended_visual_kv"] == ATTENDED[name] and arm["visual_tokens"] == 64
+        assert arm["attended_visual_kv"] == arm["cost_model_kv"] == ATTENDED[name] and arm["visual_tokens"] == 64
         assert arm["n"] == 16 * pages and arm["n_global"] == 10 * pages
         assert arm["tokens_per_s"] > 0
         assert ("behind_dense" in arm) == (name != "dense")
