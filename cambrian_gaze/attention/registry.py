@@ -13,6 +13,7 @@ from torch import Tensor
 
 from cambrian_gaze.attention import decode, masked
 from cambrian_gaze.attention.context import GazeContext
+from cambrian_gaze.gaze.config import GazeConfig
 
 logger = logging.getLogger(__name__)
 
@@ -29,45 +30,51 @@ class Backend:
     attend: Callable[[Tensor, Tensor, Tensor, GazeContext, int, float, float], Tensor]
     """(q [B, H, Q, D], k, v [B, G, S, D], ctx, layer, scaling, dropout) → [B, H, Q, D], with gradients."""
 
-    refuses: Callable[[torch.device, torch.dtype], str | None]
-    """Why it cannot run on this device and dtype, or None."""
+    refuses: Callable[[GazeConfig, torch.device, torch.dtype], str | None]
+    """Why it cannot run this configuration on this device and dtype, or None."""
 
 
 BACKENDS: dict[str, Backend] = {
-    "masked": Backend("masked", masked.prepare, masked.attend, lambda device, dtype: None),
+    "masked": Backend("masked", masked.prepare, masked.attend, lambda config, device, dtype: None),
 }
 """By name, in the order in which `auto` tries them."""
 
 
-def pick(name: str, device: torch.device, dtype: torch.dtype) -> Backend:
-    """The backend of that name, or for "auto" the first that accepts the device and dtype.
+def pick(config: GazeConfig, device: torch.device, dtype: torch.dtype) -> Backend:
+    """The backend that `config.backend` names, or for "auto" the first that accepts configuration, device and dtype.
 
     Raises: ValueError for an unknown name, or for one that refuses, with its reason. Nothing else is used instead.
     """
-    if name == "auto":
-        return _auto(device.type, dtype)
-    if name not in BACKENDS:
-        nearest = difflib.get_close_matches(name, BACKENDS, n=1)
+    if config.backend == "auto":
+        return _auto(config, torch.device(device.type), dtype)
+    if config.backend not in BACKENDS:
+        nearest = difflib.get_close_matches(config.backend, BACKENDS, n=1)
         hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
-        raise ValueError(f"unknown attention backend {name!r}{hint} known: auto, {', '.join(BACKENDS)}")
-    reason = BACKENDS[name].refuses(device, dtype)
+        raise ValueError(f"unknown attention backend {config.backend!r}{hint} known: auto, {', '.join(BACKENDS)}")
+    reason = BACKENDS[config.backend].refuses(config, device, dtype)
     if reason:
-        raise ValueError(f"attention backend {name!r} cannot run here: {reason}")
-    return BACKENDS[name]
+        raise ValueError(f"attention backend {config.backend!r} cannot run here: {reason}")
+    return BACKENDS[config.backend]
 
 
-@lru_cache(maxsize=32)
-def _auto(device: str, dtype: torch.dtype) -> Backend:
+@lru_cache(maxsize=256)
+def _auto(config: GazeConfig, device: torch.device, dtype: torch.dtype) -> Backend:
     for backend in BACKENDS.values():
-        if backend.refuses(torch.device(device), dtype) is None:
-            logger.info("attention backend: %s (auto, for %s on %s)", backend.name, dtype, device)
+        if backend.refuses(config, device, dtype) is None:
+            _say_pick(backend.name, device, dtype)
             return backend
-    raise ValueError(f"no attention backend runs {dtype} on {device}")
+    raise ValueError(f"no attention backend runs {dtype} on {device} with {config}")
+
+
+@lru_cache(maxsize=64)
+def _say_pick(name: str, device: torch.device, dtype: torch.dtype) -> None:
+    """Once per pick: the schedule of training makes a new configuration at nearly every step."""
+    logger.info("attention backend: %s (auto, for %s on %s)", name, dtype, device)
 
 
 def prepare(ctx: GazeContext, device: torch.device, dtype: torch.dtype) -> GazeContext:
     """Pick the backend and let it derive what it needs from the layouts, once for all layers."""
-    ctx.prepared["backend"] = pick(ctx.config.backend, device, dtype)
+    ctx.prepared["backend"] = pick(ctx.config, device, dtype)
     if ctx.is_step:
         decode.prepare(ctx)
     else:

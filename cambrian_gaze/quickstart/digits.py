@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cambrian_gaze.extras import require
 from cambrian_gaze.quickstart.task import ADDRESSES, COLUMNS, ROWS, draw_question
 
 if TYPE_CHECKING:
@@ -91,11 +92,9 @@ def load_digits_split(spec: PageSpec) -> tuple[np.ndarray, np.ndarray, np.ndarra
     every value in the same share on both sides.
     """
     import numpy as np
-    from sklearn.datasets import load_digits
-    from sklearn.model_selection import train_test_split
 
-    digits = load_digits()
-    train, heldout = train_test_split(
+    digits = require("sklearn.datasets", "quickstart").load_digits()
+    train, heldout = require("sklearn.model_selection", "quickstart").train_test_split(
         np.arange(len(digits.target)), test_size=spec.heldout_digits, stratify=digits.target, random_state=spec.seed
     )
     return digits.images.astype("float32") / 16.0, digits.target, np.sort(train), np.sort(heldout)

@@ -23,16 +23,27 @@ TRAININGS = {"stage 1": "stage1", "stage 2 dense": "dense", "stage 2 gaze": "gaz
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the quickstart from the command line; 0 where every step succeeded."""
+    from cambrian_gaze.quickstart.train import TrainingFailed
+
     arguments = _parse(argv)
     plan = smoke_plan(arguments.seed) if arguments.smoke else full_plan(arguments.seed)
     output = Path(arguments.output_dir or ("runs/quickstart-smoke" if arguments.smoke else "runs/quickstart"))
-    results = run(plan, output.resolve(), force=arguments.force)
+    try:
+        results = run(plan, output.resolve(), force=arguments.force)
+    except (ImportError, OSError, ValueError, TrainingFailed) as error:
+        print(f"cambrian-gaze quickstart: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\nstopped; the same command continues here", file=sys.stderr)
+        return 130
     print_summary(results, output)
     return 0
 
 
 def run(plan: Plan, output: Path, force: bool = False) -> dict[str, Any]:
     """All steps of `plan` into `output`; returns the content of `results.json`."""
+    import torch
+
     from cambrian_gaze.quickstart.machine import describe_machine
     from cambrian_gaze.quickstart.train import train
 
@@ -41,6 +52,8 @@ def run(plan: Plan, output: Path, force: bool = False) -> dict[str, Any]:
     machine = describe_machine()
     device = "cuda" if machine["hardware"]["gpu"] else "cpu"
     data = output / "data"
+    # Threads wait for each other at every small operation: where another program takes a core, they wait long.
+    torch.set_num_threads(max(1, machine["hardware"]["cores"] // 2))
 
     steps.run("data", plan.pages, [data], lambda: _data(data, plan.pages))
     steps.run("tower", plan.tower, [output / "tower"], lambda: _tower(data, output / "tower", plan, device))

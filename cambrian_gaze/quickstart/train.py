@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import subprocess
 import sys
@@ -15,12 +16,16 @@ PROCESSES = {"cpu": 2, "cuda": 1}
 """Ranks of a training run by device."""
 
 
+class TrainingFailed(RuntimeError):
+    """A training run ended with an error; the message holds the end of its output."""
+
+
 def train(plan: Plan, run: str, output: Path, device: str) -> dict[str, Any]:
     """Run `stage1`, `dense` or `gaze` in a process of its own, with its output on the console and in `console.log`.
 
     Returns: optimizer steps and the last loss logged.
 
-    Raises: RuntimeError where the run fails, with the end of its output.
+    Raises: TrainingFailed with the end of the run's output.
     """
     from cambrian_gaze.training.launch import launch_command, launch_environment
     from cambrian_gaze.training.log import read_log
@@ -53,7 +58,8 @@ def flags(plan: Plan, run: str, output: Path, device: str) -> list[str]:
 
 def _stream(command: list[str], environment: dict[str, str], folder: Path) -> None:
     """Run a command; what it prints appears at once and is kept in `console.log`."""
-    tail = b""
+    decode = codecs.getincrementaldecoder("utf-8")("replace").decode
+    tail = ""
     with open(folder / CONSOLE, "ab") as log:
         process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env={**environment, "PYTHONUNBUFFERED": "1"}
@@ -61,17 +67,18 @@ def _stream(command: list[str], environment: dict[str, str], folder: Path) -> No
         try:
             while chunk := process.stdout.read1(65536):
                 log.write(chunk)
-                sys.stderr.buffer.write(chunk)
+                text = decode(chunk)
+                sys.stderr.write(text)
                 sys.stderr.flush()
-                tail = (tail + chunk)[-4000:]
+                tail = (tail + text)[-4000:]
             code = process.wait()
         except BaseException:
             process.terminate()
             process.wait()
             raise
     if code != 0:
-        lines = tail.decode("utf-8", errors="replace").replace("\r", "\n").splitlines()[-15:]
-        raise RuntimeError(
+        lines = tail.replace("\r", "\n").splitlines()[-15:]
+        raise TrainingFailed(
             f"training failed with exit code {code}; the whole output is in {folder / CONSOLE}. Its end:\n"
             + "\n".join(lines)
         )

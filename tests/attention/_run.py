@@ -16,7 +16,8 @@ from tests._layouts import draw_case, draw_tensors
 
 DIM = 8
 SCALING = 0.4
-CPU_BACKENDS = [name for name, b in BACKENDS.items() if b.refuses(torch.device("cpu"), torch.float32) is None]
+_PLAIN = (GazeConfig(), torch.device("cpu"), torch.float32)
+CPU_BACKENDS = [name for name, backend in BACKENDS.items() if backend.refuses(*_PLAIN) is None]
 
 
 def context(
