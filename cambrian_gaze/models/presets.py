@@ -79,7 +79,7 @@ TINY = {
         "max_position_embeddings": 2048,
         "initializer_range": 0.1,
         "rope_parameters": {"rope_type": "default", "rope_theta": 1e4},
-        "tie_word_embeddings": True,
+        "tie_word_embeddings": False,
     },
     "gaze": {"image": {"region_size": [1, 2, 2], "top_k": 2}},
     "embedding_std": 0.7,

@@ -27,8 +27,8 @@ def make_model(**overrides) -> CambrianGazeForConditionalGeneration:
     torch.manual_seed(0)
     model = CambrianGazeForConditionalGeneration.from_preset("tiny", **overrides).eval()
     with torch.no_grad():
-        # An untied, random head: greedy answers that depend on what was seen, instead of one token for ever.
-        model.lm_head.weight = torch.nn.Parameter(torch.randn_like(model.lm_head.weight))
+        # A head of unit scale: greedy answers that depend on what was seen, instead of one token for ever.
+        model.lm_head.weight.normal_()
     return model
 
 
