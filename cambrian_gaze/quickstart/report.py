@@ -14,7 +14,7 @@ from cambrian_gaze.data.records import Record, read_records
 from cambrian_gaze.quickstart.arms import ARMS, CHANCE
 from cambrian_gaze.quickstart.evaluate import cell_regions, load_processor, value_steps
 from cambrian_gaze.training.log import read_log
-from cambrian_gaze.viz.charts import Series, smoothed
+from cambrian_gaze.viz.charts import Series
 from cambrian_gaze.viz.files import write_png
 from cambrian_gaze.viz.overlay import TokenPanel, gaze_strip, token_panels
 from cambrian_gaze.viz.report import (
@@ -216,12 +216,11 @@ def _curves(logs: Mapping[str, Path]) -> list[Curve]:
     for name, folder in logs.items():
         lines = read_log(folder)
         steps = [line["step"] for line in lines]
-        loss = [line["loss"] for line in lines]
-        losses += [Series(name, steps, loss, faint=True), Series(name, steps, smoothed(loss, 0.9))]
+        losses.append(Series(name, steps, [line["loss"] for line in lines]))
         routed = [line for line in lines if line.get("k") is not None]
         if routed:
             kept.append(Series(name, [r["step"] for r in routed], [r["k"] for r in routed], step=True))
-    curves = [Curve("Loss", losses, y_label="cross-entropy", log_y=True)]
+    curves = [Curve("Loss", losses, y_label="cross-entropy, mean since the point before", log_y=True)]
     if kept:
         curves.append(Curve("Regions kept (K)", kept, y_label="K of 16", y_min=0))
     return curves

@@ -41,21 +41,6 @@ class Interval:
     strong: bool = False
 
 
-def smoothed(values: Sequence[float], weight: float = 0.95) -> list[float]:
-    """Exponential moving average, corrected for its start; values that are not finite pass through unaveraged."""
-    if not 0 <= weight < 1:
-        raise ValueError(f"weight must be in [0, 1), not {weight}")
-    total, norm, result = 0.0, 0.0, []
-    for value in values:
-        if math.isfinite(value):
-            total = weight * total + (1 - weight) * value
-            norm = weight * norm + (1 - weight)
-            result.append(total / norm)
-        else:
-            result.append(value)
-    return result
-
-
 def ticks(low: float, high: float, count: int = 5) -> list[float]:
     """Round numbers (1, 2, 2.5 or 5 times a power of ten) inside [low, high], about `count` of them."""
     if not high > low:

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cambrian_gaze.viz.charts import Interval, Series, heat_map, interval_chart, line_chart, smoothed, thinned, ticks
+from cambrian_gaze.viz.charts import Interval, Series, heat_map, interval_chart, line_chart, thinned, ticks
 from tests.viz.test_html import HOSTILE, checked
 
 finite = st.floats(-1e12, 1e12, allow_nan=False).map(lambda value: round(value, 3))
@@ -59,13 +59,6 @@ def test_faint_series_share_the_colour_of_the_next_and_have_no_key():
     document = line_chart([Series("raw", [0, 1], [1, 2], faint=True), Series("mean", [0, 1], [1, 2])], label="l")
     assert document.count("var(--series-1)") == 3 and "var(--series-2)" not in document
     assert ">raw</text>" not in document and ">mean</text>" in document
-
-
-def test_smoothing_starts_unbiased():
-    assert smoothed([2.0, 2.0, 2.0]) == pytest.approx([2.0, 2.0, 2.0])
-    assert math.isnan(smoothed([1.0, math.nan, 1.0])[1])
-    with pytest.raises(ValueError):
-        smoothed([1.0], weight=1.0)
 
 
 def test_series_of_unequal_lengths_are_an_error():
