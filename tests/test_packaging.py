@@ -127,7 +127,9 @@ def test_auto_classes_know_the_model_in_every_order(imports: str) -> None:
     """They know it, no optional dependency was imported for it, and the watching has left no trace."""
     known, optional, traces = run_python(imports + "\n" + KNOWN).splitlines()
     assert known == "CambrianGazeConfig CambrianGazeForConditionalGeneration CambrianGazeProcessor"
-    assert optional == traces == "[]"
+    assert traces == "[]"
+    if "Trainer" not in imports:  # which imports `datasets` by itself where it is installed
+        assert optional == "[]"
 
 
 def test_attributes_are_lazy_and_unknown_ones_fail() -> None:

@@ -55,6 +55,8 @@ def every_region(ctx: GazeContext) -> Tensor:
 def _record(ctx: GazeContext, layer: int, allowed: Tensor, regions: Tensor) -> None:
     """Count the pairs that entered the softmax. allowed: bool [B, H, Q, S]."""
     keys, queries = ctx.key_layout, ctx.layout
+    if ctx.recorder.last_only:
+        allowed, regions, queries = allowed[:, :, -1:], regions[:, :, -1:], queries.tokens(slice(-1, None))
     counts = [(allowed & (keys.role == role)[:, None, None, :]).sum(-1) for role in (VISUAL, CONTEXT, TEXT)]
     before = (keys.index[:, None, :] <= queries.index[:, :, None]) & (keys.role == VISUAL)[:, None, :]
     before = (before & (keys.sample[:, None, :] == queries.sample[:, :, None])).sum(-1)

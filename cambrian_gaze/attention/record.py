@@ -29,6 +29,9 @@ class LayerGaze:
 class GazeRecorder:
     """Collects the gaze of the last query per layer and, over all text queries that see a region, running sums."""
 
+    last_only: bool = False
+    """Count the last query of each row and no other: all that a trace of generation needs."""
+
     layers: dict[int, LayerGaze] = field(default_factory=dict)
     """By decoder layer."""
 

@@ -186,7 +186,7 @@ class CambrianGazeModel(CambrianGazePreTrainedModel):
         )
         inputs_embeds = self.splice(inputs_embeds, layout, pixel_values, grid_thw)
         position_ids = layout.position_ids if position_ids is None else position_ids
-        recorder = GazeRecorder() if return_gaze or gaze_trace is not None else None
+        recorder = GazeRecorder(last_only=not return_gaze) if return_gaze or gaze_trace is not None else None
         context = self._context(config, layout, past_key_values, inputs_embeds, position_ids, recorder)
         outputs = self.language_model(
             inputs_embeds=inputs_embeds,

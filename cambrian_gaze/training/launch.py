@@ -10,6 +10,7 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from cambrian_gaze.training.help import short_help
 from cambrian_gaze.training.layers import ConfigError, read_layers
@@ -35,13 +36,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def start_ranks(argv: Sequence[str]) -> list[str]:
-    """Replace this process by a launcher where several ranks are wanted and none has started us; else return `argv`.
+    """Replace this process by a launcher where several ranks or DeepSpeed are wanted and none has started us; else
+    return `argv`. (DeepSpeed asks for a launcher's environment even of a single rank.)
 
     Raises: ConfigError where the number of processes makes no sense.
     """
     argv = [_as_nproc(token) for token in argv]
     processes = processes_wanted(argv)
-    if processes > 1 and not under_launcher(os.environ):
+    if (processes > 1 or setting("deepspeed", argv)) and not under_launcher(os.environ):
         command = launch_command(processes, argv)
         sys.stdout.flush()
         sys.stderr.flush()
@@ -56,15 +58,7 @@ def under_launcher(environment: Mapping[str, str]) -> bool:
 
 def processes_wanted(argv: Sequence[str]) -> int:
     """The number of processes that the command line, or else the YAML file, asks for; 1 by default."""
-    wanted = None
-    if argv and not argv[0].startswith("--"):
-        for _, layer in read_layers(Path(argv[0])):
-            wanted = layer.get(FLAG, wanted)
-    for token, following in zip(argv, [*argv, ""][1:], strict=True):
-        if token == f"--{FLAG}":
-            wanted = following
-        elif token.startswith(f"--{FLAG}="):
-            wanted = token.partition("=")[2]
+    wanted = setting(FLAG, argv)
     try:
         number = 1 if wanted is None else int(wanted)
     except (TypeError, ValueError):
@@ -72,6 +66,20 @@ def processes_wanted(argv: Sequence[str]) -> int:
     if number < 1:
         raise ConfigError(f"{FLAG} must be a whole number of processes from 1, got {wanted!r}")
     return number
+
+
+def setting(key: str, argv: Sequence[str]) -> Any:
+    """What the command line, or else the YAML file, says of a key; None where neither does."""
+    found = None
+    if argv and not argv[0].startswith("--"):
+        for _, layer in read_layers(Path(argv[0])):
+            found = layer.get(key, found)
+    for token, following in zip(argv, [*argv, ""][1:], strict=True):
+        if token == f"--{key}":
+            found = following
+        elif token.startswith(f"--{key}="):
+            found = token.partition("=")[2]
+    return None if found in ("", "null", "None") else found
 
 
 def launch_command(processes: int, argv: Sequence[str]) -> list[str]:

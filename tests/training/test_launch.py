@@ -41,6 +41,17 @@ def test_a_single_process_and_a_launched_rank_go_on_here(monkeypatch: pytest.Mon
     assert not under_launcher({"RANK": "0"})
 
 
+def test_deepspeed_gets_a_launcher_even_for_one_rank(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text("deepspeed: zero2.json\n")
+    started = []
+    monkeypatch.setattr("os.execve", lambda *call: started.append(call))
+    start_ranks([str(path), "--deepspeed", "null"])
+    assert not started
+    start_ranks([str(path)])
+    assert started[0][1][:6] == launch_command(1, [])[:6]
+
+
 def test_the_launcher_shares_out_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.cpu_count", lambda: 8)
     assert launch_environment(2, {})["OMP_NUM_THREADS"] == "4"
