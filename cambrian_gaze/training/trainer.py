@@ -254,8 +254,10 @@ class CambrianTrainer(Trainer):
         finally:
             if self._saved_use_cache is not None:
                 config.use_cache = trained_with
+        folder = Path(self.args.output_dir if output_dir is None else output_dir)
+        if self.args.should_save and not _internal_call:
+            (folder / "training_args.bin").unlink(missing_ok=True)  # a pickle; run_config.json says the same
         if self.args.stage == 1 and self.args.should_save:
-            folder = Path(self.args.output_dir if output_dir is None else output_dir)
             export_projector(self.model, folder / EXPORT_NAME, step=self.state.global_step)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:

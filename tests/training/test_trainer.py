@@ -120,6 +120,7 @@ def test_a_finished_run_is_not_trained_further(pages: Path, tmp_path: Path) -> N
     again = train(pages, tmp_path, max_steps=2, save_strategy="steps", save_steps=2)
     assert again.state.global_step == 2
     assert [(line["step"], line["attempt"]) for line in read_log(tmp_path)] == [(1, 1), (2, 1)]
+    assert list(tmp_path.glob("*.safetensors")) and not list(tmp_path.glob("*.bin"))
     for (name, own), given in zip(first.model.named_parameters(), again.model.parameters(), strict=True):
         assert torch.equal(own, given), name
 
