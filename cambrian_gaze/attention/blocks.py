@@ -202,7 +202,9 @@ def _rows_first(lse: Tensor) -> Tensor:
 @lru_cache(maxsize=1)
 def flash_blocks() -> BlockOp:
     """flash-attn where it is installed, else torch's kernels; logs which. A broken installation raises ImportError."""
-    op = FlashAttnBlocks() if importlib.util.find_spec("flash_attn") else TorchVarlenBlocks()
+    spec = importlib.util.find_spec("flash_attn")
+    # Without an origin it is the bare namespace that FlashAttention 4 alone leaves, which has none of these functions.
+    op = FlashAttnBlocks() if spec is not None and spec.origin is not None else TorchVarlenBlocks()
     logger.info("flash_varlen runs on the kernels of %s", op.name)
     return op
 

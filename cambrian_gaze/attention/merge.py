@@ -4,7 +4,7 @@ The keys of a query are split over pieces. Each piece gives a partial output and
 and the merged output is their average weighted by exp(LSE - merged LSE). FlashAttention drops the gradient of the LSE
 that it returns, so that merging by ordinary autograd gives wrong dq and dk. Here one `autograd.Function` spans all
 pieces, and each piece's backward gets the *merged* output and LSE: exp(s - LSE) is then the true probability and
-rowsum(dout · out) the true delta (FlashAttention-2, arXiv 2307.08691, algorithm 2, lines 11 to 16), so that the pieces'
+rowsum(dout · out) the true delta (FlashAttention-2, arXiv 2307.08691, algorithm 2), so that the pieces'
 gradients add up to those of attention over all keys.
 
 Legend: T query tokens, S key tokens, H query heads, G KV heads, D head size; Tq, Tk rows of one piece's block call.
