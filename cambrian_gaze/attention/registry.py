@@ -11,7 +11,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from cambrian_gaze.attention import decode, masked
+from cambrian_gaze.attention import decode, flash_varlen, masked
 from cambrian_gaze.attention.context import GazeContext
 from cambrian_gaze.gaze.config import GazeConfig
 
@@ -36,6 +36,10 @@ class Backend:
 
 BACKENDS: dict[str, Backend] = {
     "masked": Backend("masked", masked.prepare, masked.attend, lambda config, device, dtype: None),
+    "flash_varlen": Backend("flash_varlen", flash_varlen.prepare, flash_varlen.attend, flash_varlen.refuses),
+    "varlen_reference": Backend(
+        "varlen_reference", flash_varlen.prepare, flash_varlen.attend_plainly, flash_varlen.refuses_plainly
+    ),
 }
 """By name, in the order in which `auto` tries them."""
 
