@@ -11,7 +11,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from cambrian_gaze.attention import decode, masked
+from cambrian_gaze.attention import decode, flex, masked
 from cambrian_gaze.attention.context import GazeContext
 from cambrian_gaze.gaze.config import GazeConfig
 
@@ -33,8 +33,12 @@ class Backend:
     refuses: Callable[[GazeConfig, torch.device, torch.dtype], str | None]
     """Why it cannot run this configuration on this device and dtype, or None."""
 
+    forward_only: frozenset[str] = frozenset()
+    """Device types on which it has no gradients. It refuses a call that needs them, and `auto` passes over it."""
+
 
 BACKENDS: dict[str, Backend] = {
+    "flex": Backend("flex", flex.prepare, flex.attend, flex.refuses, forward_only=frozenset({"cpu"})),
     "masked": Backend("masked", masked.prepare, masked.attend, lambda config, device, dtype: None),
 }
 """By name, in the order in which `auto` tries them."""
@@ -60,7 +64,7 @@ def pick(config: GazeConfig, device: torch.device, dtype: torch.dtype) -> Backen
 @lru_cache(maxsize=256)
 def _auto(config: GazeConfig, device: torch.device, dtype: torch.dtype) -> Backend:
     for backend in BACKENDS.values():
-        if backend.refuses(config, device, dtype) is None:
+        if device.type not in backend.forward_only and backend.refuses(config, device, dtype) is None:
             _say_pick(backend.name, device, dtype)
             return backend
     raise ValueError(f"no attention backend runs {dtype} on {device} with {config}")
@@ -91,6 +95,8 @@ def attend(
         q: [B, H, Q, D]; k, v: [B, G, Q, D], this call's tokens. Earlier ones are read from `ctx.cache`.
 
     Returns: [B, H, Q, D].
+
+    Raises: ValueError where the backend has no gradients on this device and the call needs them.
     """
     if ctx.is_step:
         return decode.attend(q, ctx, layer, scaling)
@@ -98,4 +104,10 @@ def attend(
         pages = ctx.cache.layers[layer]
         k = torch.cat([pages.page_keys.flatten(2, 3), pages.flat_keys], dim=2)
         v = torch.cat([pages.page_values.flatten(2, 3), pages.flat_values], dim=2)
-    return ctx.prepared["backend"].attend(q, k, v, ctx, layer, scaling, dropout)
+    backend = ctx.prepared["backend"]
+    if q.device.type in backend.forward_only and torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v)):
+        raise ValueError(
+            f"attention backend {backend.name!r} has no gradients on {q.device.type}; "
+            "use torch.no_grad(), or another backend"
+        )
+    return backend.attend(q, k, v, ctx, layer, scaling, dropout)
