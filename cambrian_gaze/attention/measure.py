@@ -33,7 +33,8 @@ ROW_KEYS = (
     "max_error",
     "device",
 )
-"""Keys of every row; a bench adds its own. None: does not apply, or was not measured."""
+"""Keys of every row; a bench adds its own. None: does not apply, or was not measured. `kept` is the share of the
+regions that a query keeps, 1.0 for dense attention; `device` is the device's type."""
 
 NOT_MEASURED = "not measured"
 PACKAGES = ("torch", "triton", "transformers", "flash-attn")
@@ -99,12 +100,13 @@ def max_error(got: torch.Tensor, want: torch.Tensor) -> float:
     return float((got.detach().double().cpu() - want.detach().double().cpu()).abs().max())
 
 
-def describe_machine(device: torch.device | None = None) -> dict[str, str]:
-    """Hardware and versions, for the line under a table and for rows; the GPU where `device` is one."""
+def describe_machine(device: torch.device | str = "cpu") -> dict[str, str]:
+    """Hardware and versions, for the line above a table; the GPU too where `device` is one."""
     import torch
 
+    device = torch.device(device)
     machine = {"cpu": f"{cpu_name()}, {cores()} cores, {torch.get_num_threads()} threads used"}
-    if device is not None and device.type == "cuda":
+    if device.type == "cuda":
         total = torch.cuda.get_device_properties(device).total_memory
         machine["gpu"] = f"{torch.cuda.get_device_name(device)}, {total / 2**30:.0f} GiB, CUDA {torch.version.cuda}"
     machine["python"] = platform.python_version()
