@@ -73,6 +73,9 @@ class GazeContext:
     rotary: tuple[Tensor, Tensor] | None = None
     """cos and sin [B, Q, D] of the queries, for `descriptor_keys: pre_rope`."""
 
+    key_rotary: tuple[Tensor, Tensor] | None = None
+    """cos and sin [B, S, D] of the keys without a cache, where the queries are only some of the call's tokens."""
+
     recorder: GazeRecorder | None = None
     """Counts what is attended, where the caller asked for it."""
 
@@ -108,6 +111,6 @@ class GazeContext:
         if self.cache is not None:
             descriptors = self.cache.layers[layer].descriptors
         else:
-            keys = unrotate(k, *self.rotary) if config.descriptor_keys == "pre_rope" else k
+            keys = unrotate(k, *(self.key_rotary or self.rotary)) if config.descriptor_keys == "pre_rope" else k
             descriptors = describe(keys, key_region, num_regions, config.descriptor)
         return region_scores(q, descriptors, config.descriptor, config.head_granularity)

@@ -7,6 +7,7 @@ selection is a tensor that the mask function reads, so that nothing is rebuilt o
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import inspect
 from collections.abc import Callable
@@ -29,6 +30,7 @@ from cambrian_gaze.gaze.visibility import (
     needs_choice,
     query_fields,
     routable,
+    routing_queries,
     sees,
     structure,
 )
@@ -72,22 +74,54 @@ def prepare(ctx: GazeContext) -> None:
         at_query, at_key = Queries(*(x[b, i] for x in queries)), Keys(*(x[b, j] for x in keys))
         return sees(at_query, at_key, config)
 
+    ctx.prepared["seen"] = seen
+    routes = q.num_regions > 0 and not config.is_dense
+    if not routes or config.dense_layers:
+        ctx.prepared["dense_blocks"] = block_tensors(q, k, config, routing=False)
+    if not routes:
+        return
+    ctx.prepared["routed_blocks"] = block_tensors(q, k, config, routing=True)
+    router, rows = _router(ctx)
+    places = torch.arange(rows.shape[1], device=rows.device).expand_as(rows)
+    place = torch.zeros_like(q.index).scatter(1, rows, places).int()
     region = _small(k.region.clamp(min=0))
 
     def routed(selected: Tensor, group: Tensor) -> MaskMod:
         def seen_and_chosen(b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
             at_query, at_key = Queries(*(x[b, i] for x in queries)), Keys(*(x[b, j] for x in keys))
-            chosen = selected[b, group[h], i, region[b, j]]
+            chosen = selected[b, group[h], place[b, i], region[b, j]]
             return sees(at_query, at_key, config) & (chosen | ~needs_choice(at_query, at_key))
 
         return seen_and_chosen
 
-    ctx.prepared["seen"], ctx.prepared["routed"] = seen, routed
-    routes = q.num_regions > 0 and not config.is_dense
-    if routes:
-        ctx.prepared["routed_blocks"] = block_tensors(q, k, config, routing=True)
-    if not routes or config.dense_layers:
-        ctx.prepared["dense_blocks"] = block_tensors(q, k, config, routing=False)
+    ctx.prepared.update(routed=routed, router=router, rows=rows)
+
+
+def _router(ctx: GazeContext) -> tuple[GazeContext, Tensor]:
+    """The context of the queries that route, a small part of the tokens in training; and which they are.
+
+    One synchronisation with the device. Rows with fewer such queries are filled up with others, which are offered no
+    region.
+
+    Returns: the context, for `choose` alone; int64 [B, T], token numbers.
+    """
+    routing = routing_queries(ctx.layout, ctx.config)
+    most = max(1, int(routing.sum(1).max()))
+    rows = (~routing).to(torch.uint8).argsort(dim=1, stable=True)[:, :most]
+
+    def take(x: Tensor) -> Tensor:
+        return x.gather(1, rows[..., None].expand(-1, -1, x.shape[2]))
+
+    router = dataclasses.replace(
+        ctx,
+        layout=ctx.layout.tokens(rows),
+        offered=take(ctx.offered),
+        rotary=None if ctx.rotary is None else tuple(take(x.expand(len(rows), -1, -1)) for x in ctx.rotary),
+        key_rotary=ctx.rotary,
+        recorder=None,
+        prepared={},
+    )
+    return router, rows
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, ctx: GazeContext, layer: int, scaling: float, dropout: float) -> Tensor:
@@ -100,14 +134,21 @@ def attend(q: Tensor, k: Tensor, v: Tensor, ctx: GazeContext, layer: int, scalin
             "use backend 'masked'"
         )
     if ctx.layout.num_regions and ctx.config.routes(layer):
-        regions = ctx.choose(layer, q, k, ctx.key_layout.region, scaling)
+        rows = ctx.prepared["rows"][:, None, :, None]
+        asking = q.detach().gather(2, rows.expand(-1, q.shape[1], -1, q.shape[3]))
+        regions = ctx.prepared["router"].choose(layer, asking, k, ctx.key_layout.region, scaling)
         selected = as_mask(regions, ctx.layout.num_regions)
         group = torch.arange(q.shape[1], device=q.device) // (q.shape[1] // selected.shape[1])
         mask, blocks = ctx.prepared["routed"](selected, group), ctx.prepared["routed_blocks"]
+        if ctx.recorder is not None:
+            nothing = regions.new_full((*regions.shape[:2], q.shape[2], regions.shape[3]), -1)
+            regions = nothing.scatter(2, rows.expand_as(regions), regions)
     else:
         regions, mask, blocks = every_region(ctx), ctx.prepared["seen"], ctx.prepared["dense_blocks"]
     if ctx.recorder is not None:
         _record(ctx, layer, mask, regions, q.shape[1])
+    if not torch.is_grad_enabled():  # on a CPU FlexAttention refuses what requires gradients, wanted or not
+        q, k, v = q.detach(), k.detach(), v.detach()
     seq_lengths = (q.shape[2], k.shape[2])
     block_mask = BlockMask(seq_lengths=seq_lengths, BLOCK_SIZE=(BLOCK, BLOCK), mask_mod=mask, **blocks)
     run = _compiled(q.device.type)
