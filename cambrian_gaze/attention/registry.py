@@ -11,7 +11,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from cambrian_gaze.attention import decode, flash_varlen, masked
+from cambrian_gaze.attention import decode, flash_varlen, flex, masked
 from cambrian_gaze.attention.context import GazeContext
 from cambrian_gaze.gaze.config import GazeConfig
 
@@ -33,15 +33,20 @@ class Backend:
     refuses: Callable[[GazeConfig, torch.device, torch.dtype], str | None]
     """Why it cannot run this configuration on this device and dtype, or None."""
 
+    forward_only: frozenset[str] = frozenset()
+    """Device types on which it has no gradients. It refuses a call that needs them, and `auto` passes over it."""
+
 
 BACKENDS: dict[str, Backend] = {
     "masked": Backend("masked", masked.prepare, masked.attend, lambda config, device, dtype: None),
+    "flex": Backend("flex", flex.prepare, flex.attend, flex.refuses, forward_only=frozenset({"cpu"})),
     "flash_varlen": Backend("flash_varlen", flash_varlen.prepare, flash_varlen.attend, flash_varlen.refuses),
     "varlen_reference": Backend(
         "varlen_reference", flash_varlen.prepare, flash_varlen.attend_plainly, flash_varlen.refuses_plainly
     ),
 }
-"""By name, in the order in which `auto` tries them."""
+"""By name, in the order in which `auto` tries them. `masked` runs everywhere and so is what `auto` picks; the others are
+taken by name until they have been run and measured on a GPU (`scripts/gpu_check.sh`)."""
 
 
 def pick(config: GazeConfig, device: torch.device, dtype: torch.dtype) -> Backend:
@@ -64,7 +69,7 @@ def pick(config: GazeConfig, device: torch.device, dtype: torch.dtype) -> Backen
 @lru_cache(maxsize=256)
 def _auto(config: GazeConfig, device: torch.device, dtype: torch.dtype) -> Backend:
     for backend in BACKENDS.values():
-        if backend.refuses(config, device, dtype) is None:
+        if device.type not in backend.forward_only and backend.refuses(config, device, dtype) is None:
             _say_pick(backend.name, device, dtype)
             return backend
     raise ValueError(f"no attention backend runs {dtype} on {device} with {config}")
@@ -95,6 +100,8 @@ def attend(
         q: [B, H, Q, D]; k, v: [B, G, Q, D], this call's tokens. Earlier ones are read from `ctx.cache`.
 
     Returns: [B, H, Q, D].
+
+    Raises: ValueError where the backend has no gradients on this device and the call needs them.
     """
     if ctx.is_step:
         return decode.attend(q, ctx, layer, scaling)
@@ -102,4 +109,10 @@ def attend(
         pages = ctx.cache.layers[layer]
         k = torch.cat([pages.page_keys.flatten(2, 3), pages.flat_keys], dim=2)
         v = torch.cat([pages.page_values.flatten(2, 3), pages.flat_values], dim=2)
-    return ctx.prepared["backend"].attend(q, k, v, ctx, layer, scaling, dropout)
+    backend = ctx.prepared["backend"]
+    if q.device.type in backend.forward_only and torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v)):
+        raise ValueError(
+            f"attention backend {backend.name!r} has no gradients on {q.device.type}; "
+            "use torch.no_grad(), or another backend"
+        )
+    return backend.attend(q, k, v, ctx, layer, scaling, dropout)

@@ -5,32 +5,78 @@ A query sees a key when `structure` holds and, where `routable` holds too, the q
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from torch import Tensor
 
 from cambrian_gaze.gaze.config import GazeConfig
 from cambrian_gaze.gaze.layout import CONTEXT, PAD, TEXT, VISUAL, TokenLayout
 
 
-def structure(q: TokenLayout, k: TokenLayout, config: GazeConfig) -> Tensor:
-    """What routing cannot change: same sample, causal order, and the scope of context tokens.
+class Queries(NamedTuple):
+    """What the rules read of queries, in any shape that broadcasts against the keys' (a block mask reads scalars)."""
+
+    role: Tensor
+    index: Tensor
+    sample: Tensor
+    unit: Tensor
+    routing: Tensor
+    """bool: `routing_queries`."""
+
+
+class Keys(NamedTuple):
+    """What the rules read of keys, in any shape that broadcasts against the queries'."""
+
+    role: Tensor
+    index: Tensor
+    sample: Tensor
+    unit: Tensor
+    region_end: Tensor
+    """First index after the last unit that the key's region spans; of no meaning for keys of no region."""
+
+
+def query_fields(q: TokenLayout, config: GazeConfig) -> Queries:
+    """[B, Q] each."""
+    return Queries(q.role, q.index, q.sample, q.unit, routing_queries(q, config))
+
+
+def key_fields(q: TokenLayout, k: TokenLayout) -> Keys:
+    """[B, S] each. The region table is the queries': the newest where keys come from a cache."""
+    end = q.region_end.gather(1, k.region.clamp(min=0)) if q.num_regions else k.index
+    return Keys(k.role, k.index, k.sample, k.unit, end)
+
+
+def sees(q: Queries, k: Keys, config: GazeConfig) -> Tensor:
+    """bool: what routing cannot change: same sample, causal order, and the scope of context tokens.
 
     Padding queries see themselves alone, so that no row of a softmax is empty.
-
-    Returns: bool [B, Q, S].
     """
-    q_role, k_role = q.role[:, :, None], k.role[:, None, :]
-    same_unit = q.unit[:, :, None] == k.unit[:, None, :]
-    seen = (k.index[:, None, :] <= q.index[:, :, None]) & (q.sample[:, :, None] == k.sample[:, None, :])
-    seen &= k_role != PAD
-    seen &= (q_role != CONTEXT) | same_unit
+    same_unit = q.unit == k.unit
+    seen = (k.index <= q.index) & (q.sample == k.sample) & (k.role != PAD)
+    seen = seen & ((q.role != CONTEXT) | same_unit)
     if not config.context_visible:
-        seen &= (q_role != TEXT) | (k_role != CONTEXT)
+        seen = seen & ((q.role != TEXT) | (k.role != CONTEXT))
     if not config.visual_sees_context:
-        seen &= (q_role != VISUAL) | (k_role != CONTEXT) | same_unit
+        seen = seen & ((q.role != VISUAL) | (k.role != CONTEXT) | same_unit)
     if config.visual_queries == "unit":
-        seen &= (q_role != VISUAL) | (k_role != VISUAL) | same_unit
-    itself = q.index[:, :, None] == k.index[:, None, :]
-    return seen | ((q_role == PAD) & (k_role == PAD) & itself)
+        seen = seen & ((q.role != VISUAL) | (k.role != VISUAL) | same_unit)
+    return seen | ((q.role == PAD) & (k.role == PAD) & (q.index == k.index))
+
+
+def needs_choice(q: Queries, k: Keys) -> Tensor:
+    """bool: pairs that need the key's region to be selected: visual keys of regions that end before the query and
+    lie outside its own unit."""
+    return q.routing & (k.role == VISUAL) & (q.unit != k.unit) & (k.region_end <= q.index)
+
+
+def structure(q: TokenLayout, k: TokenLayout, config: GazeConfig) -> Tensor:
+    """`sees` of every pair, bool [B, Q, S]."""
+    return sees(*_pairs(q, k, config), config)
+
+
+def routable(q: TokenLayout, k: TokenLayout, config: GazeConfig) -> Tensor:
+    """`needs_choice` of every pair, bool [B, Q, S]."""
+    return needs_choice(*_pairs(q, k, config))
 
 
 def routing_queries(q: TokenLayout, config: GazeConfig) -> Tensor:
@@ -41,17 +87,14 @@ def routing_queries(q: TokenLayout, config: GazeConfig) -> Tensor:
     return routing
 
 
-def routable(q: TokenLayout, k: TokenLayout, config: GazeConfig) -> Tensor:
-    """bool [B, Q, S]: pairs that need the key's region to be selected: visual keys outside the query's own unit."""
-    outside = q.unit[:, :, None] != k.unit[:, None, :]
-    if q.num_regions:
-        end = q.region_end.gather(1, k.region.clamp(min=0))
-        outside &= end[:, None, :] <= q.index[:, :, None]
-    return routing_queries(q, config)[:, :, None] & (k.role == VISUAL)[:, None, :] & outside
-
-
 def regions_offered(q: TokenLayout, config: GazeConfig) -> Tensor:
     """bool [B, Q, R]: the regions whose units lie wholly before the query, in its own sample."""
     before = q.region_end[:, None, :] <= q.index[:, :, None]
     mine = q.region_sample[:, None, :] == q.sample[:, :, None]
     return before & mine & (q.region_size > 0)[:, None, :] & routing_queries(q, config)[:, :, None]
+
+
+def _pairs(q: TokenLayout, k: TokenLayout, config: GazeConfig) -> tuple[Queries, Keys]:
+    """Queries along the second of three dimensions, keys along the third."""
+    queries = Queries(*(x[:, :, None] for x in query_fields(q, config)))
+    return queries, Keys(*(x[:, None, :] for x in key_fields(q, k)))

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import importlib.metadata
-import os
 import platform
-from pathlib import Path
 from typing import Any
+
+from cambrian_gaze.attention.measure import cores, cpu_name
 
 PACKAGES = ("torch", "transformers", "accelerate", "deepspeed", "tokenizers", "scikit-learn")
 
@@ -25,20 +25,6 @@ def describe_machine() -> dict[str, dict[str, Any]]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return {
-        "hardware": {"cpu": _cpu_name(), "cores": _cores(), "gpu": gpu, "system": platform.platform()},
+        "hardware": {"cpu": cpu_name(), "cores": cores(), "gpu": gpu, "system": platform.platform()},
         "versions": versions,
     }
-
-
-def _cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _cpu_name() -> str:
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        for line in info.read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()

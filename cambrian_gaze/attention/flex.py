@@ -1,0 +1,222 @@
+"""`flex`: FlexAttention. Blocks that no query sees are skipped, blocks that every query sees need no mask, and in the
+others the mask is computed from the layout and the selection as the kernel goes. The default for training on a GPU.
+
+The block structure is derived from the layouts once per forward call and is the same in every layer; a layer's
+selection is a tensor that the mask function reads, so that nothing is rebuilt or compiled again per layer or step.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import inspect
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.attention.flex_attention import BlockMask, flex_attention
+
+from cambrian_gaze.attention.context import GazeContext
+from cambrian_gaze.attention.masked import every_region
+from cambrian_gaze.gaze.config import GazeConfig
+from cambrian_gaze.gaze.layout import CONTEXT, TEXT, VISUAL, TokenLayout
+from cambrian_gaze.gaze.routing import as_mask
+from cambrian_gaze.gaze.visibility import (
+    Keys,
+    Queries,
+    key_fields,
+    needs_choice,
+    query_fields,
+    routable,
+    routing_queries,
+    sees,
+    structure,
+)
+
+MaskMod = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+"""(row, head, query, key) → bool, for scalars or anything that broadcasts."""
+
+BLOCK = 128
+"""Queries and keys of a block of the mask."""
+
+CHUNK = 16 * BLOCK
+"""Queries whose pairs are looked at together while the blocks are derived: bounds the memory to CHUNK·S per row."""
+
+MIN_HEAD_DIM = 16
+"""On CUDA; the smallest operand of a Triton dot product."""
+
+CUDA_DTYPES = (torch.bfloat16, torch.float16, torch.float32)
+MAX_RECOMPILES = 64
+
+
+def refuses(config: GazeConfig, device: torch.device, dtype: torch.dtype) -> str | None:
+    """CUDA in three dtypes; a CPU in any, forward only (`Backend.forward_only`)."""
+    if device.type == "cpu":
+        return None
+    if device.type != "cuda":
+        return f"FlexAttention is used on cuda and cpu, not on {device.type}"
+    if dtype not in CUDA_DTYPES:
+        return f"FlexAttention on cuda takes {', '.join(map(str, CUDA_DTYPES))}, not {dtype}"
+    if importlib.util.find_spec("triton") is None:
+        return "FlexAttention on cuda needs triton, which is not installed"
+    return None
+
+
+def prepare(ctx: GazeContext) -> None:
+    """Blocks and mask functions, the same in every layer."""
+    q, k, config = ctx.layout, ctx.key_layout, ctx.config
+    queries = Queries(*map(_small, query_fields(q, config)))
+    keys = Keys(*map(_small, key_fields(q, k)))
+
+    def seen(b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
+        at_query, at_key = Queries(*(x[b, i] for x in queries)), Keys(*(x[b, j] for x in keys))
+        return sees(at_query, at_key, config)
+
+    ctx.prepared["seen"] = seen
+    routes = q.num_regions > 0 and not config.is_dense
+    if not routes or config.dense_layers:
+        ctx.prepared["dense_blocks"] = block_tensors(q, k, config, routing=False)
+    if not routes:
+        return
+    ctx.prepared["routed_blocks"] = block_tensors(q, k, config, routing=True)
+    router, rows = _router(ctx)
+    places = torch.arange(rows.shape[1], device=rows.device).expand_as(rows)
+    place = torch.zeros_like(q.index).scatter(1, rows, places).int()
+    region = _small(k.region.clamp(min=0))
+
+    def routed(selected: Tensor, group: Tensor) -> MaskMod:
+        def seen_and_chosen(b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
+            at_query, at_key = Queries(*(x[b, i] for x in queries)), Keys(*(x[b, j] for x in keys))
+            chosen = selected[b, group[h], place[b, i], region[b, j]]
+            return sees(at_query, at_key, config) & (chosen | ~needs_choice(at_query, at_key))
+
+        return seen_and_chosen
+
+    ctx.prepared.update(routed=routed, router=router, rows=rows)
+
+
+def _router(ctx: GazeContext) -> tuple[GazeContext, Tensor]:
+    """The context of the queries that route, a small part of the tokens in training; and which they are.
+
+    One synchronisation with the device. Rows with fewer such queries are filled up with others, which are offered no
+    region.
+
+    Returns: the context, for `choose` alone; int64 [B, T], token numbers.
+    """
+    routing = routing_queries(ctx.layout, ctx.config)
+    most = max(1, int(routing.sum(1).max()))
+    rows = (~routing).to(torch.uint8).argsort(dim=1, stable=True)[:, :most]
+
+    def take(x: Tensor) -> Tensor:
+        return x.gather(1, rows[..., None].expand(-1, -1, x.shape[2]))
+
+    router = dataclasses.replace(
+        ctx,
+        layout=ctx.layout.tokens(rows),
+        offered=take(ctx.offered),
+        rotary=None if ctx.rotary is None else tuple(take(x.expand(len(rows), -1, -1)) for x in ctx.rotary),
+        key_rotary=ctx.rotary,
+        recorder=None,
+        prepared={},
+    )
+    return router, rows
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, ctx: GazeContext, layer: int, scaling: float, dropout: float) -> Tensor:
+    """Attention of q [B, H, Q, D] over k, v [B, G, S, D]; returns [B, H, Q, D]."""
+    if dropout > 0:
+        raise ValueError(f"attention backend 'flex' has no attention dropout, but {dropout} was asked for; set it to 0")
+    if q.device.type == "cuda" and q.shape[-1] < MIN_HEAD_DIM:
+        raise ValueError(
+            f"attention backend 'flex' needs heads of at least {MIN_HEAD_DIM} on cuda, these have {q.shape[-1]}; "
+            "use backend 'masked'"
+        )
+    if ctx.layout.num_regions and ctx.config.routes(layer):
+        rows = ctx.prepared["rows"][:, None, :, None]
+        asking = q.detach().gather(2, rows.expand(-1, q.shape[1], -1, q.shape[3]))
+        regions = ctx.prepared["router"].choose(layer, asking, k, ctx.key_layout.region, scaling)
+        selected = as_mask(regions, ctx.layout.num_regions)
+        group = torch.arange(q.shape[1], device=q.device) // (q.shape[1] // selected.shape[1])
+        mask, blocks = ctx.prepared["routed"](selected, group), ctx.prepared["routed_blocks"]
+        if ctx.recorder is not None:
+            nothing = regions.new_full((*regions.shape[:2], q.shape[2], regions.shape[3]), -1)
+            regions = nothing.scatter(2, rows.expand_as(regions), regions)
+    else:
+        regions, mask, blocks = every_region(ctx), ctx.prepared["seen"], ctx.prepared["dense_blocks"]
+    if ctx.recorder is not None:
+        _record(ctx, layer, mask, regions, q.shape[1])
+    if not torch.is_grad_enabled():  # on a CPU FlexAttention refuses what requires gradients, wanted or not
+        q, k, v = q.detach(), k.detach(), v.detach()
+    seq_lengths = (q.shape[2], k.shape[2])
+    block_mask = BlockMask(seq_lengths=seq_lengths, BLOCK_SIZE=(BLOCK, BLOCK), mask_mod=mask, **blocks)
+    run = _compiled(q.device.type)
+    return run(q, k, v, block_mask=block_mask, scale=scaling, enable_gqa=q.shape[1] != k.shape[1])
+
+
+@cache
+def _compiled(device_type: str) -> Callable[..., Tensor]:
+    """FlexAttention, compiled for any shape. Should torch have to give up compiling, it raises: without compilation
+    FlexAttention would hold every score in memory. On a CPU, where it is there to be tested, it is traced only."""
+    options: dict[str, Any] = {"dynamic": True, "fullgraph": True}
+    if "recompile_limit" in inspect.signature(torch.compile).parameters:
+        options["recompile_limit"] = MAX_RECOMPILES
+    return torch.compile(flex_attention, backend="inductor" if device_type == "cuda" else "eager", **options)
+
+
+def block_tensors(q: TokenLayout, k: TokenLayout, config: GazeConfig, routing: bool) -> dict[str, Tensor]:
+    """Which blocks of pairs are partly and which are wholly visible, for `BlockMask`. No synchronisation.
+
+    Args:
+        routing: whether a pair that needs its region selected may turn out invisible.
+    """
+    partial, full = [], []
+    for start in range(0, q.shape[1], CHUNK):
+        rows = q.tokens(slice(start, start + CHUNK))
+        seen = structure(rows, k, config)
+        always = seen & ~routable(rows, k, config) if routing else seen
+        some, every = _tiles(seen).any(dim=(-3, -1)), _tiles(always).all(dim=(-3, -1))
+        partial.append(some & ~every)
+        full.append(every)
+    tensors: dict[str, Tensor] = {}
+    for prefix, parts in (("", partial), ("full_", full)):
+        blocks = torch.cat(parts, dim=1)[:, None]
+        for side, matrix in (("kv", blocks), ("q", blocks.transpose(-1, -2))):
+            order = matrix.to(torch.uint8).argsort(dim=-1, descending=True, stable=True)
+            tensors[f"{prefix}{side}_num_blocks"] = matrix.sum(-1, dtype=torch.int32)
+            tensors[f"{prefix}{side}_indices"] = order.to(torch.int32).contiguous()
+    return tensors
+
+
+def _tiles(pairs: Tensor) -> Tensor:
+    """bool [B, Q, S] as [B, blocks, BLOCK, blocks, BLOCK]; what is missing of the last blocks is False."""
+    queries, keys = (-n % BLOCK for n in pairs.shape[1:])
+    pairs = torch.nn.functional.pad(pairs, (0, keys, 0, queries))
+    return pairs.unflatten(2, (-1, BLOCK)).unflatten(1, (-1, BLOCK))
+
+
+def _small(x: Tensor) -> Tensor:
+    """Integers as int32: the kernel holds one per query and key of a block. `EMPTY_SLOT` stays the largest."""
+    return x if x.dtype == torch.bool else x.long().clamp(max=torch.iinfo(torch.int32).max).int()
+
+
+def _record(ctx: GazeContext, layer: int, mask: MaskMod, regions: Tensor, heads: int) -> None:
+    """Count the pairs that the mask function lets through, some queries at a time."""
+    keys, queries = ctx.key_layout, ctx.layout
+    device = queries.role.device
+    batch, length = queries.shape
+    b, h, j = (torch.arange(n, device=device) for n in (batch, heads, keys.shape[1]))
+    counts: list[list[Tensor]] = []
+    before = []
+    for start in range(0, length, BLOCK):
+        i = torch.arange(start, min(start + BLOCK, length), device=device)
+        allowed = mask(b[:, None, None, None], h[:, None, None], i[:, None], j).expand(-1, heads, -1, -1)
+        counts.append([(allowed & (keys.role == r)[:, None, None, :]).sum(-1) for r in (VISUAL, CONTEXT, TEXT)])
+        rows = queries.tokens(slice(start, start + BLOCK))
+        earlier = (keys.index[:, None, :] <= rows.index[:, :, None]) & (keys.role == VISUAL)[:, None, :]
+        before.append((earlier & (keys.sample[:, None, :] == rows.sample[:, :, None])).sum(-1))
+    visual, context, text = (torch.cat(parts, dim=-1) for parts in zip(*counts, strict=True))
+    seen_before = torch.cat(before, dim=-1)
+    looking = (queries.role == TEXT) & (seen_before > 0)
+    ctx.recorder.record(layer, regions, visual, context, text, seen_before, looking)
