@@ -11,7 +11,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from cambrian_gaze.attention import decode, masked
+from cambrian_gaze.attention import decode, masked, triton_regions
 from cambrian_gaze.attention.context import GazeContext
 from cambrian_gaze.gaze.config import GazeConfig
 
@@ -36,6 +36,7 @@ class Backend:
 
 BACKENDS: dict[str, Backend] = {
     "masked": Backend("masked", masked.prepare, masked.attend, lambda config, device, dtype: None),
+    "triton": Backend("triton", triton_regions.prepare, triton_regions.attend, triton_regions.refuses),
 }
 """By name, in the order in which `auto` tries them."""
 
