@@ -11,7 +11,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from cambrian_gaze.attention import decode, flash_varlen, flex, masked
+from cambrian_gaze.attention import decode, flash_varlen, flex, masked, triton_regions
 from cambrian_gaze.attention.context import GazeContext
 from cambrian_gaze.gaze.config import GazeConfig
 
@@ -44,6 +44,7 @@ BACKENDS: dict[str, Backend] = {
     "varlen_reference": Backend(
         "varlen_reference", flash_varlen.prepare, flash_varlen.attend_plainly, flash_varlen.refuses_plainly
     ),
+    "triton": Backend("triton", triton_regions.prepare, triton_regions.attend, triton_regions.refuses),
 }
 """By name, in the order in which `auto` tries them. `masked` runs everywhere and so is what `auto` picks; the others are
 taken by name until they have been run and measured on a GPU (`scripts/gpu_check.sh`)."""
