@@ -110,6 +110,9 @@ class PagePool:
         self._clock = 0
         self._side = torch.cuda.Stream(device) if device.type == "cuda" else None
         self._ahead = False
+        if self._side is not None:
+            for buffer in self.buffers:
+                buffer.record_stream(self._side)
 
     def fetch(self, pages: Tensor, counts: PagingCounts, ahead: bool = False) -> None:
         """Bring pages to the device in the place of those not used for longest.
