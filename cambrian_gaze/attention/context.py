@@ -24,7 +24,7 @@ class LayerPages(Protocol):
     """One layer of a gaze cache: B rows, G KV heads, R regions of m slots, T text and context columns, D head size."""
 
     page_keys: Tensor
-    """[B, G, R, m, D], region-major."""
+    """[B, G, R, m, D], region-major. Where pages live in host memory, reading this brings them all to the device."""
     page_values: Tensor
     """[B, G, R, m, D]."""
     descriptors: Tensor | None
@@ -33,6 +33,12 @@ class LayerPages(Protocol):
     """[B, G, T, D]: text and context."""
     flat_values: Tensor
     """[B, G, T, D]."""
+
+    def gather_pages(self, chosen: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values [B, G, N, m, D] of the regions int64 [B, G, N]; of -1, some finite page."""
+
+    def prefetch(self, chosen: Tensor) -> None:
+        """The regions int64 [B, H or G, K] were looked at last: the next step probably looks there again."""
 
 
 class PagedCache(Protocol):
@@ -85,11 +91,12 @@ class GazeContext:
     prepared: dict[str, Any] = field(default_factory=dict)
     """What the backend derived from the layouts once for all layers."""
 
-    def choose(self, layer: int, q: Tensor, k: Tensor, key_region: Tensor, scaling: float) -> Tensor:
+    def choose(self, layer: int, q: Tensor, k: Tensor | None, key_region: Tensor, scaling: float) -> Tensor:
         """Regions that each query of this layer looks at.
 
         Args:
-            q: [B, H, Q, D]; k: [B, G, S, D], keys of regions `key_region` int64 [B, S] (-1 for none).
+            q: [B, H, Q, D]; k: [B, G, S, D], keys of regions `key_region` int64 [B, S] (-1 for none). With a cache
+                only the "oracle" descriptor reads them.
 
         Returns: int64 [B, H or G, Q, K], -1 where fewer are kept.
         """
@@ -98,11 +105,13 @@ class GazeContext:
         with torch.no_grad():
             scores = self._scores(layer, q, k, key_region, scaling)
             regions = choose_regions(scores, self.offered, self.layout, self.config)
+            if self.cache is not None and not self.is_step:
+                self.cache.layers[layer].prefetch(regions[:, :, -1])
         if self.saved is not None:
             self.saved[layer] = regions
         return regions
 
-    def _scores(self, layer: int, q: Tensor, k: Tensor, key_region: Tensor, scaling: float) -> Tensor:
+    def _scores(self, layer: int, q: Tensor, k: Tensor | None, key_region: Tensor, scaling: float) -> Tensor:
         config, num_regions = self.config, self.layout.num_regions
         if config.descriptor == "oracle":
             return attention_mass_scores(q, k, key_region, num_regions, scaling, config.head_granularity)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from cambrian_gaze.attention.context import GazeContext
+from cambrian_gaze.attention.context import GazeContext, LayerPages
 from cambrian_gaze.attention.masked import every_region
 from cambrian_gaze.gaze.layout import CONTEXT, TEXT
 from cambrian_gaze.gaze.visibility import structure
@@ -26,15 +26,16 @@ def attend(q: Tensor, ctx: GazeContext, layer: int, scaling: float) -> Tensor:
     """Attention of q [B, H, 1, D] over the cache; returns [B, H, 1, D]."""
     pages = ctx.cache.layers[layer]
     batch, heads, _, dim = q.shape
-    groups, num_regions, slots = pages.page_keys.shape[1:4]
+    groups, num_regions = pages.flat_keys.shape[1], ctx.layout.num_regions
     page_seen, flat_seen = ctx.prepared["page_seen"], ctx.prepared["flat_seen"]
     grouped = q.reshape(batch, groups, heads // groups, dim)
 
     text = grouped @ pages.flat_keys.transpose(-1, -2) * scaling
     text = text.masked_fill(~flat_seen[:, None, None, :], -torch.inf)
     if num_regions and ctx.config.routes(layer):
-        regions = ctx.choose(layer, q, pages.page_keys.flatten(2, 3), ctx.cache.page_layout.region, scaling)
-        keys, values, seen = _gather(pages.page_keys, pages.page_values, page_seen, regions)
+        every_key = pages.page_keys.flatten(2, 3) if ctx.config.descriptor == "oracle" else None
+        regions = ctx.choose(layer, q, every_key, ctx.cache.page_layout.region, scaling)
+        keys, values, seen = _gather(pages, page_seen, regions)
     else:
         regions = every_region(ctx)
         keys, values = pages.page_keys.flatten(2, 3)[:, :, None], pages.page_values.flatten(2, 3)[:, :, None]
@@ -54,24 +55,24 @@ def attend(q: Tensor, ctx: GazeContext, layer: int, scaling: float) -> Tensor:
     return out.view(batch, heads, 1, dim)
 
 
-def _gather(keys: Tensor, values: Tensor, seen: Tensor, regions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _gather(pages: LayerPages, seen: Tensor, regions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The selected pages.
 
     Args:
-        keys, values: [B, G, R, m, D]; seen: bool [B, R·m]; regions: int64 [B, H or G, 1, K], -1 for none.
+        seen: bool [B, R·m]; regions: int64 [B, H or G, 1, K], -1 for none.
 
     Returns: keys and values [B, G, H/G or 1, K·m, D], seen bool [B, G, H/G or 1, K·m].
     """
-    batch, groups, num_regions, slots, dim = keys.shape
+    batch, groups = regions.shape[0], pages.flat_keys.shape[1]
     chosen = regions.view(batch, groups, -1)
-    safe = chosen.clamp(min=0)
-    row = torch.arange(batch * groups, device=keys.device).view(batch, groups, 1) * num_regions
-    flat = (safe + row).flatten()
+    keys, values = pages.gather_pages(chosen)
+    slots, num_regions = keys.shape[3], seen.shape[1] // keys.shape[3]
     shape = (batch, groups, regions.shape[1] // groups, regions.shape[3] * slots)
-    keys, values = (x.reshape(-1, slots * dim).index_select(0, flat).view(*shape, dim) for x in (keys, values))
-    row = torch.arange(batch, device=keys.device).view(batch, 1, 1) * num_regions
-    seen = seen.view(-1, slots).index_select(0, (safe + row).flatten()).view(*chosen.shape, slots)
-    return keys, values, (seen & (chosen >= 0)[..., None]).view(shape)
+    row = torch.arange(batch, device=seen.device).view(batch, 1, 1) * num_regions
+    at = (chosen.clamp(min=0) + row).flatten()
+    seen = seen.view(-1, slots).index_select(0, at).view(*chosen.shape, slots)
+    seen = (seen & (chosen >= 0)[..., None]).view(shape)
+    return keys.view(*shape, keys.shape[-1]), values.view(*shape, values.shape[-1]), seen
 
 
 def _record(ctx: GazeContext, layer: int, visual: Tensor, regions: Tensor) -> None:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from cambrian_gaze.gaze.config import GazeConfig
-from cambrian_gaze.gaze.layout import CONTEXT, EMPTY_SLOT, IMAGE, PAD, TEXT, VISUAL, TokenLayout
+from cambrian_gaze.gaze.layout import CONTEXT, EMPTY_SLOT, IMAGE, PAD, TEXT, VIDEO, VISUAL, TokenLayout
 from cambrian_gaze.gaze.regions import region_grid, region_ids
 
 CONTEXT_TYPE = 3
@@ -27,6 +27,7 @@ def derive_layout(
     sample_ids: Tensor | None = None,
     past: TokenLayout | None = None,
     routed: Tensor | None = None,
+    continues: Tensor | None = None,
 ) -> TokenLayout:
     """Layout of the tokens of one forward call.
 
@@ -38,8 +39,11 @@ def derive_layout(
         sample_ids: int64 [B, S]: sample of each token in a packed row, -1 for padding.
         past: layout of the last tokens that the cache holds; numbering goes on from it.
         routed: bool [B, S]: text queries that route; None: all.
+        continues: bool [B]: the row's first item here is the next frames of the video with which `past` ends; its grid
+            counts these frames alone. None: every item is a new one. A temporal region that `past` left with fewer
+            than r_t frames takes the frames it lacks, so that the layout is that of the whole video at once.
 
-    Raises: ValueError where placeholders and grids disagree.
+    Raises: ValueError where placeholders and grids disagree, and where there is no such video to continue.
     """
     mask = attention_mask if mm_token_type_ids is None else attention_mask[:, -mm_token_type_ids.shape[1] :]
     mask = mask.bool()
@@ -61,7 +65,8 @@ def derive_layout(
     tokens = {"unit": none, "region": none, "slot": none}
     table = _table(past, rows, device)
     if mm_token_type_ids is not None:
-        tokens, table = _place_units(types, role, index, sample, grid_thw, config, tokens, table)
+        opened = _Continued(continues, past, mask, types)
+        tokens, table = _place_units(types, role, index, sample, grid_thw, config, tokens, table, opened)
     elif grid_thw is not None and len(grid_thw):
         raise ValueError(f"{len(grid_thw)} image or video grids were given but no mm_token_type_ids")
     return TokenLayout(
@@ -125,6 +130,7 @@ def _place_units(
     config: GazeConfig,
     tokens: dict[str, Tensor],
     table: dict[str, Tensor],
+    continued: _Continued,
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Number units, regions and slots of the new visual and context tokens, and extend the region table."""
     device, (rows, length) = types.device, types.shape
@@ -155,22 +161,26 @@ def _place_units(
     for t, h, w in grids:
         row = int(frame_row[frame])
         modality = int(kinds[starts[frame]])
-        region, slot, sizes, first, last = _item_regions((t, h, w), config.budget(modality).region_size)
-        token_region.append((region + count[row]).view(t, h * w))
-        token_slot.append(slot.view(t, h * w))
+        size = config.budget(modality).region_size
+        # A region that is still short of frames takes the first of these: `shown` of its frames are in the past.
+        shown = continued.frames_shown(row, (h, w), modality, size, count[row])
+        if shown:
+            count[row] -= region_grid((1, h, w), size)[1] * region_grid((1, h, w), size)[2]
+        region, slot, sizes, first, last = _item_regions((shown + t, h, w), size)
+        token_region.append((region + count[row])[shown * h * w :])
+        token_slot.append(slot[shown * h * w :])
         number = torch.arange(len(sizes)) + count[row]
         fixed = torch.tensor([row, int(flat_sample[where[starts[frame]]]), modality]).expand(len(sizes), 3)
-        entries.append(
-            torch.cat([torch.stack([number, sizes, frame_end[frame + last], unit[frame + first]], 1), fixed], 1)
-        )
+        end, first_unit = frame_end[frame + last - shown], unit[frame] + first - shown
+        entries.append(torch.cat([torch.stack([number, sizes, end, first_unit], 1), fixed], 1))
         count[row] += len(sizes)
         frame += t
 
     visual = kinds != CONTEXT_TYPE
     flat = {name: values.flatten().cpu().clone() for name, values in tokens.items()}
     flat["unit"][where] = unit[frame_of]
-    flat["region"][where[visual]] = torch.cat([r.flatten() for r in token_region])
-    flat["slot"][where[visual]] = torch.cat([s.flatten() for s in token_slot])
+    flat["region"][where[visual]] = torch.cat(token_region)
+    flat["slot"][where[visual]] = torch.cat(token_slot)
     tokens = {name: values.view(rows, length).to(device) for name, values in flat.items()}
 
     entry = torch.cat(entries)
@@ -184,6 +194,53 @@ def _place_units(
         wide[at] = entry[:, column]
         extended[name] = wide.to(device)
     return tokens, extended
+
+
+class _Continued:
+    """Rows whose first item goes on with the video that the past ends with."""
+
+    def __init__(self, continues: Tensor | None, past: TokenLayout | None, mask: Tensor, types: Tensor) -> None:
+        self.rows = set() if continues is None else set(continues.nonzero().flatten().tolist())
+        self.past = past
+        if not self.rows:
+            return
+        first = mask.long().argmax(1)
+        for row in sorted(self.rows):
+            begins = int(types[row, first[row]])
+            if begins != VIDEO or not mask[row, first[row]]:
+                raise ValueError(
+                    f"row {row} is to continue a video, but begins with a token of type {begins}, not {VIDEO}"
+                )
+            if past is None or self._last(row) is None:
+                raise ValueError(
+                    f"row {row} is to continue a video, but none ends where its past ends: text closes a video, and "
+                    "frames after it are a new one"
+                )
+
+    def _last(self, row: int) -> int | None:
+        """The row's last region, where it is of a video that ends with the past."""
+        last = int((self.past.region_size[row] > 0).sum()) - 1
+        if last < 0 or self.past.region_modality[row, last] != VIDEO:
+            return None
+        return last if self.past.region_end[row, last] == self.past.index[row, -1] + 1 else None
+
+    def frames_shown(self, row: int, hw: tuple[int, int], modality: int, size: tuple[int, int, int], count: int) -> int:
+        """Frames in the past of the temporal region that the row's next item goes on with; 0 for a new region."""
+        if row not in self.rows:
+            return 0
+        self.rows.discard(row)
+        past, per_frame = self.past, _item_regions((1, *hw), size)[2]
+        unit = past.region_unit[row, :count].cpu()
+        shown = int(past.num_units[row] - unit[-1])
+        sizes = past.region_size[row, :count].cpu()[
+            unit == unit[-1]
+        ]  # one layer of regions in time begins at one frame
+        if modality != VIDEO or not torch.equal(sizes, per_frame * shown):
+            raise ValueError(
+                f"row {row} continues a video with frames of {hw[0]}×{hw[1]} visual tokens, but the regions of its "
+                f"last frames hold {sizes.tolist()} tokens: another grid or another region size"
+            )
+        return shown % size[0]
 
 
 def _check_counts(kinds: Tensor, grids: list[tuple[int, int, int]], context: int, found: int) -> None:

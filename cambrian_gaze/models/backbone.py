@@ -166,6 +166,7 @@ class CambrianGazeModel(CambrianGazePreTrainedModel):
         grid_thw: Tensor | None = None,
         mm_token_type_ids: Tensor | None = None,
         sample_ids: Tensor | None = None,
+        continues: Tensor | None = None,
         routed: Tensor | None = None,
         use_cache: bool | None = None,
         gaze: dict[str, Any] | GazeConfig | None = None,
@@ -182,7 +183,15 @@ class CambrianGazeModel(CambrianGazePreTrainedModel):
         if use_cache and past_key_values is None:
             past_key_values = GazeCache(config)
         layout = self._layout(
-            inputs_embeds, attention_mask, mm_token_type_ids, grid_thw, sample_ids, routed, config, past_key_values
+            inputs_embeds,
+            attention_mask,
+            mm_token_type_ids,
+            grid_thw,
+            sample_ids,
+            routed,
+            continues,
+            config,
+            past_key_values,
         )
         inputs_embeds = self.splice(inputs_embeds, layout, pixel_values, grid_thw)
         position_ids = layout.position_ids if position_ids is None else position_ids
@@ -214,6 +223,7 @@ class CambrianGazeModel(CambrianGazePreTrainedModel):
         grid_thw: Tensor | None,
         sample_ids: Tensor | None,
         routed: Tensor | None,
+        continues: Tensor | None,
         config: GazeConfig,
         cache: GazeCache | None,
     ) -> TokenLayout:
@@ -228,7 +238,7 @@ class CambrianGazeModel(CambrianGazePreTrainedModel):
             attention_mask = torch.ones(inputs_embeds.shape[:2], dtype=torch.int64, device=inputs_embeds.device)
         past = None if cache is None else cache.last
         layout = derive_layout(
-            mm_token_type_ids, attention_mask[:, -length:], grid_thw, config, sample_ids, past, routed
+            mm_token_type_ids, attention_mask[:, -length:], grid_thw, config, sample_ids, past, routed, continues
         )
         if not config.route_prompt and routed is None and length > 1:
             last = torch.where(layout.role == PAD, -1, layout.index).amax(1, keepdim=True)

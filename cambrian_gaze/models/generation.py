@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import torch
@@ -10,30 +11,70 @@ from torch import Tensor
 from cambrian_gaze.gaze.layout import IMAGE, VIDEO
 from cambrian_gaze.models.cache import GazeCache
 from cambrian_gaze.models.hf_internals import items_per_row, repeat_rows, take_items
+from cambrian_gaze.models.paging import PagedGazeCache
+from cambrian_gaze.models.streaming import GazeStream
 from cambrian_gaze.models.trace import TraceBuilder, boxes_of_row
+
+logger = logging.getLogger(__name__)
 
 
 class GazeGenerationMixin:
     """Overrides of `GenerationMixin`; stands before it among the bases."""
 
     @torch.no_grad()
-    def generate(self, *args: Any, gaze: Any = None, return_gaze: bool = False, **kwargs: Any):
-        """`GenerationMixin.generate` with two more options.
+    def generate(
+        self,
+        *args: Any,
+        gaze: Any = None,
+        return_gaze: bool = False,
+        gaze_offload: int | str | None = None,
+        **kwargs: Any,
+    ):
+        """`GenerationMixin.generate` with three more options.
 
         Args:
             gaze: run-time options, e.g. {"top_k": 2} or {"kv_budget": 72}; default: the checkpoint's.
             return_gaze: return a ModelOutput whose `.gaze` is a `GazeTrace` beside `.sequences`.
+            gaze_offload: keep visual keys and values in host memory, with a pool of this size on the device for the
+                regions looked at last: "2GiB" or bytes, over all layers. The answer is the same. `.gaze_paging` of
+                the ModelOutput is a `PagingStats`; so is `.paging_stats()` of the cache.
+
+        Raises: ValueError for an unknown option, and where the pool is too small for the regions of one step.
         """
         if gaze is not None:
             self.model.resolve_gaze(gaze)
             kwargs["gaze"] = gaze
-        if not return_gaze:
-            return super().generate(*args, **kwargs)
-        trace = TraceBuilder(self.model.resolve_gaze(gaze))
-        kwargs |= {"gaze_trace": trace, "return_dict_in_generate": True}
+        if gaze_offload is not None:
+            kwargs["past_key_values"] = self._offloading_cache(gaze_offload, gaze, kwargs)
+        trace = None
+        if return_gaze:
+            trace = TraceBuilder(self.model.resolve_gaze(gaze))
+            kwargs |= {"gaze_trace": trace, "return_dict_in_generate": True}
         output = super().generate(*args, **kwargs)
-        output["gaze"] = self._build_trace(trace, output, kwargs)
+        cache = kwargs.get("past_key_values")
+        paging = cache.paging_stats() if isinstance(cache, PagedGazeCache) else None
+        if paging is not None:
+            logger.info("%s", paging)
+        if not isinstance(output, Tensor) and paging is not None:
+            output["gaze_paging"] = paging
+        if trace is not None:
+            output["gaze"] = self._build_trace(trace, output, kwargs)
         return output
+
+    def stream(self, processor: Any, **options: Any) -> GazeStream:
+        """A live chat about frames that keep coming: `.append(frames)` and `.ask(question)`. See `GazeStream`."""
+        return GazeStream(self, processor, **options)
+
+    def _offloading_cache(self, pool: int | str, gaze: Any, kwargs: dict[str, Any]) -> PagedGazeCache:
+        if kwargs.get("past_key_values") is not None:
+            raise ValueError(
+                "gaze_offload makes a cache of its own; with past_key_values given, make that one a "
+                "cambrian_gaze.models.paging.PagedGazeCache and leave gaze_offload out"
+            )
+        generation_config = kwargs.get("generation_config") or self.generation_config
+        if kwargs.get("use_cache", generation_config.use_cache) is False:
+            raise ValueError("gaze_offload needs the cache: leave use_cache=False out")
+        return PagedGazeCache(self.model.resolve_gaze(gaze), pool, self.config.text_config.num_hidden_layers)
 
     def _build_trace(self, trace: TraceBuilder, output: Any, kwargs: dict[str, Any]):
         types, grid_thw = kwargs.get("mm_token_type_ids"), kwargs.get("grid_thw")

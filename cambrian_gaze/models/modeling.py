@@ -68,6 +68,7 @@ class CambrianGazeForConditionalGeneration(GazeGenerationMixin, CambrianGazePreT
         grid_thw: Tensor | None = None,
         mm_token_type_ids: Tensor | None = None,
         sample_ids: Tensor | None = None,
+        continues: Tensor | None = None,
         labels: Tensor | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int | Tensor = 0,
@@ -87,6 +88,7 @@ class CambrianGazeForConditionalGeneration(GazeGenerationMixin, CambrianGazePreT
             grid_thw: int64 [items, 3], (1, h, w) per image and (T, h, w) per video, after the projector.
             mm_token_type_ids: int64 [B, S]: 0 text, 1 image, 2 video, 3 context.
             sample_ids: int64 [B, S], the sample of each token of a packed row, -1 for padding.
+            continues: bool [B], rows whose first item is the next frames of the video that the cache ends with.
             labels: int64 [B, S], not shifted, -100 where nothing is supervised.
             logits_to_keep: compute logits of the last tokens only (0: of all).
             skip_logits: with labels, compute the head where something is supervised and return the loss alone; at a
@@ -112,6 +114,7 @@ class CambrianGazeForConditionalGeneration(GazeGenerationMixin, CambrianGazePreT
             grid_thw=grid_thw,
             mm_token_type_ids=mm_token_type_ids,
             sample_ids=sample_ids,
+            continues=continues,
             routed=routed,
             use_cache=use_cache,
             gaze=gaze,

@@ -188,7 +188,7 @@ class CambrianGazeProcessor(ProcessorMixin):
             film = list(visual) if isinstance(visual, list | tuple) else [visual]
             if not film:
                 raise ValueError("a video without frames was given")
-            frames += [_open(picture) for picture in film]
+            frames += [open_picture(picture) for picture in film]
             grids.append((len(film), *self.grid_hw))
         return frames, grids
 
@@ -222,7 +222,8 @@ class CambrianGazeProcessor(ProcessorMixin):
         return BatchFeature(data)
 
 
-def _open(picture: Picture) -> Image.Image:
+def open_picture(picture: Picture) -> Image.Image:
+    """A picture or the file of one, as RGB."""
     if isinstance(picture, Image.Image):
         return to_rgb(picture)
     path = Path(picture)

@@ -41,7 +41,7 @@ class Stream:
 
     def __init__(self, config: GazeConfig, cache: GazeCache | None = None):
         self.config = config
-        self.cache = cache or GazeCache(config)
+        self.cache = GazeCache(config) if cache is None else cache  # an empty cache is false
         self.recorder: GazeRecorder | None = None
 
     def feed(self, layers: list[tuple[Tensor, Tensor, Tensor]], part: TokenLayout, rotary=None) -> list[Tensor]:
