@@ -136,6 +136,22 @@ def test_some_queries_over_keys_in_any_order(poisoned, seed):
 
 
 @interpreter
+def test_large_logits_stay_finite(poisoned):
+    """Where every logit is far below 0, a slot without a key must not win: exp(0 - lse) overflows."""
+    case, layout, tensors, *_ = case_of(14)
+    q, k, v = (x.float() for x in tensors)
+    results = []
+    for backend in ("masked", "triton"):
+        inputs = [x.clone().requires_grad_() for x in (30 * q.abs(), -30 * k.abs(), v)]
+        config = dataclasses.replace(case.config, backend=backend)
+        out = run(*inputs, layout, config)
+        where = real(layout, case.heads)
+        results.append((out[where], *gradients(out, inputs, where)))
+    for want, got in zip(*results, strict=True):
+        assert torch.allclose(got, want, rtol=1e-3, atol=1e-3 * float(want.abs().max()))
+
+
+@interpreter
 def test_nothing_leaks(poisoned):
     """Whatever comes later, or in another sample: outputs stay bit-identical."""
     case, layout, tensors, *_ = case_of(3)
