@@ -18,6 +18,7 @@ from cambrian_gaze.attention.blocks import PlainBlocks
 from cambrian_gaze.attention.merge import Segments
 from cambrian_gaze.attention.segments import RegionKeys, causal_pieces, region_piece
 from cambrian_gaze.gaze.config import GazeConfig, RegionBudget
+from cambrian_gaze.gaze.oracle import oracle_attention
 from cambrian_gaze.gaze.visibility import regions_offered, routable, structure
 from tests._layouts import build, draw_case, draw_tensors
 from tests.attention._run import DIM, SCALING, context, gradients, real, reference, run
@@ -36,6 +37,25 @@ def test_equals_the_oracle(seed):
     assert torch.allclose(out[where], want[where], rtol=1e-11, atol=1e-11)
     for got, expected in zip(gradients(out, inputs, where), want_grads, strict=True):
         assert torch.allclose(got, expected, rtol=1e-10, atol=1e-11)
+
+
+@pytest.mark.parametrize("sees", [True, False])
+@pytest.mark.parametrize("visible", [True, False])
+@pytest.mark.parametrize("layer", [0, 1])
+def test_equals_the_oracle_where_layers_and_prompts_are_dense(layer, visible, sees):
+    """Every second text query does not route; layer 1 does not route at all."""
+    options = dict(CAUSAL, context_visible=visible, visual_sees_context=sees, num_context_tokens=2, dense_layers=(1,))
+    case = draw_case(3, **options)
+    config = dataclasses.replace(case.config, backend="varlen_reference")
+    layout = case.batch.layout()
+    layout = dataclasses.replace(layout, routed=layout.index % 2 == 0)
+    inputs = tuple(x.requires_grad_() for x in draw_tensors(case, dim=DIM, scaling=SCALING))
+    where = real(layout, case.heads)
+    want, _ = oracle_attention(*inputs, layout, config, scaling=SCALING, layer=layer)
+    out = run(*inputs, layout, config, layer=layer)
+    assert torch.allclose(out[where], want[where], atol=1e-11)
+    for got, expected in zip(gradients(out, inputs, where), gradients(want, inputs, where), strict=True):
+        assert torch.allclose(got, expected, atol=1e-11)
 
 
 @pytest.mark.parametrize("kind", ["one by one", "prefill, then steps", "mixture"])
