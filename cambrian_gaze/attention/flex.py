@@ -166,9 +166,7 @@ def _compiled(device_type: str) -> Callable[..., Tensor]:
     """
     options: dict[str, Any] = {"backend": "inductor" if device_type == "cuda" else "eager"}
     if "recompile_limit" in inspect.signature(torch.compile).parameters:
-        return torch.compile(
-            flex_attention, dynamic=True, fullgraph=True, recompile_limit=MAX_RECOMPILES, **options
-        )
+        return torch.compile(flex_attention, dynamic=True, fullgraph=True, recompile_limit=MAX_RECOMPILES, **options)
     compiled = torch.compile(flex_attention, dynamic=True, fullgraph=True, **options)
 
     def run(*args: Any, **kwargs: Any) -> Tensor:  # before torch 2.13
