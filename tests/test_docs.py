@@ -91,6 +91,8 @@ def check_script(words: list[str]) -> None:
         check_pytest(["pytest", *words[1:]])
     elif script.name == "quickstart.sh":
         check_cambrian_gaze(["cambrian-gaze", "quickstart", *words[1:]])
+    else:
+        assert words[1:] == [], f"{words[0]} takes no arguments"
 
 
 def check_pytest(words: list[str]) -> None:
@@ -124,16 +126,17 @@ def check_cambrian_gaze(words: list[str]) -> None:
     if name == "train":
         check_training(arguments)
     else:
-        missing = {word.split("=")[0] for word in arguments if word.startswith("--")} - options_of(name)
+        bench = (arguments[0],) if name == "bench" else ()
+        missing = {word.split("=")[0] for word in arguments if word.startswith("--")} - options_of(name, *bench)
         assert not missing, f"cambrian-gaze {name} has no {', '.join(sorted(missing))}"
 
 
 @functools.cache
-def options_of(name: str) -> set[str]:
-    """The options that `cambrian-gaze NAME --help` lists."""
+def options_of(*names: str) -> set[str]:
+    """The options that `cambrian-gaze NAME … --help` lists."""
     text = io.StringIO()
     with contextlib.redirect_stdout(text), contextlib.suppress(SystemExit):
-        main([name, "--help"])
+        main([*names, "--help"])
     return set(re.findall(r"--\w+", text.getvalue()))
 
 
@@ -164,6 +167,7 @@ def check_tool(words: list[str]) -> None:
 
 
 HANDLERS: dict[str, Callable[[list[str]], None]] = {
+    "./scripts/gpu_check.sh": check_script,
     "./scripts/quickstart.sh": check_script,
     "./scripts/test.sh": check_script,
     ".ci/run": check_script,

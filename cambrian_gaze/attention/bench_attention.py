@@ -43,7 +43,7 @@ QUICK: dict[str, Any] = {"text": [64], "visual": [576], "repeats": 3}
 
 FORWARD, BACKWARD = "forward", "forward+backward"
 
-ON_CPU: dict[str, Any] = {"text": [64, 256], "visual": [576, 4608], "heads": 8, "kv_heads": 2, "head_dim": 64}
+ON_CPU: dict[str, Any] = {"text": [64, 256], "visual": [576, 2304], "heads": 4, "kv_heads": 2, "head_dim": 64}
 ON_GPU: dict[str, Any] = {
     "text": [64, 256, 1024],
     "visual": [576, 4608, 36864, 147456],
@@ -67,7 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--keep_ratio", type=float, default=0.125, metavar="R", help="regions kept; default: 0.125")
     parser.add_argument("--granularity", choices=["q_head", "kv_group"], default="q_head", help="default: q_head")
     parser.add_argument("--dtype", choices=["fp32", "bf16"], help="default: fp32 on a CPU, bf16 on a GPU")
-    parser.add_argument("--heads", type=int, metavar="H", help="query heads; default: 8 on a CPU, 32 on a GPU")
+    parser.add_argument("--heads", type=int, metavar="H", help="query heads; default: 4 on a CPU, 32 on a GPU")
     parser.add_argument("--kv_heads", type=int, metavar="G", help="KV heads; default: 2 on a CPU, 8 on a GPU")
     parser.add_argument("--head_dim", type=int, metavar="D", help="head size; default: 64 on a CPU, 128 on a GPU")
     parser.add_argument("--arms", nargs="+", metavar="NAME", help="backends beside dense; default: all there are")

@@ -49,6 +49,7 @@ MIN_HEAD_DIM = 16
 
 CUDA_DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 MAX_RECOMPILES = 64
+"""Kernels of a process: one per dtype, head counts and size, rules of visibility, with and without gradients."""
 
 
 def refuses(config: GazeConfig, device: torch.device, dtype: torch.dtype) -> str | None:
@@ -158,11 +159,21 @@ def attend(q: Tensor, k: Tensor, v: Tensor, ctx: GazeContext, layer: int, scalin
 @cache
 def _compiled(device_type: str) -> Callable[..., Tensor]:
     """FlexAttention, compiled for any shape. Should torch have to give up compiling, it raises: without compilation
-    FlexAttention would hold every score in memory. On a CPU, where it is there to be tested, it is traced only."""
-    options: dict[str, Any] = {"dynamic": True, "fullgraph": True}
+    FlexAttention would hold every score in memory. On a CPU, where it is there to be tested, it is traced only.
+
+    One compilation serves all lengths; another follows where sizes that have nothing to do with each other, such as
+    heads and blocks, were equal by chance.
+    """
+    options: dict[str, Any] = {"backend": "inductor" if device_type == "cuda" else "eager"}
     if "recompile_limit" in inspect.signature(torch.compile).parameters:
-        options["recompile_limit"] = MAX_RECOMPILES
-    return torch.compile(flex_attention, backend="inductor" if device_type == "cuda" else "eager", **options)
+        return torch.compile(flex_attention, dynamic=True, fullgraph=True, recompile_limit=MAX_RECOMPILES, **options)
+    compiled = torch.compile(flex_attention, dynamic=True, fullgraph=True, **options)
+
+    def run(*args: Any, **kwargs: Any) -> Tensor:  # before torch 2.13
+        with torch._dynamo.config.patch(recompile_limit=MAX_RECOMPILES):
+            return compiled(*args, **kwargs)
+
+    return run
 
 
 def block_tensors(q: TokenLayout, k: TokenLayout, config: GazeConfig, routing: bool) -> dict[str, Tensor]:

@@ -25,6 +25,7 @@ def build_parser(name: str, bench: ModuleType) -> argparse.ArgumentParser:
     """The bench's own options, and those that all share."""
     parser = argparse.ArgumentParser(
         prog=f"cambrian-gaze bench {name}",
+        allow_abbrev=False,
         description=f"Measure {BENCHES[name][1]}: medians after a warm-up, all arms in one run, on random data.",
     )
     bench.add_arguments(parser)

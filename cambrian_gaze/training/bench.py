@@ -166,7 +166,7 @@ def _figures(args: argparse.Namespace, arm: Arm, config: Any, device: torch.devi
     optimizer = torch.optim.AdamW(trained, lr=1e-5, fused=device.type == "cuda")
     batch = random_batch(config, args.batch, args.frames, args.text, device)
     step = _step(model, optimizer, batch)
-    step()
+    loss = float(step())
     held = sum(p.nbytes for p in model.parameters())
     held += sum(x.nbytes for state in optimizer.state.values() for x in state.values() if torch.is_tensor(x))
     microseconds = measure.median_us(step, device, warmup=1, repeats=args.repeats, seconds=20.0)
@@ -180,14 +180,17 @@ def _figures(args: argparse.Namespace, arm: Arm, config: Any, device: torch.devi
         "mfu": None if peak is None else flops / (microseconds * 1e-6) / peak,
         "held_bytes": held,
         "peak_bytes": measure.peak_bytes(step, device),
+        "loss": loss,
     }
 
 
-def _step(model: Any, optimizer: Any, batch: dict[str, torch.Tensor]) -> Callable[[], None]:
-    def step() -> None:
-        model(**batch, skip_logits=True).loss.backward()
+def _step(model: Any, optimizer: Any, batch: dict[str, torch.Tensor]) -> Callable[[], torch.Tensor]:
+    def step() -> torch.Tensor:
+        loss = model(**batch, skip_logits=True).loss
+        loss.backward()
         optimizer.step()
         optimizer.zero_grad()
+        return loss.detach()
 
     return step
 

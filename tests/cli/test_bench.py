@@ -1,0 +1,118 @@
+"""`cambrian-gaze bench`: rows, tables and pages, at sizes that take seconds."""
+
+import argparse
+import json
+import sys
+import types
+from pathlib import Path
+
+import pytest
+import torch
+
+from cambrian_gaze.attention import measure
+from cambrian_gaze.cli import bench
+from cambrian_gaze.cli.main import main
+
+CPU_ATTENTION = "attention --quick --device cpu --heads 4 --kv_heads 2 --head_dim 8 --text 8 --repeats 1".split()
+NO_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is there")
+
+
+def page_with(*sections: str, folder: Path) -> Path:
+    page = folder / "page.md"
+    page.write_text("# Numbers\n" + "".join(f"<!-- {s} -->\n<!-- /{s} -->\n" for s in sections))
+    return page
+
+
+def test_attention_rows_and_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page = page_with("bench attention cpu", folder=tmp_path)
+    assert main(["bench", *CPU_ATTENTION, "--json", str(tmp_path / "rows.json"), "--page", str(page)]) == 0
+    rows = json.loads((tmp_path / "rows.json").read_text())
+    assert all(set(measure.ROW_KEYS) <= set(row) for row in rows)
+    by_arm = {(row["arm"], row["form"], row["mode"]): row for row in rows}
+    assert {"dense", "masked", "flex"} <= {arm for arm, _, _ in by_arm}
+    for mode in ("forward", "forward+backward"):
+        masked, dense = by_arm["masked", None, mode], by_arm["dense", "enable_gqa", mode]
+        assert masked["median_us"] > 0 and masked["peak_bytes"] > 0 and masked["prepare_us"] > 0
+        assert masked["max_error"] < 1e-4 and dense["max_error"] < 1e-4
+        assert masked["kept"] == 0.125 and masked["visual_tokens"] == 576 and masked["device"] == "cpu"
+        fastest = min(r["median_us"] for r in rows if r["arm"] == "dense" and r["mode"] == mode)
+        assert masked["ratio_to_dense"] == pytest.approx(fastest / masked["median_us"])
+        flex = by_arm["flex", None, mode]
+        assert flex["median_us"] is None and "cpu" in flex["note"]
+    printed, written = capsys.readouterr().out, page.read_text()
+    assert f"torch {torch.__version__.split('+')[0]}" in written and "| masked |" in written
+    assert measure.read_section(page, "bench attention cpu") in printed
+
+
+@NO_GPU
+def test_rows_of_a_missing_gpu_say_so_and_leave_measured_ones_alone(tmp_path: Path) -> None:
+    page = page_with("bench attention cuda", "bench train-step cuda", folder=tmp_path)
+    for name in ("attention", "train-step"):
+        assert main(["bench", name, "--device", "cuda", "--quick", "--page", str(page)]) == 0
+        assert measure.read_section(page, f"bench {name} cuda").count("not measured") >= 4
+    measure.update_page(page, "bench attention cuda", "measured elsewhere")
+    assert main(["bench", "attention", "--device", "cuda", "--quick", "--page", str(page)]) == 0
+    assert measure.read_section(page, "bench attention cuda") == "measured elsewhere"
+
+
+def test_training_step(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = "train-step --quick --device cpu --text 12 --layers 1 --repeats 1 --checkpointing".split()
+    assert main(["bench", *arguments, "--json", str(tmp_path / "rows.json")]) == 0
+    sdpa, all_regions, gaze, compressed = json.loads((tmp_path / "rows.json").read_text())
+    assert [r["arm"] for r in (sdpa, all_regions, gaze, compressed)] == ["dense", "dense", "gaze", "gaze, compressed"]
+    assert sdpa["form"] == "sdpa" and gaze["form"] == "gaze (masked)"
+    assert sdpa["loss"] == pytest.approx(all_regions["loss"], rel=1e-5), "one model, two ways to dense attention"
+    assert gaze["loss"] != sdpa["loss"]
+    assert (sdpa["visual_tokens"], compressed["visual_tokens"]) == (64, 16)
+    assert all(r["median_us"] > 0 and r["tokens_per_s"] > 0 and r["held_bytes"] > 0 for r in (sdpa, gaze))
+    assert max(sdpa["ratio_to_dense"], all_regions["ratio_to_dense"]) == 1.0
+    assert "tiny" in capsys.readouterr().out
+
+
+def test_presets_at_full_size_are_planned_without_their_memory() -> None:
+    from cambrian_gaze.training import bench as train_step
+
+    parser = argparse.ArgumentParser()
+    train_step.add_arguments(parser)
+    if torch.cuda.is_available():
+        pytest.skip("would measure them")
+    rows = train_step.run(parser.parse_args(["--device", "cuda", "--preset", "4b", "7b"]))
+    assert {(r["preset"], r["arm"], r["visual_tokens"]) for r in rows} >= {
+        ("4b", "dense", 4608),
+        ("4b", "gaze, compressed", 1152),
+        ("7b", "gaze", 4608),
+    }
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "required: NAME"),
+        (["atention"], "invalid choice"),
+        (["attention", "--visual", "500"], "units of 576"),
+        (["attention", "--heads", "3", "--visual", "576"], "divide into KV heads"),
+        (["attention", "--arms", "maskd"], "unknown arms: maskd; known: "),
+        (["train-step", "--preset", "5b"], "unknown preset '5b'"),
+        (["train-step", "--frames", "0"], "at least one sample"),
+    ],
+)
+def test_nonsense_is_refused(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        main(["bench", *arguments])
+    assert exit_.value.code == 2
+    assert said in capsys.readouterr().err
+
+
+def test_a_page_without_the_section_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fake = types.ModuleType("fake_bench")
+    fake.SECTION, fake.COLUMNS, fake.QUICK = "bench fake", {"arm": "arm", "median_us": "µs"}, {}
+    fake.add_arguments = lambda parser: None
+    fake.run = lambda args: [measure.row(arm="dense", median_us=1.0, device="cpu")]
+    monkeypatch.setitem(sys.modules, "fake_bench", fake)
+    monkeypatch.setitem(bench.BENCHES, "fake", ("fake_bench", "nothing"))
+    page = page_with("bench other cpu", folder=tmp_path)
+    with pytest.raises(SystemExit):
+        main(["bench", "fake", "--page", str(page)])
+    assert "its sections: bench other cpu" in capsys.readouterr().err
