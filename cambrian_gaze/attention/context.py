@@ -23,6 +23,8 @@ from cambrian_gaze.gaze.routing import choose_regions
 class LayerPages(Protocol):
     """One layer of a gaze cache: B rows, G KV heads, R regions of m slots, T text and context columns, D head size."""
 
+    resident: bool
+    """Whether all pages are on the decoder's device."""
     page_keys: Tensor
     """[B, G, R, m, D], region-major. Where pages live in host memory, reading this brings them all to the device."""
     page_values: Tensor
@@ -38,7 +40,8 @@ class LayerPages(Protocol):
         """Keys and values [B, G, N, m, D] of the regions int64 [B, G, N]; of -1, some finite page."""
 
     def prefetch(self, chosen: Tensor) -> None:
-        """The regions int64 [B, H or G, K] were looked at last: the next step probably looks there again."""
+        """The regions int64 [B, H or G, K] were looked at last: the next step probably looks there again. Asked only
+        of a layer that is not resident."""
 
 
 class PagedCache(Protocol):
@@ -105,7 +108,7 @@ class GazeContext:
         with torch.no_grad():
             scores = self._scores(layer, q, k, key_region, scaling)
             regions = choose_regions(scores, self.offered, self.layout, self.config)
-            if self.cache is not None and not self.is_step:
+            if self.cache is not None and not self.is_step and not self.cache.layers[layer].resident:
                 self.cache.layers[layer].prefetch(regions[:, :, -1])
         if self.saved is not None:
             self.saved[layer] = regions

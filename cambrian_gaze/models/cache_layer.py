@@ -109,6 +109,7 @@ class GazeCacheLayer(CacheLayerMixin):
 
     is_croppable = True
     supports_early_init = False
+    resident = True
 
     def __init__(self, cache: GazeCache | None = None, **kwargs):
         super().__init__(**kwargs)
@@ -141,17 +142,18 @@ class GazeCacheLayer(CacheLayerMixin):
 
     def gather_pages(self, chosen: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values [B, G, N, m, D] of the regions int64 [B, G, N]; of -1, some finite page."""
-        found = []
-        for name in ("keys", "values"):
-            data = self.stores[name].data
-            batch, groups, room, slots, dim = data.shape
-            first = torch.arange(batch * groups, device=data.device).view(batch, groups, 1) * room
-            flat = (chosen.clamp(min=0) + first).flatten()
-            found.append(data.view(-1, slots * dim).index_select(0, flat).view(*chosen.shape, slots, dim))
-        return found[0], found[1]
+        keys, values, room = self.page_rows()
+        first = torch.arange(chosen.shape[:2].numel(), device=chosen.device).view(*chosen.shape[:2], 1) * room
+        at = (chosen.clamp(min=0) + first).flatten()
+        found = keys.index_select(0, at), values.index_select(0, at)
+        pages = self.page_keys, self.page_values
+        keys, values = (x.view(*chosen.shape, *p.shape[3:]) for x, p in zip(found, pages, strict=True))
+        return keys, values
 
-    def prefetch(self, chosen: Tensor) -> None:
-        """The regions int64 [B, H or G, K] were looked at last: nothing to fetch where all pages are at hand."""
+    def page_rows(self) -> tuple[Tensor, Tensor, int]:
+        """Keys and values as [B·G·room, m·D], and room: page r of row b and KV head g is at (b·G + g)·room + r."""
+        keys, values = (self.stores[name].data for name in ("keys", "values"))
+        return keys.flatten(3).flatten(0, 2), values.flatten(3).flatten(0, 2), keys.shape[2]
 
     def new_store(self, like: Tensor) -> PageStore:
         """Where pages of keys or values like [B, G, S, D] live."""

@@ -81,6 +81,7 @@ class PagedCacheLayer(GazeCacheLayer):
     """One decoder layer whose pages live in host memory."""
 
     cache: PagedGazeCache
+    resident = False
 
     def __init__(self, cache: PagedGazeCache | None = None, **kwargs):
         super().__init__(cache, **kwargs)

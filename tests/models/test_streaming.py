@@ -170,7 +170,7 @@ def test_a_failed_question_changes_nothing(temporal, processor):
 def test_pages_in_host_memory(temporal, processor):
     """The stream of a paged cache: the same answers, and appended frames are written to the host."""
     answers = []
-    for offload in (None, "192KiB"):
+    for offload in (None, "256KiB"):
         stream = temporal.stream(processor, gaze_offload=offload)
         for number in range(4):
             stream.append(pictures(number))
