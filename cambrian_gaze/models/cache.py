@@ -17,6 +17,7 @@ from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 from cambrian_gaze.attention.rotary import unrotate
+from cambrian_gaze.attention.workspace import Workspace
 from cambrian_gaze.gaze.config import GazeConfig
 from cambrian_gaze.gaze.descriptors import describe
 from cambrian_gaze.gaze.layout import EMPTY_SLOT, PAD, REGION_FIELDS, TEXT, TOKEN_FIELDS, VISUAL, TokenLayout
@@ -153,6 +154,7 @@ class GazeCache(Cache):
     def __init__(self, config: GazeConfig):
         super().__init__(layers=[])
         self.config = config
+        self.workspace = Workspace()
         self.reset()
 
     def reset(self) -> None:

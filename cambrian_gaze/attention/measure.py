@@ -1,0 +1,235 @@
+"""Measuring: medians after warm-up, peak memory, the machine, and the tables and rows that benches write.
+
+Imports torch only inside functions: a bench's `--help` must not wait for it.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+import re
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+Row = dict[str, Any]
+
+ROW_KEYS = (
+    "arm",
+    "visual_tokens",
+    "kept",
+    "granularity",
+    "dtype",
+    "median_us",
+    "ratio_to_dense",
+    "max_error",
+    "device",
+)
+"""Keys of every row; a bench adds its own. None: does not apply, or was not measured."""
+
+NOT_MEASURED = "not measured"
+PACKAGES = ("torch", "triton", "transformers", "flash-attn")
+
+
+def median_us(
+    call: Callable[[], Any], device: torch.device, *, warmup: int = 3, repeats: int = 20, seconds: float = 2.0
+) -> float:
+    """Median time of one call in µs: perf_counter on a CPU, a pair of CUDA events per call on a GPU.
+
+    Args:
+        warmup: calls before the first one that counts (compilation, caches, clocks).
+        repeats: calls that count, at most; fewer, but at least 3, once they have taken `seconds`.
+    """
+    import torch
+
+    on_gpu = device.type == "cuda"
+    for _ in range(warmup):
+        call()
+    if on_gpu:
+        torch.cuda.synchronize(device)
+    times: list[float] = []
+    begin = time.perf_counter()
+    while len(times) < repeats and (len(times) < 3 or time.perf_counter() - begin < seconds):
+        if on_gpu:
+            start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+            start.record()
+            call()
+            end.record()
+            end.synchronize()
+            times.append(start.elapsed_time(end) * 1e3)
+        else:
+            since = time.perf_counter()
+            call()
+            times.append((time.perf_counter() - since) * 1e6)
+    return statistics.median(times)
+
+
+def peak_bytes(call: Callable[[], Any], device: torch.device) -> int:
+    """Most bytes that one call holds beyond what was allocated before it: tensors only, by torch's own books."""
+    import torch
+
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        before = torch.cuda.memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        call()
+        torch.cuda.synchronize(device)
+        return torch.cuda.max_memory_allocated(device) - before
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        result = call()
+    del result
+    held = peak = 0
+    events = profile.profiler.kineto_results.events()
+    for event in sorted((e for e in events if e.name() == "[memory]"), key=lambda e: e.start_ns()):
+        held += event.nbytes()
+        peak = max(peak, held)
+    return peak
+
+
+def max_error(got: torch.Tensor, want: torch.Tensor) -> float:
+    """Largest absolute difference, in float64."""
+    return float((got.detach().double().cpu() - want.detach().double().cpu()).abs().max())
+
+
+def describe_machine(device: torch.device | None = None) -> dict[str, str]:
+    """Hardware and versions, for the line under a table and for rows; the GPU where `device` is one."""
+    import torch
+
+    machine = {"cpu": f"{cpu_name()}, {cores()} cores, {torch.get_num_threads()} threads used"}
+    if device is not None and device.type == "cuda":
+        total = torch.cuda.get_device_properties(device).total_memory
+        machine["gpu"] = f"{torch.cuda.get_device_name(device)}, {total / 2**30:.0f} GiB, CUDA {torch.version.cuda}"
+    machine["python"] = platform.python_version()
+    for package in PACKAGES:
+        try:
+            machine[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return machine
+
+
+def machine_line(machine: Mapping[str, str]) -> str:
+    """`describe_machine` as one line."""
+    return "; ".join(f"{value}" if name in ("cpu", "gpu") else f"{name} {value}" for name, value in machine.items())
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def cpu_name() -> str:
+    """The processor's model name, or the architecture's."""
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        for line in info.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def row(**values: Any) -> Row:
+    """A row with all of `ROW_KEYS`, None where not given, then the bench's own keys."""
+    return {**dict.fromkeys(ROW_KEYS), **values}
+
+
+def add_ratios(rows: Iterable[Row], same: Sequence[str], dense: str = "dense") -> None:
+    """Fill `ratio_to_dense`: time of the fastest measured row of arm `dense` over this row's time.
+
+    Args:
+        same: keys in which a row and its dense rows agree, such as visual_tokens, dtype and device.
+    """
+    rows = [r for r in rows if r["median_us"] is not None]
+    fastest: dict[tuple, float] = {}
+    for r in rows:
+        if r["arm"] == dense:
+            key = tuple(r[name] for name in same)
+            fastest[key] = min(fastest.get(key, float("inf")), r["median_us"])
+    for r in rows:
+        base = fastest.get(tuple(r[name] for name in same))
+        r["ratio_to_dense"] = None if base is None else base / r["median_us"]
+
+
+def markdown_table(rows: Sequence[Row], columns: Mapping[str, str]) -> str:
+    """Rows as a Markdown table.
+
+    Args:
+        columns: key → heading. Times in µs, bytes and errors are formatted by the key's ending or name. A row without
+            `median_us` says "not measured" there, and has "—" in every other place that is None.
+    """
+    lines = ["| " + " | ".join(columns.values()) + " |", "|" + "---|" * len(columns)]
+    lines += ["| " + " | ".join(_cell(r, key) for key in columns) + " |" for r in rows]
+    return "\n".join(lines)
+
+
+def _cell(values: Row, key: str) -> str:
+    value = values.get(key)
+    if value is None:
+        return NOT_MEASURED if key == "median_us" else "—"
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return str(value)
+    if key == "max_error":
+        return f"{value:.0e}" if value else "0"
+    if key.endswith("_bytes"):
+        return f"{value / 2**20:,.1f} MiB"
+    if key == "mfu" or key.endswith("_share"):
+        return f"{value:.1%}"
+    if isinstance(value, int):
+        return f"{value:,}" if value >= 10_000 else str(value)
+    if key.startswith("ratio"):
+        return f"{value:.2f}×"
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def write_json(path: str | Path, rows: Sequence[Row]) -> None:
+    """Write the rows as a JSON array, whole or not at all."""
+    _replace(Path(path), json.dumps(list(rows), indent=1) + "\n")
+
+
+def read_section(path: str | Path, section: str) -> str:
+    """What stands between `<!-- SECTION -->` and `<!-- /SECTION -->`, stripped.
+
+    Raises: ValueError where the page does not hold these two marks exactly once, in this order.
+    """
+    text = Path(path).read_text(encoding="utf-8")
+    return text[slice(*_bounds(path, text, section))].strip()
+
+
+def update_page(path: str | Path, section: str, markdown: str) -> None:
+    """Replace one section of a page, see `read_section`; the file is replaced whole or not at all."""
+    path = Path(path)
+    text = path.read_text(encoding="utf-8")
+    start, end = _bounds(path, text, section)
+    _replace(path, f"{text[:start]}\n{markdown.strip()}\n{text[end:]}")
+
+
+def _bounds(path: str | Path, text: str, section: str) -> tuple[int, int]:
+    opening, closing = f"<!-- {section} -->", f"<!-- /{section} -->"
+    start, end = text.find(opening), text.find(closing)
+    if text.count(opening) != 1 or text.count(closing) != 1 or end < start:
+        known = ", ".join(re.findall(r"<!-- /(.+?) -->", text)) or "none"
+        raise ValueError(f"{path} must hold {opening} and then {closing}, once each; its sections: {known}")
+    return start + len(opening), end
+
+
+def _replace(path: Path, text: str) -> None:
+    """Write beside the file, then rename: a reader never sees half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    mode = path.stat().st_mode & 0o777 if path.exists() else 0o644
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+        os.chmod(name, mode)
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
