@@ -45,6 +45,9 @@ COLUMNS = {
 UNIT, REGION = 576, 36
 """Visual tokens of a unit (24 × 24) and of a region (6 × 6)."""
 
+BURST_S = 0.03
+"""Seconds for which one arm is called before the next has its turn."""
+
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
@@ -65,7 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> list[measure.Row]:
-    """A row per arm and case; the arms of a case take turns, call by call, so that load falls on all of them."""
+    """A row per arm and case; the arms of a case take turns in short bursts, so that load falls on all of them."""
     rows = []
     with torch.no_grad():
         for batch in args.batch:
@@ -231,23 +234,28 @@ def _layouts(batch: int, units: int, text: int, context: int, device: torch.devi
         full(slots, VISUAL), slots // UNIT * step + slots % UNIT, slots // UNIT, slots // REGION, slots % REGION
     )
     after = torch.arange(text)
-    index = torch.cat([of_context * step + UNIT + torch.arange(units * context) % max(context, 1), units * step + after])
+    index = torch.cat(
+        [of_context * step + UNIT + torch.arange(units * context) % max(context, 1), units * step + after]
+    )
     nothing = full(index, -1)
     role = torch.cat([full(of_context, CONTEXT), full(after, TEXT)])
     return pages, layout(role, index, torch.cat([of_context, full(after, -1)]), nothing, nothing)
 
 
 def _take_turns(calls: dict[tuple, Callable], device: torch.device, seconds: float) -> dict[tuple, float]:
-    """Median µs of each call: rounds of one call each, at least 5, until `seconds` have passed."""
+    """Median µs of each call. The calls take turns in bursts of 30 ms, so that other load falls on all alike, and each
+    finds the processor's cache as its own last call left it."""
     times: dict[tuple, list[float]] = {key: [] for key in calls}
-    for call in [*calls.values()] * 2:
-        call()
-    begin = time.perf_counter()
-    rounds = 0
-    while rounds < 5 or (time.perf_counter() - begin < seconds and rounds < 1000):
+    begin, rounds = time.perf_counter(), 0
+    while rounds < 5 or time.perf_counter() - begin < seconds:
         rounds += 1
         for key, call in calls.items():
-            times[key].append(measure.median_us(call, device, warmup=0, repeats=1))
+            call()
+            since = time.perf_counter()
+            while True:
+                times[key].append(measure.median_us(call, device, warmup=0, repeats=1))
+                if time.perf_counter() - since > BURST_S:
+                    break
     return {key: statistics.median(taken) for key, taken in times.items()}
 
 

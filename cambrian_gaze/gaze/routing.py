@@ -19,11 +19,11 @@ SORT_UP_TO = 256
 class Pool:
     """Regions that compete in one TopK. The same in every layer, so that a decoding step makes them once."""
 
-    offered: Tensor
-    """bool [B, Q, R]: what each query may choose from."""
+    hidden: Tensor | None
+    """bool [B, 1, Q, R]: what a query may not choose; None: nothing."""
 
-    kept: Tensor
-    """int64 [B, Q]: K of each query, clamped to what is offered."""
+    dropped: Tensor | None
+    """bool [B, 1, Q, most]: ranks from a query's own K on; None: every query keeps `most`."""
 
     most: int
     """The largest K that the budget can give: known on the host without a look at the data."""
@@ -85,15 +85,20 @@ def _share(count: Tensor, ratio: float) -> Tensor:
 def _pool(offered: Tensor, budget: RegionBudget, min_keep_ratio: float) -> Pool:
     # The bound is the budget's K at all R regions: a number of the host, so that shapes need no look at the data.
     most = int(regions_kept(torch.tensor(offered.shape[-1]), budget, min_keep_ratio))
-    return Pool(offered, regions_kept(offered.sum(-1), budget, min_keep_ratio), most)
+    kept = regions_kept(offered.sum(-1), budget, min_keep_ratio)
+    hidden = ~offered[:, None]
+    dropped = torch.arange(most, device=offered.device) >= kept[:, None, :, None]
+    if offered.device.type != "cpu":  # looking would wait for the device
+        return Pool(hidden, dropped, most)
+    return Pool(hidden if hidden.any() else None, dropped if dropped.any() else None, most)
 
 
 def _top(scores: Tensor, pool: Pool) -> Tensor:
-    lowest = torch.finfo(scores.dtype).min  # so that a score of -inf still ranks before what is not offered
-    ranked = scores.clamp(min=lowest).masked_fill(~pool.offered[:, None], -math.inf)
-    order = _order(ranked, pool.most)
-    rank = torch.arange(pool.most, device=scores.device)
-    return order.masked_fill(rank >= pool.kept[:, None, :, None], -1)
+    if pool.hidden is not None:
+        lowest = torch.finfo(scores.dtype).min  # so that a score of -inf still ranks before what is not offered
+        scores = scores.clamp(min=lowest).masked_fill(pool.hidden, -math.inf)
+    order = _order(scores, pool.most)
+    return order if pool.dropped is None else order.masked_fill(pool.dropped, -1)
 
 
 def _order(ranked: Tensor, most: int) -> Tensor:
