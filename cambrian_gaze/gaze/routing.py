@@ -106,7 +106,7 @@ def _order(ranked: Tensor, most: int) -> Tensor:
     breaks ties as it likes: it is given (score, -place) as one integer, in which nothing ties."""
     size = ranked.shape[-1]
     if ranked.dtype != torch.float32 or size <= SORT_UP_TO or 2 * most > size:
-        return ranked.sort(dim=-1, descending=True, stable=True).indices[..., :most]
+        return ranked.sort(dim=-1, descending=True, stable=True).indices[..., :most].contiguous()
     bits = (ranked + 0.0).view(torch.int32)  # -0.0 + 0.0 = 0.0: the two zeros tie
     falls = bits ^ ((bits >> 31) & 0x7FFFFFFF)  # integers in the order of the floats
     place = torch.arange(size - 1, -1, -1, device=ranked.device)
