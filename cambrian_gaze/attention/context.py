@@ -14,10 +14,11 @@ from torch import Tensor
 
 from cambrian_gaze.attention.record import GazeRecorder
 from cambrian_gaze.attention.rotary import unrotate
+from cambrian_gaze.attention.workspace import Workspace
 from cambrian_gaze.gaze.config import GazeConfig
 from cambrian_gaze.gaze.descriptors import attention_mass_scores, describe, region_scores
 from cambrian_gaze.gaze.layout import TokenLayout
-from cambrian_gaze.gaze.routing import choose_regions
+from cambrian_gaze.gaze.routing import Pool, choose_from, pools
 
 
 class LayerPages(Protocol):
@@ -52,6 +53,8 @@ class PagedCache(Protocol):
     """Layout of the page slots, [B, R·m] tokens; empty slots have role PAD."""
     flat_layout: TokenLayout
     """Layout of the text and context columns, [B, T]; empty columns have role PAD."""
+    workspace: Workspace
+    """Buffers of the decoding step on a CPU, shared by the layers."""
 
 
 @dataclass
@@ -94,6 +97,16 @@ class GazeContext:
     prepared: dict[str, Any] = field(default_factory=dict)
     """What the backend derived from the layouts once for all layers."""
 
+    @property
+    def keeps_every_region(self) -> bool:
+        """Whether the budget covers all regions that there are, so that there is nothing to choose."""
+        return all(pool.most >= self.layout.num_regions for pool in self._pools())
+
+    def _pools(self) -> tuple[Pool, ...]:
+        if "pools" not in self.prepared:
+            self.prepared["pools"] = pools(self.offered, self.layout, self.config)
+        return self.prepared["pools"]
+
     def choose(self, layer: int, q: Tensor, k: Tensor | None, key_region: Tensor, scaling: float) -> Tensor:
         """Regions that each query of this layer looks at.
 
@@ -107,7 +120,7 @@ class GazeContext:
             return self.saved[layer]
         with torch.no_grad():
             scores = self._scores(layer, q, k, key_region, scaling)
-            regions = choose_regions(scores, self.offered, self.layout, self.config)
+            regions = choose_from(scores, self._pools())
             if self.cache is not None and not self.is_step and not self.cache.layers[layer].resident:
                 self.cache.layers[layer].prefetch(regions[:, :, -1])
         if self.saved is not None:

@@ -46,7 +46,7 @@ BACKENDS: dict[str, Backend] = {
     ),
     "triton": Backend("triton", triton_regions.prepare, triton_regions.attend, triton_regions.refuses),
 }
-"""By name, in the order in which `auto` tries them. `masked` runs everywhere and so is what `auto` picks; the others are
+"""By name, in the order in which `auto` tries them. `masked` runs everywhere and so is what `auto` picks; others are
 taken by name until they have been run and measured on a GPU (`scripts/gpu_check.sh`)."""
 
 

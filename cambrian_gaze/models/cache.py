@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache
 
+from cambrian_gaze.attention.workspace import Workspace
 from cambrian_gaze.gaze.config import GazeConfig
 from cambrian_gaze.gaze.layout import EMPTY_SLOT, PAD, REGION_FIELDS, TEXT, TOKEN_FIELDS, VISUAL, TokenLayout
 from cambrian_gaze.models.cache_layer import GazeCacheLayer, PagePlan, StorePlan
@@ -29,6 +30,7 @@ class GazeCache(Cache):
     def __init__(self, config: GazeConfig):
         super().__init__(layers=[])
         self.config = config
+        self.workspace = Workspace()
         self.reset()
 
     def reset(self) -> None:

@@ -174,3 +174,18 @@ def test_the_floor_of_the_schedule_raises_k():
     for floor, kept in [(0.0, 3), (0.3, 3), (0.31, 4), (0.5, 5), (1.0, 10)]:
         chosen = choose_regions(scores, offered, layout, dataclasses.replace(config, min_keep_ratio=floor))
         assert (chosen[0, 0, -1] >= 0).sum() == kept
+
+
+def test_many_regions_rank_as_a_stable_sort_does():
+    """Where TopK over integers takes over from the sort: random scores, ties, both zeros, infinities."""
+    from cambrian_gaze.gaze.routing import SORT_UP_TO, _order
+
+    generator = torch.Generator().manual_seed(0)
+    size = SORT_UP_TO + 200
+    coarse = torch.randint(-3, 4, (2, 3, 5, size), generator=generator) / 2
+    special = coarse.where(coarse != 1, torch.inf).where(coarse != -1, -torch.inf).where(coarse != 0, -0.0)
+    special[..., ::3] += 0.0
+    for scores in (torch.randn(coarse.shape, generator=generator), coarse, special, special * 1e-42):
+        for most in (1, 17, size // 2):
+            want = scores.sort(dim=-1, descending=True, stable=True).indices[..., :most]
+            assert torch.equal(_order(scores, most), want)
