@@ -92,6 +92,11 @@ class _Layer:
     page_values: Tensor
     flat_keys: Tensor
     flat_values: Tensor
+    resident: bool = True
+
+    def page_rows(self) -> tuple[Tensor, Tensor, int]:
+        keys, values = (x.flatten(3).flatten(0, 2) for x in (self.page_keys, self.page_values))
+        return keys, values, self.page_keys.shape[2]
 
     @property
     def descriptors(self) -> Tensor:

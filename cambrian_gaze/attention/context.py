@@ -37,6 +37,10 @@ class LayerPages(Protocol):
     flat_values: Tensor
     """[B, G, T, D]."""
 
+    def page_rows(self) -> tuple[Tensor, Tensor, int]:
+        """Keys and values of a resident layer as rows [B·G·room, m·D], and room: page r of row b and KV head g is at
+        (b·G + g)·room + r."""
+
     def gather_pages(self, chosen: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values [B, G, N, m, D] of the regions int64 [B, G, N]; of -1, some finite page."""
 

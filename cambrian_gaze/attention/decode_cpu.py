@@ -65,8 +65,9 @@ def attend(
     shape = (rows, q.shape[1], read * slots + columns)
     scores = workspace.take("scores", shape, wide, q.device)
     on_pages, on_text = _split(scores, read * slots, len(q_text))
-    place = None if number is None else _flat(number, batch * groups, num_regions).view(rows, read)
-    for at, span, keys in _blocks(pages.page_keys, place, workspace):
+    key_rows, value_rows, room = pages.page_rows()
+    place = None if number is None else _flat(number, batch * groups, room).view(rows, read)
+    for at, span, keys in _blocks(pages.page_keys, key_rows, place, workspace):
         on_pages[at, :, span].copy_(torch.bmm(q[at], keys.transpose(1, 2)))
     on_text.copy_(torch.bmm(q_text, pages.flat_keys.flatten(0, 1).transpose(1, 2)))
     scores.mul_(scaling)
@@ -81,7 +82,7 @@ def attend(
     on_pages, on_text = _split(weight, read * slots, len(q_text))
     out = torch.bmm(on_text, pages.flat_values.flatten(0, 1)).to(wide)
     of_rows = out.view(q.shape)
-    for at, span, values in _blocks(pages.page_values, place, workspace):
+    for at, span, values in _blocks(pages.page_values, value_rows, place, workspace):
         of_rows[at] += torch.bmm(on_pages[at, :, span], values)
     if allowed is None:
         allowed = torch.ones((), dtype=torch.bool).expand(rows, 1, read, slots)
@@ -147,20 +148,21 @@ def _flat(number: Tensor, rows: int, num_regions: int) -> Tensor:
     return (number.reshape(rows, -1) + table[:, None]).flatten()
 
 
-def _blocks(pages: Tensor, place: Tensor | None, workspace: Workspace) -> Iterator[tuple[slice, slice, Tensor]]:
+def _blocks(
+    pages: Tensor, flat: Tensor, place: Tensor | None, workspace: Workspace
+) -> Iterator[tuple[slice, slice, Tensor]]:
     """Rows, slots read and the tokens [rows, slots, D] there, block by block; a block is gone with the next.
 
     Args:
-        pages: [B, G, R, m, D].
-        place: int64 [N, U], among the B·G·R pages; None: all in place.
+        pages: [B, G, R, m, D]; flat: the same as rows [pages, m·D], with room for more regions.
+        place: int64 [N, U], rows of `flat`; None: all pages in place.
     """
-    num_regions, slots, dim = pages.shape[2:]
+    slots, dim = pages.shape[3:]
     everything = slice(None)
     if place is None:
         yield everything, everything, pages.flatten(2, 3).flatten(0, 1)
         return
     rows, read = place.shape
-    flat = pages.view(-1, slots * dim)
     per_block = max(1, BLOCK_BYTES // (slots * dim * pages.element_size()))
     tall, long = max(1, per_block // read), min(read, per_block)
     if tall >= rows:
