@@ -184,6 +184,7 @@ def _checked(q: Tensor, out: Tensor, ctx: GazeContext, layer: _Layer, scaling: f
     ctx.recorder = GazeRecorder()
     attend(q, layer.flat_keys, layer.flat_values, ctx, layer=0, scaling=scaling)
     gaze, ctx.recorder = ctx.recorder.layers[0], None
+    # Every selected page once per KV head. A step that reads in place, or per query head, moves more than this.
     share = as_mask(chosen, regions).view(batch, groups, -1, regions).any(2).double().mean().item()
     read = layer.descriptors.nbytes + layer.flat_keys.nbytes + layer.flat_values.nbytes
     read += round(share * (layer.page_keys.nbytes + layer.page_values.nbytes))

@@ -21,12 +21,12 @@ from cambrian_gaze.attention.decode_torch import stand_in
 from cambrian_gaze.attention.workspace import Workspace
 from cambrian_gaze.gaze.routing import as_mask
 
-READ_ALL_FROM = 0.5
+READ_ALL_FROM = 0.65
 """Share of the pages from which all are read in place under a mask instead of copying those selected: the same pages
-enter the softmax, and attention then never costs more than dense. Measured, see `docs/benchmarks.md`."""
+enter the softmax. Measured (9,216 visual tokens, fp32, one thread): copying half costs less than reading all."""
 
 BLOCK_BYTES = 16 << 20
-"""Copied at a time: the copies are read again while the processor's cache holds most of them. Measured."""
+"""Copied at a time: the copies are read again while the processor's cache holds most of them, in few calls."""
 
 
 def takes(q: Tensor, pages: LayerPages) -> bool:
