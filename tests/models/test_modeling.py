@@ -114,8 +114,8 @@ def test_checkpointing_saves_selections(batch, monkeypatch):
     from cambrian_gaze.attention import context
 
     calls = []
-    real = context.choose_regions
-    monkeypatch.setattr(context, "choose_regions", lambda *a: calls.append(1) or real(*a))
+    real = context.choose_from
+    monkeypatch.setattr(context, "choose_from", lambda *a: calls.append(1) or real(*a))
     model = make_model().train()
     model.gradient_checkpointing_enable()
     gradients(model, batch)
