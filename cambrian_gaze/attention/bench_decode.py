@@ -42,6 +42,9 @@ COLUMNS = {
     "attended_entries": "entries per head",
 }
 
+QUICK = {"tokens": [576], "dtype": ["fp32"], "seconds": 0.5}
+"""Options of `--quick`."""
+
 UNIT, REGION = 576, 36
 """Visual tokens of a unit (24 × 24) and of a region (6 × 6)."""
 
