@@ -40,7 +40,7 @@ mapfile -t marked < <(grep -rlE "mark\.gpu" tests --include="*.py")
 step tests 260 "$PYTHON" -m pytest "${marked[@]}" -m gpu -q -p no:cacheprovider
 bench attention 110 --text 256 --visual 576 4608 36864 --repeats 3
 bench decode 60
-bench train-step 140 --preset 4b --repeats 5
+bench train-step 140 --preset 4b --repeats 5 --backend flex
 
 if ((${#failed[@]})); then
   echo "failed: ${failed[*]}"

@@ -49,7 +49,7 @@ class Arm:
 
     name: str
     form: str
-    """Attention of the decoder: transformers' "sdpa", or "gaze" with the backend that `auto` picks."""
+    """Attention of the decoder: transformers' "sdpa", or "gaze" with the backend that `--backend` names."""
     dense: bool = False
     compressed: bool = False
 
@@ -70,6 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--frames", type=int, default=8, metavar="N", help="frames of the video; default: 8")
     parser.add_argument("--text", type=int, default=256, metavar="T", help="text tokens; default: 256")
     parser.add_argument("--keep_ratio", type=float, default=0.125, metavar="R", help="regions kept; default: 0.125")
+    parser.add_argument("--backend", default="auto", metavar="NAME", help="attention backend; default: auto")
     parser.add_argument("--dtype", choices=["fp32", "bf16"], help="default: fp32 on a CPU, bf16 on a GPU")
     parser.add_argument("--layers", type=int, metavar="N", help="decoder layers, fewer than the preset has")
     parser.add_argument("--checkpointing", action="store_true", help="checkpoint activations")
@@ -131,7 +132,7 @@ def _overrides(args: argparse.Namespace, preset: str, arm: Arm) -> dict[str, Any
     if arm.compressed:  # half the sides of the grid, so that a region covers the same part of the picture
         size = [size[0], size[1] // 2, size[2] // 2]
     ratio = 1.0 if arm.dense else args.keep_ratio
-    gaze: dict[str, Any] = {"image": {"region_size": size, "keep_ratio": ratio}}
+    gaze: dict[str, Any] = {"image": {"region_size": size, "keep_ratio": ratio}, "backend": args.backend}
     if arm.dense:
         gaze["num_context_tokens"] = 0
     overrides: dict[str, Any] = {"gaze": gaze}
