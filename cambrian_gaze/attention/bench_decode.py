@@ -101,6 +101,11 @@ class _Layer:
         keys, values = (x.flatten(3).flatten(0, 2) for x in (self.page_keys, self.page_values))
         return keys, values, self.page_keys.shape[2]
 
+    def gather_pages(self, chosen: Tensor) -> tuple[Tensor, Tensor]:
+        row, group = (torch.arange(n, device=chosen.device) for n in chosen.shape[:2])
+        at = (row[:, None, None], group[None, :, None], chosen)
+        return self.page_keys[at], self.page_values[at]
+
     @property
     def descriptors(self) -> Tensor:
         return self._descriptors
