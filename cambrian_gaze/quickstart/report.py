@@ -152,7 +152,12 @@ def build_report(
         more_examples=more,
         recalls=_recalls(results),
         curves=_curves(logs),
-        facts={**results["hardware"], "gpu": results["hardware"]["gpu"] or "none", **results["versions"], **_seconds(results)},
+        facts={
+            **results["hardware"],
+            "gpu": results["hardware"]["gpu"] or "none",
+            **results["versions"],
+            **_seconds(results),
+        },
     )
     write_png(output / "gaze.png", _picture(first, head))
     return write_report(output / "report.html", report)
