@@ -1,4 +1,4 @@
-"""One training run, from its configuration to the saved model. `launch.py` starts it on several ranks."""
+"""One training run, from its configuration to the saved model. `launch.py` starts it, on several ranks if asked to."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from cambrian_gaze.training.build import build_model
 from cambrian_gaze.training.checkpoint import incomplete_because, last_complete_checkpoint, read_marker, write_json
 from cambrian_gaze.training.config import RunConfig
 from cambrian_gaze.training.data import build_collator, build_datasets
-from cambrian_gaze.training.launch import start_ranks
 from cambrian_gaze.training.layers import ConfigError
+from cambrian_gaze.training.ranks import start_ranks
 from cambrian_gaze.training.trainer import CambrianTrainer
 
 logger = logging.getLogger(__name__)

@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from cambrian_gaze.training.launch import (
+from cambrian_gaze.training.layers import ConfigError
+from cambrian_gaze.training.log import read_log
+from cambrian_gaze.training.ranks import (
     launch_command,
     launch_environment,
     processes_wanted,
     start_ranks,
     under_launcher,
 )
-from cambrian_gaze.training.layers import ConfigError
-from cambrian_gaze.training.log import read_log
 from tests.training._runs import ROOT, TINY
 
 

@@ -1,0 +1,84 @@
+"""One process or several: who starts the ranks of a training run.
+
+Under torchrun, `deepspeed` or `accelerate launch` the run starts in this process; otherwise N > 1 processes are started
+through `torch.distributed.run`, which stops all of them when one fails. Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from cambrian_gaze.training.layers import ConfigError, read_layers
+
+FLAG = "nproc_per_node"
+"""Number of processes, by torchrun's name; Accelerate's `--num_processes` is taken too."""
+
+
+def start_ranks(argv: Sequence[str]) -> list[str]:
+    """Replace this process by a launcher where several ranks or DeepSpeed are wanted and none has started us; else
+    return `argv`. (DeepSpeed asks for a launcher's environment even of a single rank.)
+
+    Raises: ConfigError where the number of processes makes no sense.
+    """
+    argv = [_as_nproc(token) for token in argv]
+    processes = processes_wanted(argv)
+    if (processes > 1 or setting("deepspeed", argv)) and not under_launcher(os.environ):
+        command = launch_command(processes, argv)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os.execve(command[0], command, launch_environment(processes, os.environ))
+    return argv
+
+
+def under_launcher(environment: Mapping[str, str]) -> bool:
+    """Whether a launcher has started this process as one rank of a group."""
+    return "RANK" in environment and "WORLD_SIZE" in environment
+
+
+def processes_wanted(argv: Sequence[str]) -> int:
+    """The number of processes that the command line, or else the YAML file, asks for; 1 by default."""
+    wanted = setting(FLAG, argv)
+    try:
+        number = 1 if wanted is None else int(wanted)
+    except (TypeError, ValueError):
+        number = 0
+    if number < 1:
+        raise ConfigError(f"{FLAG} must be a whole number of processes from 1, got {wanted!r}")
+    return number
+
+
+def setting(key: str, argv: Sequence[str]) -> Any:
+    """What the command line, or else the YAML file, says of a key; None where neither does."""
+    found = None
+    if argv and not argv[0].startswith("--"):
+        for _, layer in read_layers(Path(argv[0])):
+            found = layer.get(key, found)
+    for token, following in zip(argv, [*argv, ""][1:], strict=True):
+        if token == f"--{key}":
+            found = following
+        elif token.startswith(f"--{key}="):
+            found = token.partition("=")[2]
+    return None if found in ("", "null", "None") else found
+
+
+def launch_command(processes: int, argv: Sequence[str]) -> list[str]:
+    """The command that runs `cambrian_gaze.training.run` on `processes` ranks of this machine, on a free port."""
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+    return [*launcher, "-m", "cambrian_gaze.training.run", *argv]
+
+
+def launch_environment(processes: int, environment: Mapping[str, str]) -> dict[str, str]:
+    """`environment` with the cores shared out: without it every rank would start a thread per core."""
+    threads = max(1, (os.cpu_count() or 1) // processes)
+    return {"OMP_NUM_THREADS": str(threads), **environment}
+
+
+def _as_nproc(token: str) -> str:
+    name, equals, value = token.partition("=")
+    if name.startswith("--") and name[2:].replace("-", "_") in (FLAG, "num_processes"):
+        return f"--{FLAG}{equals}{value}"
+    return token
