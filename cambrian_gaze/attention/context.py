@@ -6,6 +6,7 @@ DeepSpeed and torch.compile carry it as an ordinary keyword.
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -110,6 +111,22 @@ class GazeContext:
         if "pools" not in self.prepared:
             self.prepared["pools"] = pools(self.offered, self.layout, self.config)
         return self.prepared["pools"]
+
+    def of_queries(self, tokens: Tensor) -> GazeContext:
+        """This context for some of the call's queries, int64 [B, T] (token numbers): for `choose` alone."""
+
+        def take(x: Tensor) -> Tensor:
+            return x.gather(1, tokens[..., None].expand(-1, -1, x.shape[2]))
+
+        return dataclasses.replace(
+            self,
+            layout=self.layout.tokens(tokens),
+            offered=take(self.offered),
+            rotary=None if self.rotary is None else tuple(take(x.expand(len(tokens), -1, -1)) for x in self.rotary),
+            key_rotary=self.rotary,
+            recorder=None,
+            prepared={},
+        )
 
     def choose(self, layer: int, q: Tensor, k: Tensor | None, key_region: Tensor, scaling: float) -> Tensor:
         """Regions that each query of this layer looks at.

@@ -10,7 +10,6 @@ A call of several tokens against a cache is served too: keys are found by index,
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 
 import torch
@@ -116,18 +115,7 @@ def _routing(ctx: GazeContext) -> _Routing | None:
     real = where.gather(1, places).flatten().nonzero().flatten()
     rows = places + torch.arange(len(places), device=places.device)[:, None] * where.shape[1]
 
-    def narrow(x: Tensor) -> Tensor:
-        return x.gather(1, places[:, :, None].expand(-1, -1, x.shape[2]))
-
-    chooser = dataclasses.replace(
-        ctx,
-        layout=ctx.layout.tokens(places),
-        offered=narrow(ctx.offered),
-        rotary=None if ctx.rotary is None else tuple(narrow(x.expand(len(places), -1, -1)) for x in ctx.rotary),
-        key_rotary=ctx.rotary,
-        recorder=None,
-        prepared={},
-    )
+    chooser = ctx.of_queries(places)
     return _Routing(chooser, places, real, rows.flatten()[real], RegionKeys.of(ctx.key_layout))
 
 

@@ -7,7 +7,6 @@ selection is a tensor that the mask function reads, so that nothing is rebuilt o
 
 from __future__ import annotations
 
-import dataclasses
 import importlib.util
 import inspect
 from collections.abc import Callable
@@ -110,19 +109,7 @@ def _router(ctx: GazeContext) -> tuple[GazeContext, Tensor]:
     most = max(1, int(routing.sum(1).max()))
     rows = (~routing).to(torch.uint8).argsort(dim=1, stable=True)[:, :most]
 
-    def take(x: Tensor) -> Tensor:
-        return x.gather(1, rows[..., None].expand(-1, -1, x.shape[2]))
-
-    router = dataclasses.replace(
-        ctx,
-        layout=ctx.layout.tokens(rows),
-        offered=take(ctx.offered),
-        rotary=None if ctx.rotary is None else tuple(take(x.expand(len(rows), -1, -1)) for x in ctx.rotary),
-        key_rotary=ctx.rotary,
-        recorder=None,
-        prepared={},
-    )
-    return router, rows
+    return ctx.of_queries(rows), rows
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, ctx: GazeContext, layer: int, scaling: float, dropout: float) -> Tensor:

@@ -24,7 +24,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, ctx: GazeContext, layer: int, scalin
     """Attention of q [B, H, Q, D] over k, v [B, G, S, D]; returns [B, H, Q, D]."""
     allowed, regions = _allowed(q, k, ctx, layer, scaling)
     if ctx.recorder is not None:
-        _record(ctx, layer, allowed.expand(-1, q.shape[1], -1, -1), regions)
+        record_mask(ctx, layer, allowed.expand(-1, q.shape[1], -1, -1), regions)
     repeats = q.shape[1] // k.shape[1]
     if repeats > 1:
         k, v = (x.repeat_interleave(repeats, dim=1) for x in (k, v))
@@ -52,7 +52,7 @@ def every_region(ctx: GazeContext) -> Tensor:
     return number.where(ctx.offered, -1)[:, None]
 
 
-def _record(ctx: GazeContext, layer: int, allowed: Tensor, regions: Tensor) -> None:
+def record_mask(ctx: GazeContext, layer: int, allowed: Tensor, regions: Tensor) -> None:
     """Count the pairs that entered the softmax. allowed: bool [B, H, Q, S]."""
     keys, queries = ctx.key_layout, ctx.layout
     if ctx.recorder.last_only:

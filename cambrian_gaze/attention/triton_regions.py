@@ -175,4 +175,4 @@ def _record(ctx: GazeContext, layer: int, heads: int, regions: Tensor | None) ->
         routable = rows.member[:, None, :, None] & (keys.role == VISUAL)[:, None, None, :]
         allowed = allowed & (chosen.gather(-1, at_key) | ~routable)
         allowed = allowed.repeat_interleave(heads // allowed.shape[1], dim=1)
-    masked._record(ctx, layer, allowed.expand(-1, heads, -1, -1), regions)
+    masked.record_mask(ctx, layer, allowed.expand(-1, heads, -1, -1), regions)

@@ -76,18 +76,3 @@ def num_regions(grid: tuple[int, int, int], region_size: tuple[int, int, int]) -
     """R of one image or video."""
     n_t, n_h, n_w = region_grid(grid, region_size)
     return n_t * n_h * n_w
-
-
-def attention_flops(queries: int, keys_per_query: float, heads: int, head_dim: int, layers: int) -> float:
-    """FLOPs of q·k and p·v for `queries` queries: 4 · d per pair, two per multiply-add."""
-    return 4.0 * queries * keys_per_query * heads * head_dim * layers
-
-
-def routing_flops(queries: int, regions: int, heads: int, head_dim: int, layers: int) -> float:
-    """FLOPs of scoring every region: 2 · d per pair."""
-    return 2.0 * queries * regions * heads * head_dim * layers
-
-
-def kv_bytes(entries: int, kv_heads: int, head_dim: int, layers: int, bytes_per_value: int = 2) -> int:
-    """Bytes of keys and values of `entries` cached tokens over all layers."""
-    return 2 * entries * kv_heads * head_dim * layers * bytes_per_value
