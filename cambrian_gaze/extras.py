@@ -8,7 +8,12 @@ from types import ModuleType
 # What an extra of pyproject.toml imports as; a test holds the two against each other.
 EXTRA_MODULES: dict[str, tuple[str, ...]] = {
     "train": ("deepspeed", "tensorboard"),
+    "data": ("datasets", "pyarrow"),
     "video": ("decord",),
+    "pyav": ("av",),
+    "peft": ("peft",),
+    "quant": ("torchao",),
+    "lmms": ("lmms_eval",),
     "wandb": ("wandb",),
     "flash": ("flash_attn",),
     "quickstart": ("sklearn",),

@@ -11,7 +11,10 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "cambrian_gaze"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 MAX_LINES = 450
-LAZY_ONLY = {"deepspeed", "datasets", "wandb", "decord", "flash_attn"}
+LAZY_ONLY = {
+    *("deepspeed", "datasets", "pyarrow", "wandb", "decord", "av", "flash_attn", "peft", "torchao", "bitsandbytes"),
+    *("lmms_eval", "fastapi"),
+}
 """Imported inside the functions that need them, so that everything else works without them."""
 
 
