@@ -5,6 +5,7 @@ The docstring under a field is its help text. Names are those of LLaVA and Cambr
 
 import dataclasses
 import math
+import os
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -13,6 +14,7 @@ import transformers
 
 from cambrian_gaze.gaze.config import BUDGET_FIELDS, GazeConfig, RegionBudget
 from cambrian_gaze.gaze.schedule import TopKSchedule
+from cambrian_gaze.training.batch import accumulation_steps
 
 ProjectorType = Literal["mlp2x_gelu", "conv3x3_mlp2x_gelu", "avgpool2_mlp2x_gelu", "maxpool2_mlp2x_gelu"]
 
@@ -248,6 +250,10 @@ class TrainingArguments(transformers.TrainingArguments):
     warmup_ratio: float | None = None
     """Share of the steps that warm up; a `warmup_steps` below 1 means the same."""
 
+    global_batch_size: int | None = None
+    """Samples per optimizer step over all ranks: `gradient_accumulation_steps` follows from it. Where it is not given
+    it follows from the others."""
+
     base_batch_size: int | None = None
     """Where given, learning rates are scaled by the square root of the global batch size over this one."""
 
@@ -285,6 +291,7 @@ class TrainingArguments(transformers.TrainingArguments):
         self._forward_checkpointing_names()
         # Without it Trainer takes ranks without an accelerator for single processes.
         self.use_cpu = self.use_cpu or not torch.accelerator.is_available()
+        self._accumulate()
         super().__post_init__()
 
     def _forward_checkpointing_names(self) -> None:
@@ -294,10 +301,21 @@ class TrainingArguments(transformers.TrainingArguments):
             if hasattr(self, new) and getattr(self, new) is None and getattr(self, old) is not None:
                 setattr(self, new, getattr(self, old))
 
-    @property
-    def global_batch_size(self) -> int:
-        """Samples per optimizer step, over all ranks."""
-        return self.per_device_train_batch_size * self.gradient_accumulation_steps * max(1, self.world_size)
+    def _accumulate(self) -> None:
+        """Gradient accumulation from the global batch size, or the latter from the former. The number of ranks is the
+        launcher's: Trainer's own is known only once the process group is up, and DeepSpeed reads the steps before."""
+        ranks = int(os.environ.get("WORLD_SIZE", 1))
+        per_device, steps = self.per_device_train_batch_size, self.gradient_accumulation_steps
+        if self.global_batch_size is None:
+            self.global_batch_size = per_device * steps * ranks
+            return
+        needed = accumulation_steps(self.global_batch_size, per_device, ranks)
+        if steps not in (1, needed):
+            raise ValueError(
+                f"global_batch_size {self.global_batch_size} over {ranks} ranks of {per_device} means "
+                f"gradient_accumulation_steps {needed}, not {steps}; give one of the two"
+            )
+        self.gradient_accumulation_steps = needed
 
     @property
     def learning_rate_factor(self) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 from typing import Any
@@ -39,15 +40,7 @@ def build_model(
     """
     own = AutoConfig.from_pretrained(args.model_name_or_path) if args.model_name_or_path else None
     continues = isinstance(own, CambrianGazeConfig)
-    config = own if continues else new_config(args, own)
-    if continues and args.mm_projector_type not in (None, config.mm_projector_type):
-        raise ValueError(
-            f"{args.model_name_or_path} has the projector {config.mm_projector_type}, not {args.mm_projector_type}; "
-            "drop mm_projector_type, or start from the language model"
-        )
-    if args.mm_projector_type is not None:
-        config.mm_projector_type = args.mm_projector_type
-    config.gaze = gaze.apply(config.gaze_config).to_dict()
+    config = run_config(args, gaze, own)
     dtype = torch.bfloat16 if training.bf16 and training.deepspeed else torch.float32
     if continues:
         name = args.model_name_or_path
@@ -65,6 +58,35 @@ def build_model(
         model.model.vision_tower.set_attn_implementation(args.attn_implementation)
     choose_trainable(model, args, training.stage)
     return model, build_processor(args, config, continues)
+
+
+def build_shapes(
+    args: ModelArguments, gaze: GazeArguments, training: TrainingArguments
+) -> CambrianGazeForConditionalGeneration:
+    """The model of `build_model` on the meta device: sizes and frozen parts, no weights. Where there is a `preset` it
+    gives the sizes, and nothing is read or downloaded."""
+    if args.preset is not None:
+        args = dataclasses.replace(args, model_name_or_path=None, vision_tower=None)
+    own = AutoConfig.from_pretrained(args.model_name_or_path) if args.model_name_or_path else None
+    with torch.device("meta"):
+        model = CambrianGazeForConditionalGeneration(run_config(args, gaze, own))
+    choose_trainable(model, args, training.stage)
+    return model
+
+
+def run_config(args: ModelArguments, gaze: GazeArguments, own: PreTrainedConfig | None) -> CambrianGazeConfig:
+    """`own`, that of `model_name_or_path`, or a new one around it, under the options of the run."""
+    continues = isinstance(own, CambrianGazeConfig)
+    config = own if continues else new_config(args, own)
+    if continues and args.mm_projector_type not in (None, config.mm_projector_type):
+        raise ValueError(
+            f"{args.model_name_or_path} has the projector {config.mm_projector_type}, not {args.mm_projector_type}; "
+            "drop mm_projector_type, or start from the language model"
+        )
+    if args.mm_projector_type is not None:
+        config.mm_projector_type = args.mm_projector_type
+    config.gaze = gaze.apply(config.gaze_config).to_dict()
+    return config
 
 
 def new_config(args: ModelArguments, language_model: PreTrainedConfig | None) -> CambrianGazeConfig:

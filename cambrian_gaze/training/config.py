@@ -85,7 +85,8 @@ def gather(argv: Sequence[str]) -> tuple[dict[str, Any], dict[str, str]]:
 
 
 def read_flags(tokens: Sequence[str]) -> dict[str, Any]:
-    """`--key value…`, `--key=value`, `--key` and `--no_key` as a dict of strings, lists and booleans."""
+    """`--key value…`, `--key=value`, `--key` and `--no_key` as a dict of strings, lists and booleans; `null` is None,
+    as in a file."""
     flags: dict[str, Any] = {}
     key = None
     for token in tokens:
@@ -103,7 +104,7 @@ def read_flags(tokens: Sequence[str]) -> dict[str, Any]:
         if not given and key.startswith("no_") and key not in known:
             result[key[3:]] = False
         else:
-            result[key] = True if not given else given[0] if len(given) == 1 else given
+            result[key] = True if not given else None if given == ["null"] else given[0] if len(given) == 1 else given
     return result
 
 

@@ -1,4 +1,4 @@
-"""Reading a YAML configuration and the file it is based on, without importing torch: the launcher reads it too."""
+"""Reading a YAML configuration and the files it is based on, without importing torch: the launcher reads it too."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 BASE = "base"
-"""Key of a YAML file that names the file it differs from, relative to its own folder."""
+"""Key of a YAML file that names the file it differs from, relative to its own folder; of several the later ones win."""
 
 
 class ConfigError(ValueError):
@@ -14,7 +14,7 @@ class ConfigError(ValueError):
 
 
 def read_layers(path: Path, seen: tuple[Path, ...] = ()) -> list[tuple[Path, dict[str, Any]]]:
-    """The file and those it is based on, the base first: [(path, its own keys)]."""
+    """The file and those it is based on, the bases first: [(path, its own keys)]."""
     import yaml
 
     if path.resolve() in seen:
@@ -29,6 +29,7 @@ def read_layers(path: Path, seen: tuple[Path, ...] = ()) -> list[tuple[Path, dic
         content = {}
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         raise ConfigError(f"{path} must hold `key: value` lines, it holds a {type(content).__name__}")
-    base = content.pop(BASE, None)
-    layers = [] if base is None else read_layers(path.parent / base, (*seen, path.resolve()))
+    bases = content.pop(BASE, None)
+    bases = [] if bases is None else bases if isinstance(bases, list) else [bases]
+    layers = [layer for base in bases for layer in read_layers(path.parent / str(base), (*seen, path.resolve()))]
     return [*layers, (path, content)]
