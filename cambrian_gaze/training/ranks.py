@@ -1,7 +1,7 @@
 """One process or several: who starts the ranks of a training run.
 
 Under torchrun, `deepspeed` or `accelerate launch` the run starts in this process; otherwise N > 1 processes are started
-through `torch.distributed.run`, which stops all of them when one fails. Nothing here imports torch.
+through `agent.py` (torchrun), which stops all of them when one fails. Nothing here imports torch.
 """
 
 from __future__ import annotations
@@ -67,8 +67,8 @@ def setting(key: str, argv: Sequence[str]) -> Any:
 
 def launch_command(processes: int, argv: Sequence[str]) -> list[str]:
     """The command that runs `cambrian_gaze.training.run` on `processes` ranks of this machine, on a free port."""
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
-    return [*launcher, "-m", "cambrian_gaze.training.run", *argv]
+    agent = [sys.executable, "-m", "cambrian_gaze.training.agent"]
+    return [*agent, "--standalone", "--nproc_per_node", str(processes), "-m", "cambrian_gaze.training.run", *argv]
 
 
 def launch_environment(processes: int, environment: Mapping[str, str]) -> dict[str, str]:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 from transformers import TrainerCallback, set_seed
 from transformers.utils import logging as transformers_logging
 
@@ -44,6 +45,8 @@ def main(argv: Sequence[str] | None = None, callbacks: Sequence[TrainerCallback]
         print(f"cambrian-gaze train: {error}", file=sys.stderr)
         return 2
     train(run, callbacks)
+    if dist.is_initialized():
+        dist.destroy_process_group()
     return 0
 
 

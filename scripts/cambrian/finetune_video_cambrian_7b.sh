@@ -1,0 +1,11 @@
+#!/usr/bin/env bash
+# Stage 2 of Cambrian-7B on videos. Environment: see scripts/launch.sh.
+#   scripts/cambrian/finetune_video_cambrian_7b.sh [ROW] [--key value ...]
+# ROW: dense, dense_4k, gaze_4k (default)
+set -euo pipefail
+row=gaze_4k
+if [[ $# -gt 0 && $1 != -* ]]; then
+  row="$1"
+  shift
+fi
+exec "$(dirname "${BASH_SOURCE[0]}")/../launch.sh" "train/configs/finetune_video_cambrian_7b${row:+_$row}.yaml" "$@"
