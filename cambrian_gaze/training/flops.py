@@ -57,6 +57,12 @@ class FlopsModel:
     per_image: float
     """Vision tower and projector, per image or frame."""
 
+    head_per_token: float = 0.0
+    """Of `per_token`, the output layer's."""
+
+    projector_per_image: float = 0.0
+    """Of `per_image`, the projector's."""
+
     @classmethod
     def of(cls, model: nn.Module) -> FlopsModel:
         """Read the sizes off the model. A part that is frozen has no weight gradients; one that also has nothing
@@ -71,8 +77,9 @@ class FlopsModel:
             trains[module] |= parameter.requires_grad
             if parameter.ndim > 1 and id(parameter) not in embeddings and "position_embedding" not in name:
                 sizes[module] += parameter.numel()
+        head = 0 if output is None else output.weight.numel()
         if output is not None and id(output.weight) in embeddings:
-            sizes[DECODER] += output.weight.numel()
+            sizes[DECODER] += head
         vision = model.config.vision_config
         patches = (vision.image_size // vision.patch_size) ** 2
         passes = {
@@ -83,13 +90,16 @@ class FlopsModel:
         head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         width = config.num_attention_heads * head_dim
         tower_attention = 2 * vision.num_hidden_layers * vision.hidden_size * patches * patches
+        # A projector that shrinks the grid first runs on what is left of it.
+        rows, columns = model.config.grid
+        projected = rows * columns if model.config.mm_conv_position == "before_mlp" else patches
+        projector = float(passes[PROJECTOR] * sizes[PROJECTOR] * projected)
         return cls(
             per_token=float(passes[DECODER] * sizes[DECODER]),
             per_squared_token=3.0 * 2 * config.num_hidden_layers * width,
-            per_image=float(
-                passes[TOWER] * (sizes[TOWER] * patches + tower_attention)
-                + passes[PROJECTOR] * sizes[PROJECTOR] * patches
-            ),
+            per_image=float(passes[TOWER] * (sizes[TOWER] * patches + tower_attention)) + projector,
+            head_per_token=float(passes[DECODER] * head),
+            projector_per_image=projector,
         )
 
     def total(self, tokens: float, squared_tokens: float, images: float) -> float:
