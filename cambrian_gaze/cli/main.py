@@ -24,6 +24,7 @@ COMMANDS: dict[str, Command] = {
         "cambrian_gaze.quickstart.run:main",
     ),
     "train": Command("train from a YAML config: stage 1 or stage 2", "cambrian_gaze.training.launch:main"),
+    "plan": Command("say what training runs will take: memory, FLOPs, hours", "cambrian_gaze.cli.plan:main"),
     "generate": Command("answer a prompt about images with a saved model", "cambrian_gaze.cli.generate:main"),
     "answer": Command("answer every record of a data file, into a journal", "cambrian_gaze.cli.answer:main"),
     "cost": Command("count the KV entries that a query attends to, for a grid and a K", "cambrian_gaze.cli.cost:main"),

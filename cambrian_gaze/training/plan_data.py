@@ -29,11 +29,14 @@ class Workload:
     source: str
     """Where the numbers come from."""
 
+    video: bool = False
+    """Whether what they hold are videos."""
+
 
 KNOWN = {
     "cambrian_align": Workload(2_513_164, 1.0, 100, 70, "upstream's row count; lengths assumed"),
     "cambrian_7m": Workload(7_000_000, 0.8, 300, 200, "the name's 7M; share and lengths assumed"),
-    "cambrian_s_20pct": Workload(562_195, 1.0, 200, 100, "20 % of 2,810,976 usable rows; lengths assumed"),
+    "cambrian_s_20pct": Workload(562_195, 1.0, 200, 100, "20 % of 2,810,976 usable rows; lengths assumed", True),
 }
 """The recipes of the paper's runs, by file name. Videos are taken to fill `video_max_frames`, the most there can be."""
 
