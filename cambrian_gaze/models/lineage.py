@@ -92,7 +92,7 @@ def data_recipe(values: Mapping[str, Any], files: Sequence[Path | str]) -> dict[
 
     Args:
         values: options that decide about samples, without places of files.
-        files: the record files in order; where one is not a file here, its name counts. Pictures and films are not read.
+        files: the record files in order; where one is no file here, its name counts. Pictures and films are not read.
     """
     digests = {str(file): _digest_of_file(Path(file)) if Path(file).is_file() else str(file) for file in files}
     text = json.dumps([dict(values), list(digests.values())], sort_keys=True, default=str)
@@ -135,7 +135,8 @@ def code_version() -> dict[str, Any]:
 
     def git(*words: str) -> str | None:
         try:
-            done = subprocess.run(["git", "-C", package, *words], capture_output=True, text=True, timeout=20, check=True)
+            command = ["git", "-C", str(package), *words]
+            done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
         except (OSError, subprocess.SubprocessError):
             return None
         return done.stdout.strip()
