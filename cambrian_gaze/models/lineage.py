@@ -146,14 +146,21 @@ def code_version() -> dict[str, Any]:
     return code
 
 
+def code_text(code: Mapping[str, Any]) -> str:
+    """`code_version` in words."""
+    if "commit" not in code:
+        return f"cambrian-gaze {code['version']}"
+    changed = " with changes" if code["changed"] else ""
+    return f"cambrian-gaze {code['version']}, commit {code['commit'][:12]}{changed}"
+
+
 def lines(lineage: Mapping[str, Any], indent: str = "") -> Iterator[str]:
     """The descent as text, a generation per indentation."""
-    code, data = lineage["code"], lineage["data"]
-    commit = f", commit {code['commit'][:12]}{' with changes' if code['changed'] else ''}" if "commit" in code else ""
+    data = lineage["data"]
     yield f"{indent}made by   {lineage['made_by']}"
     yield f"{indent}weights   {lineage['weights']}"
     yield f"{indent}config    {lineage['config']}"
-    yield f"{indent}code      cambrian-gaze {code['version']}{commit}"
+    yield f"{indent}code      {code_text(lineage['code'])}"
     if data is not None:
         yield f"{indent}data      {data['recipe']}"
         for file, digest in data["files"].items():

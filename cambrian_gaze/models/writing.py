@@ -11,14 +11,19 @@ from contextlib import contextmanager
 from pathlib import Path
 
 
-def write_json(path: Path, content: object) -> None:
-    """Write JSON so that a reader sees the old file or the new one, never half of it."""
+def replace_text(path: Path, text: str) -> None:
+    """Write UTF-8 text so that a reader sees the old file or the new one, never half of it."""
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     with partial.open("w", encoding="utf-8") as file:
-        json.dump(content, file, indent=2)
+        file.write(text)
         file.flush()
         os.fsync(file.fileno())
     os.replace(partial, path)
+
+
+def write_json(path: Path, content: object) -> None:
+    """`replace_text` of JSON."""
+    replace_text(path, json.dumps(content, indent=2))
 
 
 @contextmanager
