@@ -12,7 +12,7 @@ EXTRA_MODULES: dict[str, tuple[str, ...]] = {
     "video": ("decord",),
     "pyav": ("av",),
     "peft": ("peft",),
-    "quant": ("torchao",),
+    "quant": ("torchao", "bitsandbytes"),
     "lmms": ("lmms_eval",),
     "wandb": ("wandb",),
     "flash": ("flash_attn",),

@@ -38,7 +38,7 @@ def answer(arguments: argparse.Namespace) -> str:
     """The summary: how many answers, and the mean of what their queries attended to."""
     from tqdm import tqdm
 
-    from cambrian_gaze.cli.checkpoint import load
+    from cambrian_gaze.cli.loading import load
     from cambrian_gaze.data.records import read_records
     from cambrian_gaze.evaluation.answers import AnswerOptions, answer_records
     from cambrian_gaze.evaluation.journal import Journal

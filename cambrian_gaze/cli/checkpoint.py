@@ -1,22 +1,41 @@
-"""A saved model, ready to generate."""
+"""`cambrian-gaze checkpoint`: look at saved models. Each action is a module with `build_parser()` and `run(arguments)`,
+imported when it is asked for."""
 
 from __future__ import annotations
 
-import torch
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
 
-from cambrian_gaze.models.modeling import CambrianGazeForConditionalGeneration
-from cambrian_gaze.models.processing import CambrianGazeProcessor
+ACTIONS = {
+    "show": ("cambrian_gaze.cli.checkpoint_show", "the lineage of a saved model: weights, code, data, parents"),
+}
+"""Name → module and summary."""
 
 
-def load(name: str, device: str | None) -> tuple[CambrianGazeForConditionalGeneration, CambrianGazeProcessor]:
-    """Model (in eval mode, in the precision it was saved in) and processor from a folder or the Hub.
+def overview() -> argparse.ArgumentParser:
+    """The parser of `cambrian-gaze checkpoint` itself."""
+    width = max(map(len, ACTIONS))
+    lines = [f"  {name:<{width}}  {summary}" for name, (_, summary) in ACTIONS.items()]
+    parser = argparse.ArgumentParser(
+        prog="cambrian-gaze checkpoint",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="\n".join(["Look at saved models:", *lines, "", "'… ACTION --help' shows the options."]),
+    )
+    parser.add_argument("action", choices=ACTIONS, metavar="ACTION", help="what to do")
+    return parser
 
-    Args:
-        name: folder of `save_pretrained`, or a Hub name.
-        device: where the model goes; None: cuda where there is one.
 
-    Raises: OSError where there is no such model.
-    """
-    processor = CambrianGazeProcessor.from_pretrained(name)
-    model = CambrianGazeForConditionalGeneration.from_pretrained(name, dtype="auto")
-    return model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval(), processor
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one action. Returns the exit status."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    name = overview().parse_args(arguments[:1]).action
+    action = importlib.import_module(ACTIONS[name][0])
+    options = action.build_parser().parse_args(arguments[1:])
+    try:
+        print(action.run(options))
+    except (OSError, ValueError) as error:
+        print(f"cambrian-gaze checkpoint {name}: {error}", file=sys.stderr)
+        return 1
+    return 0

@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def generate(arguments: argparse.Namespace) -> str:
     """The answer's text. Greedy, so that the same call gives the same answer."""
-    from cambrian_gaze.cli.checkpoint import load
+    from cambrian_gaze.cli.loading import load
     from cambrian_gaze.data.media import load_image
 
     paths = [Path(path).resolve() for path in arguments.image]

@@ -28,6 +28,11 @@ COMMANDS: dict[str, Command] = {
     "generate": Command("answer a prompt about images with a saved model", "cambrian_gaze.cli.generate:main"),
     "answer": Command("answer every record of a data file, into a journal", "cambrian_gaze.cli.answer:main"),
     "cost": Command("count the KV entries that a query attends to, for a grid and a K", "cambrian_gaze.cli.cost:main"),
+    "export": Command(
+        "write a saved model as a dense model of transformers, in bf16, int8 or int4", "cambrian_gaze.cli.export:main"
+    ),
+    "push": Command("upload a saved model with a card made of its run", "cambrian_gaze.cli.push:main"),
+    "checkpoint": Command("show what made a saved model", "cambrian_gaze.cli.checkpoint:main"),
     "bench": Command("measure attention, decoding or training steps beside dense ones", "cambrian_gaze.cli.bench:main"),
 }
 

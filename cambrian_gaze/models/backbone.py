@@ -263,7 +263,7 @@ class CambrianGazeModel(CambrianGazePreTrainedModel):
             cache.check(config)
             cache.extend(layout, rotary)
         is_step = reads_cache and layout.shape[1] == 1 and cache.only_text_came
-        saving = self.training and torch.is_grad_enabled() and _checkpoints_activations(self.language_model)
+        saving = self.training and torch.is_grad_enabled() and checkpoints_activations(self.language_model)
         context = GazeContext(
             config=config,
             layout=layout,
@@ -279,5 +279,6 @@ class CambrianGazeModel(CambrianGazePreTrainedModel):
         return attention.prepare(context, inputs_embeds.device, inputs_embeds.dtype)
 
 
-def _checkpoints_activations(decoder: nn.Module) -> bool:
+def checkpoints_activations(decoder: nn.Module) -> bool:
+    """Whether the decoder recomputes activations in the backward pass."""
     return any(getattr(module, "gradient_checkpointing", False) for module in decoder.modules())

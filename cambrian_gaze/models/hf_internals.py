@@ -42,6 +42,11 @@ def gaze_attention_forward(
         raise ValueError(
             f"gaze attention has no sliding window, but layer {module.layer_idx} asks for {sliding_window}"
         )
+    if gaze_context.cache is None and key.shape[2] != gaze_context.key_layout.shape[1]:
+        raise ValueError(
+            f"the cache handed over {key.shape[2]} keys for {gaze_context.key_layout.shape[1]} tokens; gaze attention "
+            "needs one that grows by what it stores, such as transformers' DynamicCache"
+        )
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     out = attention.attend(query, key, value, gaze_context, layer=module.layer_idx, scaling=scaling, dropout=dropout)
     return out.transpose(1, 2).contiguous(), None

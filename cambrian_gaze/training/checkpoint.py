@@ -7,11 +7,12 @@ A folder without marker, or whose files are not those of its marker, is never re
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 from pathlib import Path
 from typing import Any
+
+from cambrian_gaze.models.writing import write_json
 
 MARKER = "complete.json"
 _FOLDER = re.compile(r"checkpoint-(\d+)")
@@ -90,13 +91,3 @@ def prune(output_dir: Path | str, keep: int | None, protected: Path | str | None
         (path / MARKER).unlink(missing_ok=True)
         shutil.rmtree(path)
     return gone
-
-
-def write_json(path: Path, content: object) -> None:
-    """Write JSON so that a reader sees the old file or the new one, never half of it."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    with partial.open("w", encoding="utf-8") as file:
-        json.dump(content, file, indent=2)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)

@@ -16,13 +16,15 @@ from transformers.utils import logging as transformers_logging
 
 from cambrian_gaze.data.quarantine import QuarantineLog
 from cambrian_gaze.extras import require
+from cambrian_gaze.models.writing import write_json
 from cambrian_gaze.training import config as configuration
 from cambrian_gaze.training.arguments import TrainingArguments
 from cambrian_gaze.training.build import build_model
-from cambrian_gaze.training.checkpoint import incomplete_because, last_complete_checkpoint, read_marker, write_json
+from cambrian_gaze.training.checkpoint import incomplete_because, last_complete_checkpoint, read_marker
 from cambrian_gaze.training.config import RunConfig
 from cambrian_gaze.training.data import build_collator, build_datasets
 from cambrian_gaze.training.layers import ConfigError
+from cambrian_gaze.training.origin import origin_of
 from cambrian_gaze.training.ranks import start_ranks
 from cambrian_gaze.training.trainer import CambrianTrainer
 
@@ -73,6 +75,7 @@ def train(run: RunConfig, callbacks: Sequence[TrainerCallback] = ()) -> Cambrian
         progressive=run.gaze.progressive,
         max_quarantined_share=run.data.max_quarantined_share,
         quarantine_log=quarantine.path,
+        origin=origin_of(run) if args.should_save else None,
     )
     if trainer.is_world_process_zero():
         write_json(Path(args.output_dir) / "run_config.json", {"values": run.values, "sources": run.sources})

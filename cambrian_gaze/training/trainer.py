@@ -16,6 +16,7 @@ from transformers import Trainer
 from transformers.trainer_callback import ProgressCallback
 
 from cambrian_gaze.gaze.config import GazeConfig
+from cambrian_gaze.models.lineage import write_lineage
 from cambrian_gaze.training.callbacks import LogAtCheckpoints, LogFile, MeterStart, ProgressLine
 from cambrian_gaze.training.checkpoint import mark_complete, prune
 from cambrian_gaze.training.flops import FlopsModel, peak_flops
@@ -41,6 +42,7 @@ class CambrianTrainer(Trainer):
         progressive: bool = True,
         max_quarantined_share: float = 1.0,
         quarantine_log: str | None = None,
+        origin: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
         """Args beyond those of `transformers.Trainer`:
@@ -48,6 +50,7 @@ class CambrianTrainer(Trainer):
         progressive: Progressive TopK in stage 2 (`GazeConfig.schedule`).
         max_quarantined_share: the run stops with a summary beyond it.
         quarantine_log: named in that summary.
+        origin: `parents` and `data` of the lineage beside every model that is saved (`origin.py`); None: none there.
         """
         model = kwargs.get("model", args[0] if args else None)
         self._saved_use_cache = getattr(model.config, "use_cache", None)
@@ -55,6 +58,7 @@ class CambrianTrainer(Trainer):
         self.progressive = progressive
         self.max_quarantined_share = max_quarantined_share
         self.quarantine_log = quarantine_log
+        self.origin = origin
         self.group_modules: list[list[str]] = []
         self._frozen = frozen_parts(self.model)
         self._step_rates: list[float] = []
@@ -245,7 +249,7 @@ class CambrianTrainer(Trainer):
     # Checkpoints
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Model and processor in Hugging Face's format; stage 1 adds `mm_projector.safetensors`."""
+        """Model and processor in Hugging Face's format with their lineage; stage 1 adds `mm_projector.safetensors`."""
         config, trained_with = self.model.config, getattr(self.model.config, "use_cache", None)
         if self._saved_use_cache is not None:
             config.use_cache = self._saved_use_cache
@@ -259,6 +263,9 @@ class CambrianTrainer(Trainer):
             (folder / "training_args.bin").unlink(missing_ok=True)  # a pickle; run_config.json says the same
         if self.args.stage == 1 and self.args.should_save:
             export_projector(self.model, folder / EXPORT_NAME, step=self.state.global_step)
+        # A sharded save leaves the weights to be gathered later.
+        if self.args.should_save and self.origin is not None and any(folder.glob("*.safetensors")):
+            write_lineage(folder, f"train, stage {self.args.stage}, step {self.state.global_step}", **self.origin)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """Trainer's checkpoint, then the marker that says it is whole, then the removal of old ones."""

@@ -32,17 +32,8 @@ def run_light(*arguments: str) -> tuple[str, float, set[str]]:
 
 @pytest.mark.parametrize(
     "arguments",
-    [
-        "--help",
-        "--version",
-        "train --help",
-        "plan --help",
-        "quickstart --help",
-        "generate --help",
-        "answer --help",
-        "cost --help",
-    ]
-    + ["bench --help", "bench attention --help", "bench train-step --help"],
+    ["--help", "--version", *(f"{name} --help" for name in COMMANDS)]
+    + ["bench attention --help", "bench train-step --help", "checkpoint show --help"],
 )
 def test_help_takes_under_a_second_and_imports_nothing_heavy(arguments: str) -> None:
     output, seconds, heavy = run_light(*arguments.split())
