@@ -24,6 +24,7 @@ COMMANDS: dict[str, Command] = {
         "cambrian_gaze.quickstart.run:main",
     ),
     "init": Command("make a model folder from a language model and a SigLIP tower", "cambrian_gaze.cli.init:main"),
+    "convert": Command("convert checkpoints from and to Cambrian's layout", "cambrian_gaze.cli.convert:main"),
     "train": Command("train from a YAML config: stage 1 or stage 2", "cambrian_gaze.training.launch:main"),
     "generate": Command("answer a prompt about images with a saved model", "cambrian_gaze.cli.generate:main"),
     "answer": Command("answer every record of a data file, into a journal", "cambrian_gaze.cli.answer:main"),

@@ -22,7 +22,7 @@ from cambrian_gaze.models.backbones import (
     resolve,
     vision_tower_part,
 )
-from cambrian_gaze.models.key_report import KeyReport, Part, match, model_shapes
+from cambrian_gaze.models.key_report import KeyReport, match, model_shapes
 from cambrian_gaze.models.model_writer import EMBEDDINGS, NEW, write_model
 from cambrian_gaze.models.modeling import CambrianGazeForConditionalGeneration
 from cambrian_gaze.models.shard_writer import refuse_existing
@@ -77,21 +77,6 @@ def initialise(
     if dry_run:
         return report
     report.check()
-    check_tied(report, parts[0])
     dtype = dtype or text_config.dtype or parts[0].shards.entries[report.loaded[EMBEDDINGS].name].dtype
     write_model(out, model, report, text_tokenizer, llm_folder, dtype, seed, max_shard_size, progress)
     return report
-
-
-def check_tied(report: KeyReport, part: Part) -> None:
-    """A head that the configuration says is tied must be the token embeddings.
-
-    Raises: ValueError where it is not: leaving it out would change the model.
-    """
-    if HEAD not in part.names or part.names[HEAD].target is not None:
-        return
-    if not torch.equal(part.shards.tensor(HEAD), part.shards.tensor(report.loaded[EMBEDDINGS].name)):
-        raise ValueError(
-            f"{part.shards.path} says tie_word_embeddings, but its {HEAD} is not its token embeddings; set "
-            "tie_word_embeddings to false in its config.json"
-        )

@@ -16,7 +16,7 @@ from cambrian_gaze.models.key_report import KeyReport, model_shapes
 from cambrian_gaze.models.modeling import CambrianGazeForConditionalGeneration
 from cambrian_gaze.models.processing import CambrianGazeProcessor
 from cambrian_gaze.models.shard_writer import Planned, new_folder, write_shards
-from cambrian_gaze.models.weight_names import DECODER
+from cambrian_gaze.models.weight_names import DECODER, HEAD
 
 EMBEDDINGS = DECODER + "embed_tokens.weight"
 
@@ -57,6 +57,7 @@ def write_model(
     """
     for shards in {id(source.part.shards): source.part.shards for source in report.loaded.values()}.values():
         shards.check_hashes()
+    check_tied(report)
     config = model.config
     stored = {name: source.part.shards.entries[source.name].dtype for name, source in report.loaded.items()}
     new_dtype = dtype or config.text_config.dtype or stored[EMBEDDINGS]
@@ -82,6 +83,22 @@ def write_model(
         generation_config(config, origin).save_pretrained(folder)
         processor.save_pretrained(folder)
         extra(folder)
+
+
+def check_tied(report: KeyReport) -> None:
+    """A head that the configuration says is tied must be the token embeddings.
+
+    Raises: ValueError where it is not: leaving it out would change the model.
+    """
+    source = report.loaded[EMBEDDINGS]
+    part = source.part
+    if HEAD not in part.names or part.names[HEAD].target is not None:
+        return
+    if not torch.equal(part.shards.tensor(HEAD), part.shards.tensor(source.name)):
+        raise ValueError(
+            f"{part.shards.path} says tie_word_embeddings, but its {HEAD} is not its token embeddings; set "
+            "tie_word_embeddings to false in its config.json"
+        )
 
 
 def check_space(out: Path | str, needed: int) -> None:

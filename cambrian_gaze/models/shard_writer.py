@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from cambrian_gaze.models.shards import DTYPES, tensor_bytes
+from cambrian_gaze.models.shards import DTYPES, Shards, tensor_bytes
 
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
@@ -32,6 +32,12 @@ class Planned(NamedTuple):
     shape: tuple[int, ...]
     dtype: torch.dtype
     load: Callable[[], Tensor]
+
+    @classmethod
+    def copied(cls, name: str, shards: Shards, source: str) -> Planned:
+        """A tensor of another checkpoint, as it is stored there."""
+        entry = shards.entries[source]
+        return cls(name, entry.shape, entry.dtype, lambda: shards.tensor(source))
 
     @property
     def size(self) -> int:

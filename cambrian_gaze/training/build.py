@@ -143,6 +143,11 @@ def choose_trainable(model: nn.Module, args: ModelArguments, stage: int) -> None
     trains = {PROJECTOR: True, CONTEXT: args.tune_context_tokens, TOWER: args.unfreeze_mm_vision_tower}
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(trains.get(module_of(name), not freeze_decoder))
+    layer, tower = model.config.vision_feature_layer, model.model.vision_tower
+    if layer is not None:
+        # What lies behind the features would wait for a gradient that never comes.
+        for unused in (tower.post_layernorm, *tower.encoder.layers[len(tower.encoder.layers) + 1 + layer :]):
+            unused.requires_grad_(False)
 
 
 def build_processor(args: ModelArguments, config: CambrianGazeConfig, continues: bool) -> CambrianGazeProcessor:
