@@ -70,7 +70,8 @@ def from_cambrian(
     vision_config, layer, used = tower_config(upstream, shards, vision)
     side = vision_config.image_size // vision_config.patch_size
     notes = cambrian.check_config(upstream, (side, side), cambrian.NEWLINE in shards.entries, choices or Choices())
-    text_tokenizer = AutoTokenizer.from_pretrained(path if tokenizer is None else resolve(tokenizer))
+    tokenizer_folder = path if tokenizer is None else resolve(tokenizer)
+    text_tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder, config=text_config)
     notes += add_placeholders(text_tokenizer)
     grown = grow_vocabulary(text_config, len(text_tokenizer))
     overrides = {"gaze": DENSE, "vision_feature_layer": layer}

@@ -11,10 +11,12 @@ from transformers import AutoTokenizer
 
 from cambrian_gaze.models import cambrian
 from cambrian_gaze.models.configuration import CambrianGazeConfig
-from cambrian_gaze.models.key_report import KeyReport, Part, Source
+from cambrian_gaze.models.key_report import KeyReport, Part, Source, match, model_shapes
 from cambrian_gaze.models.model_writer import EMBEDDINGS, check_space, generation_config
+from cambrian_gaze.models.modeling import CambrianGazeForConditionalGeneration
 from cambrian_gaze.models.shard_writer import Planned, new_folder, refuse_existing, write_shards
 from cambrian_gaze.models.shards import Shards
+from cambrian_gaze.models.weight_names import Name
 
 _TOWER_SIZES = ("hidden_size", "image_size", "patch_size")
 
@@ -49,7 +51,9 @@ def to_cambrian(
     if config.mm_projector_type != "mlp2x_gelu":
         raise ValueError(f"Cambrian has no projector {config.mm_projector_type!r}, only mlp2x_gelu")
     shards = Shards(path)
-    part = Part("model", shards, {}, ())
+    part = Part("model", shards, {name: Name(name) for name in shards}, ("",))
+    with torch.device("meta"):
+        match(model_shapes(CambrianGazeForConditionalGeneration(config)), [part], {}).check()
     record = path / cambrian.RECORD
     record = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else None
     report = KeyReport()

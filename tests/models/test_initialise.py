@@ -19,7 +19,16 @@ from cambrian_gaze.models import backbones
 from cambrian_gaze.models.initialise import initialise
 from cambrian_gaze.models.presets import QWEN2_5_7B, QWEN3_4B, SIGLIP2_SO400M_16_384
 from cambrian_gaze.models.shards import Shards, file_sha256
-from tests.models._checkpoints import TEMPLATE, write_language_model, write_siglip, write_sparse, write_tokenizer
+from tests.models._checkpoints import (
+    TEMPLATE,
+    Evil,
+    qwen_shapes,
+    siglip_shapes,
+    write_language_model,
+    write_siglip,
+    write_sparse,
+    write_tokenizer,
+)
 from tests.models.conftest import ask, noise
 
 PLACEHOLDERS = ("<|vision_pad|>", "<|image_pad|>", "<|video_pad|>")
@@ -178,54 +187,6 @@ def test_all_is_written_in_one_type(backbone: dict, tmp_path: Path) -> None:
     assert AutoModelForImageTextToText.from_pretrained(tmp_path / "model", dtype="auto").dtype == torch.bfloat16
 
 
-def qwen_shapes(config: dict, biased: bool) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of Qwen/Qwen3-4B and Qwen/Qwen2.5-7B as they are published."""
-    width, heads, groups = config["hidden_size"], config["num_attention_heads"], config["num_key_value_heads"]
-    head, inner = config.get("head_dim", width // heads), config["intermediate_size"]
-    shapes = {"model.embed_tokens.weight": (config["vocab_size"], width), "model.norm.weight": (width,)}
-    for number in range(config["num_hidden_layers"]):
-        layer = {"self_attn.o_proj.weight": (width, heads * head), "mlp.down_proj.weight": (width, inner)}
-        layer |= {f"mlp.{name}_proj.weight": (inner, width) for name in ("gate", "up")}
-        layer |= {f"{name}_layernorm.weight": (width,) for name in ("input", "post_attention")}
-        for name, count in (("q", heads), ("k", groups), ("v", groups)):
-            layer[f"self_attn.{name}_proj.weight"] = (count * head, width)
-            if biased:
-                layer[f"self_attn.{name}_proj.bias"] = (count * head,)
-            elif name != "v":
-                layer[f"self_attn.{name}_norm.weight"] = (head,)
-        shapes |= {f"model.layers.{number}.{name}": shape for name, shape in layer.items()}
-    if biased:
-        shapes["lm_head.weight"] = shapes["model.embed_tokens.weight"]
-    return shapes
-
-
-def siglip_shapes() -> dict[str, tuple[int, ...]]:
-    """Names and shapes of google/siglip2-so400m-patch16-384, its text tower included."""
-    width, inner = 1152, 4304
-    shapes: dict[str, tuple[int, ...]] = {"logit_scale": (1,), "logit_bias": (1,)}
-    for tower in ("text_model", "vision_model"):
-        for number in range(27):
-            layer = {f"layer_norm{n}.{kind}": (width,) for n in (1, 2) for kind in ("weight", "bias")}
-            for name in ("q_proj", "k_proj", "v_proj", "out_proj"):
-                layer |= {f"self_attn.{name}.weight": (width, width), f"self_attn.{name}.bias": (width,)}
-            layer |= {"mlp.fc1.weight": (inner, width), "mlp.fc1.bias": (inner,)}
-            layer |= {"mlp.fc2.weight": (width, inner), "mlp.fc2.bias": (width,)}
-            shapes |= {f"{tower}.encoder.layers.{number}.{name}": shape for name, shape in layer.items()}
-    text = {"embeddings.token_embedding.weight": (256000, width), "embeddings.position_embedding.weight": (64, width)}
-    text |= {f"final_layer_norm.{kind}": (width,) for kind in ("weight", "bias")}
-    text |= {"head.weight": (width, width), "head.bias": (width,)}
-    vision = {"embeddings.patch_embedding.weight": (width, 3, 16, 16), "embeddings.patch_embedding.bias": (width,)}
-    vision |= {"embeddings.position_embedding.weight": (576, width), "head.probe": (1, 1, width)}
-    vision |= {"head.attention.in_proj_weight": (3 * width, width), "head.attention.in_proj_bias": (3 * width,)}
-    vision |= {"head.attention.out_proj.weight": (width, width), "head.attention.out_proj.bias": (width,)}
-    for norm in ("post_layernorm", "head.layernorm"):
-        vision |= {f"{norm}.{kind}": (width,) for kind in ("weight", "bias")}
-    vision |= {"head.mlp.fc1.weight": (inner, width), "head.mlp.fc1.bias": (inner,)}
-    vision |= {"head.mlp.fc2.weight": (width, inner), "head.mlp.fc2.bias": (width,)}
-    shapes |= {f"text_model.{name}": shape for name, shape in text.items()}
-    return shapes | {f"vision_model.{name}": shape for name, shape in vision.items()}
-
-
 def write_full_size(root: Path, preset: str) -> tuple[Path, Path]:
     """Both backbones of a preset in their published layout, without content."""
     config, shards = (QWEN3_4B, 3) if preset == "4b" else (QWEN2_5_7B, 4)
@@ -270,16 +231,6 @@ def test_a_missing_and_an_unexpected_key_are_named(backbone: dict, tmp_path: Pat
     assert not (tmp_path / "model").exists()
 
 
-class Evil:
-    """Creates a file when it is unpickled."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple:
-        return (open, (str(self.path), "w"))
-
-
 def tear(root: Path) -> None:
     file = sorted((root / "qwen3").glob("model-*"))[1]
     file.write_bytes(file.read_bytes()[:-64])
@@ -317,7 +268,7 @@ def list_other_hash(root: Path) -> None:
 def poison(root: Path) -> None:
     for file in (root / "siglip").glob("model*"):
         file.unlink()
-    (root / "siglip" / "pytorch_model.bin").write_bytes(pickle.dumps({"w": Evil(root / "pwned")}))
+    (root / "siglip" / "pytorch_model.bin").write_bytes(pickle.dumps({"w": Evil(root / "pwned")}, protocol=2))
 
 
 def pickle_objects(root: Path) -> None:
@@ -327,7 +278,7 @@ def pickle_objects(root: Path) -> None:
 
 
 def disguise(root: Path) -> None:
-    (root / "siglip" / "model.safetensors").write_bytes(pickle.dumps({"w": Evil(root / "pwned")}))
+    (root / "siglip" / "model.safetensors").write_bytes(pickle.dumps({"w": Evil(root / "pwned")}, protocol=2))
 
 
 def naflex(root: Path) -> None:
