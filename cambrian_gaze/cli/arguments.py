@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import json
+from pathlib import Path
 from typing import Any
 
 BUDGETS = ("top_k", "keep_ratio", "kv_budget")
@@ -37,6 +39,37 @@ def add_generation(parser: argparse.ArgumentParser) -> None:
     budget.add_argument("--kv_budget", type=positive, metavar="N", help="visual tokens per query")
     parser.add_argument("--max_new_tokens", type=positive, default=128, metavar="N", help="default: 128")
     parser.add_argument("--device", help="cpu, cuda, cuda:1, …; default: cuda where there is one")
+
+
+def gigabytes(text: str) -> int:
+    """A positive number of gigabytes (10⁹) as bytes."""
+    try:
+        size = int(float(text) * 1e9)
+    except (ValueError, OverflowError):
+        size = 0
+    if size < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no positive number of gigabytes")
+    return size
+
+
+def add_key_report(parser: argparse.ArgumentParser) -> None:
+    """The options of a command that makes one checkpoint of others."""
+    parser.add_argument("--json", metavar="FILE", help="write the report of every key there")
+    parser.add_argument("--dry_run", action="store_true", help="check every key and shape, and write no model")
+
+
+def print_key_report(report: Any, arguments: argparse.Namespace) -> int:
+    """Print a `KeyReport` and write its JSON. Returns the exit status: 1 where keys do not match."""
+    if arguments.json:
+        Path(arguments.json).write_text(json.dumps(report.to_dict(), indent=2) + "\n", encoding="utf-8")
+    print(report.table())
+    print(f"{report.summary()}{' (nothing was written)' if arguments.dry_run else f'; wrote {arguments.out}'}")
+    try:
+        report.check()
+    except ValueError as error:
+        print(error)
+        return 1
+    return 0
 
 
 def gaze_options(arguments: argparse.Namespace) -> dict[str, Any]:

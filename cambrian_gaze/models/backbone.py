@@ -114,7 +114,11 @@ class CambrianGazeModel(CambrianGazePreTrainedModel):
                 "use the processor that was saved with this model"
             )
         pixel_values = pixel_values.to(device=tower.device, dtype=tower.dtype)
-        features = tower(pixel_values).last_hidden_state
+        layer = self.config.vision_feature_layer
+        if layer is None:
+            features = tower(pixel_values).last_hidden_state
+        else:
+            features = tower(pixel_values, output_hidden_states=True).hidden_states[layer]
         return self.mm_projector(features, self.config.tower_grid)
 
     def splice(

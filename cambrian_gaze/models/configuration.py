@@ -32,6 +32,8 @@ class CambrianGazeConfig(PreTrainedConfig):
         gaze: a `GazeConfig` or its dict.
         mm_projector_type: one of `PROJECTORS`.
         mm_conv_position: where a compressing projector shrinks the grid: "before_mlp" at vision width, or "after_mlp".
+        vision_feature_layer: what of the tower becomes the features: None, its output after the last norm (the paper);
+            -1, -2, …: the output of its last, last but one, … layer before that norm (LLaVA-NeXT and Cambrian-S).
         context_tokens_std, embedding_std: standard deviation at initialisation of the context tokens and of the token
             embeddings; None: the decoder's `initializer_range`.
         image_token_id, video_token_id, context_token_id: placeholder ids (Qwen's image, video and vision pad).
@@ -45,6 +47,7 @@ class CambrianGazeConfig(PreTrainedConfig):
     gaze: dict | None = None
     mm_projector_type: str = "mlp2x_gelu"
     mm_conv_position: str = "before_mlp"
+    vision_feature_layer: int | None = None
     context_tokens_std: float | None = None
     embedding_std: float | None = None
     image_token_id: int = 151655
@@ -64,6 +67,9 @@ class CambrianGazeConfig(PreTrainedConfig):
             )
         if self.mm_conv_position not in ("before_mlp", "after_mlp"):
             raise ValueError(f"mm_conv_position must be before_mlp or after_mlp, got {self.mm_conv_position!r}")
+        layer, layers = self.vision_feature_layer, self.vision_config.num_hidden_layers
+        if layer is not None and not -layers <= layer <= -1:
+            raise ValueError(f"vision_feature_layer must be None or between -{layers} and -1, got {layer}")
         self.tie_word_embeddings = bool(self.text_config.tie_word_embeddings)
         super().__post_init__(**kwargs)
 

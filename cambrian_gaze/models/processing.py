@@ -28,7 +28,7 @@ class CambrianGazeProcessor(ProcessorMixin):
     Args:
         image_processor: gives `size`, `image_mean` and `image_std`; pictures are padded to square with the mean.
         tokenizer: a Qwen tokenizer, or one with Qwen's special tokens.
-        chat_template: default ChatML without a default system prompt.
+        chat_template: default ChatML without a default system prompt; or templates by name, "default" among them.
         num_context_tokens: |C| of the model.
         grid: rows and columns of visual tokens after the projector.
     """
@@ -37,7 +37,7 @@ class CambrianGazeProcessor(ProcessorMixin):
         self,
         image_processor: Any = None,
         tokenizer: Any = None,
-        chat_template: str | None = None,
+        chat_template: str | dict[str, str] | None = None,
         num_context_tokens: int = 4,
         grid: Sequence[int] = (24, 24),
         **kwargs: Any,
@@ -58,15 +58,22 @@ class CambrianGazeProcessor(ProcessorMixin):
 
     @classmethod
     def from_config(cls, config: CambrianGazeConfig, tokenizer: Any) -> CambrianGazeProcessor:
-        """The processor that belongs to a model configuration; SigLIP's mean and deviation of 0.5."""
+        """The processor that belongs to a model configuration; SigLIP's mean and deviation of 0.5. The tokenizer's
+        own chat template stays known as "language_model"."""
         from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
         side = config.vision_config.image_size
         image_processor = SiglipImageProcessorPil(
             size={"height": side, "width": side}, image_mean=[0.5] * 3, image_std=[0.5] * 3
         )
+        own = tokenizer.chat_template
+        own = own.get("language_model", own.get("default")) if isinstance(own, dict) else own
         return cls(
-            image_processor, tokenizer, num_context_tokens=config.gaze_config.num_context_tokens, grid=config.grid
+            image_processor,
+            tokenizer,
+            chat_template={"default": CHAT_TEMPLATE, "language_model": own} if own else None,
+            num_context_tokens=config.gaze_config.num_context_tokens,
+            grid=config.grid,
         )
 
     @property
@@ -145,12 +152,13 @@ class CambrianGazeProcessor(ProcessorMixin):
 
         Pictures stand in the messages: {"type": "image", "image": PIL image or path}, several in one message, and
         {"type": "video", "video": [frames]}. What users wrote never becomes a special token.
+        `chat_template` is a template or the name of one; "language_model" is that of the model's language model.
         """
         batched = bool(conversation) and isinstance(conversation[0], list | tuple)
         if chat_template is not None or not tokenize:
             rendered = self.tokenizer.apply_chat_template(
                 conversation,
-                chat_template=chat_template or self.chat_template,
+                chat_template=self._template(chat_template),
                 add_generation_prompt=add_generation_prompt,
                 tokenize=False,
                 **kwargs,
@@ -177,6 +185,11 @@ class CambrianGazeProcessor(ProcessorMixin):
             grids += row_grids
         out = self._batch(encoded, frames, grids, padding, return_tensors)
         return out if return_dict else out["input_ids"]
+
+    def _template(self, wanted: str | None) -> str:
+        """A template by its name, or itself; None: the default."""
+        known = self.chat_template if isinstance(self.chat_template, dict) else {"default": self.chat_template}
+        return known.get(wanted or "default", wanted)
 
     def _token(self, token_id: int) -> str:
         return self.tokenizer.convert_ids_to_tokens(token_id)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import logging
@@ -9,16 +10,17 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoProcessor,
-    AutoTokenizer,
-    PreTrainedConfig,
-    SiglipVisionModel,
-)
+from transformers import AutoConfig, AutoProcessor, AutoTokenizer, PreTrainedConfig
 
-from cambrian_gaze.data.expand import PlaceholderIds
+from cambrian_gaze.models.backbone import GazeEmbeddings
+from cambrian_gaze.models.backbones import (
+    assemble_config,
+    language_model_part,
+    load_part,
+    read_vision_config,
+    resolve,
+    vision_tower_part,
+)
 from cambrian_gaze.models.configuration import CambrianGazeConfig
 from cambrian_gaze.models.modeling import CambrianGazeForConditionalGeneration
 from cambrian_gaze.models.presets import load_tokenizer
@@ -43,12 +45,11 @@ def build_model(
     config = run_config(args, gaze, own)
     dtype = torch.bfloat16 if training.bf16 and training.deepspeed else torch.float32
     if continues:
-        name = args.model_name_or_path
-        model = CambrianGazeForConditionalGeneration.from_pretrained(name, config=config, dtype=dtype)
+        model = load_model(args.model_name_or_path, config, dtype)
     else:
         model = CambrianGazeForConditionalGeneration(config).to(dtype)
         if own is not None:
-            load_language_model(model, args.model_name_or_path)
+            load_part(model, language_model_part(resolve(args.model_name_or_path), config.tie_word_embeddings))
     if args.vision_tower is not None:
         load_vision_tower(model, args.vision_tower)
     if args.pretrain_mm_mlp_adapter is not None:
@@ -92,18 +93,15 @@ def run_config(args: ModelArguments, gaze: GazeArguments, own: PreTrainedConfig 
 def new_config(args: ModelArguments, language_model: PreTrainedConfig | None) -> CambrianGazeConfig:
     """Configuration of a fresh model: the preset's sizes, or those of the parts that are given."""
     overrides = parse_overrides(args.model_overrides)
+    text_config = vision_config = tokenizer = None
     if language_model is not None:
-        overrides["text_config"] = language_model.get_text_config()
+        text_config = language_model.get_text_config()
         tokenizer = AutoTokenizer.from_pretrained(args.tokenizer_name_or_path or args.model_name_or_path)
-        overrides.update({f"{k}_token_id": v for k, v in PlaceholderIds.from_tokenizer(tokenizer)._asdict().items()})
-    if args.vision_tower is not None:
-        tower = AutoConfig.from_pretrained(args.vision_tower)
-        overrides.setdefault("vision_config", getattr(tower, "vision_config", tower))
-    if args.preset is not None:
-        return CambrianGazeConfig.from_preset(args.preset, **overrides)
-    if language_model is None:
+    elif args.preset is None:
         raise ValueError("give model_name_or_path (a Cambrian-Gaze or language model) or preset (tiny, 4b, 7b)")
-    return CambrianGazeConfig(**overrides)
+    if args.vision_tower is not None:
+        vision_config = read_vision_config(args.vision_tower)
+    return assemble_config(args.preset, overrides, text_config, vision_config, tokenizer)
 
 
 def parse_overrides(text: str | None) -> dict[str, Any]:
@@ -117,34 +115,42 @@ def parse_overrides(text: str | None) -> dict[str, Any]:
     return overrides
 
 
-def load_language_model(model: CambrianGazeForConditionalGeneration, path: str) -> None:
-    """Copy a causal language model's weights into the decoder and its head."""
-    source = AutoModelForCausalLM.from_pretrained(path, dtype=model.dtype)
-    model.model.language_model.load_state_dict(source.base_model.state_dict())
-    if not model.config.tie_word_embeddings:
-        model.lm_head.load_state_dict(source.get_output_embeddings().state_dict())
+def load_model(name: str, config: CambrianGazeConfig, dtype: torch.dtype) -> CambrianGazeForConditionalGeneration:
+    """A saved model under `config`, which may ask for another number of context tokens than it was saved with.
+
+    Raises: ValueError where both numbers are positive: learned tokens are neither cut nor invented.
+    """
+    wanted, stored = config.gaze_config.num_context_tokens, AutoConfig.from_pretrained(name).gaze_config
+    if wanted == stored.num_context_tokens:
+        return CambrianGazeForConditionalGeneration.from_pretrained(name, config=config, dtype=dtype)
+    if wanted and stored.num_context_tokens:
+        raise ValueError(
+            f"{name} has {stored.num_context_tokens} context tokens, not {wanted}; leave num_context_tokens out, or "
+            "start from a model without (num_context_tokens: 0)"
+        )
+    # Loaded as it was saved: otherwise transformers prints a report of the tokens as if something were wrong.
+    as_saved = copy.deepcopy(config)
+    as_saved.gaze["num_context_tokens"] = stored.num_context_tokens
+    model = CambrianGazeForConditionalGeneration.from_pretrained(name, config=as_saved, dtype=dtype)
+    model.config.gaze = config.gaze
+    model.model.gaze = GazeEmbeddings(wanted, config.text_config.hidden_size).to(dtype)
+    if wanted:
+        model._init_weights(model.model.gaze)
+        logger.warning("%s has no context tokens: the %d of this run start fresh", name, wanted)
+    else:
+        logger.warning("%s has %d context tokens, which are left out (|C|=0)", name, stored.num_context_tokens)
+    return model
 
 
 def load_vision_tower(model: CambrianGazeForConditionalGeneration, path: str) -> None:
     """Copy a SigLIP checkpoint's weights into the vision tower.
 
-    Raises: ValueError naming the shapes that differ.
+    Raises: ValueError naming what differs.
     """
-    source = SiglipVisionModel.from_pretrained(path, dtype=model.dtype)
-    tower = model.model.vision_tower
-    own, given = tower.state_dict(), source.state_dict()
-    given = {name: tensor for name, tensor in given.items() if ".head." not in f".{name}"}
-    differences = [f"{name} is missing" for name in own.keys() - given.keys()]
-    differences += [f"{name} is not expected" for name in given.keys() - own.keys()]
-    differences += [
-        f"{name} is {tuple(given[name].shape)}, not {tuple(own[name].shape)}"
-        for name in own.keys() & given.keys()
-        if given[name].shape != own[name].shape
-    ]
-    if differences:
-        more = f"; and {len(differences) - 5} more" if len(differences) > 5 else ""
-        raise ValueError(f"vision_tower {path} does not fit the model: " + "; ".join(sorted(differences)[:5]) + more)
-    tower.load_state_dict(given)
+    try:
+        load_part(model, vision_tower_part(resolve(path)))
+    except ValueError as error:
+        raise ValueError(f"vision_tower {path} does not fit the model: {error}") from error
 
 
 def choose_trainable(model: nn.Module, args: ModelArguments, stage: int) -> None:
@@ -159,6 +165,11 @@ def choose_trainable(model: nn.Module, args: ModelArguments, stage: int) -> None
     trains = {PROJECTOR: True, CONTEXT: args.tune_context_tokens, TOWER: args.unfreeze_mm_vision_tower}
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(trains.get(module_of(name), not freeze_decoder))
+    layer, tower = model.config.vision_feature_layer, model.model.vision_tower
+    if layer is not None:
+        # What lies behind the features would wait for a gradient that never comes.
+        for unused in (tower.post_layernorm, *tower.encoder.layers[len(tower.encoder.layers) + 1 + layer :]):
+            unused.requires_grad_(False)
 
 
 def build_processor(args: ModelArguments, config: CambrianGazeConfig, continues: bool) -> CambrianGazeProcessor:

@@ -5,31 +5,81 @@ Keys are the parameters' names in the model, so Cambrian users find `model.mm_pr
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from safetensors import safe_open
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 
+from cambrian_gaze import __version__
+from cambrian_gaze.models.shards import tensor_bytes
 from cambrian_gaze.training.optimizer import CONTEXT, PROJECTOR, module_of
 
 EXPORT_NAME = "mm_projector.safetensors"
+METADATA = "cambrian_gaze"
+"""Key of the facts in the file's metadata."""
+
+MUST_AGREE = (
+    *("mm_projector_type", "mm_conv_position", "vision_hidden_size", "vision_layers", "vision_feature_layer"),
+    *("image_size", "patch_size"),
+)
+"""Facts without which the projector reads other features than those it was trained on, whatever the shapes say."""
+
+DECODER = ("decoder", "decoder_layers")
+"""Facts whose difference is said and no more: another decoder of the same width may be meant."""
 
 
 def export_projector(model: nn.Module, path: Path | str, **facts: Any) -> Path:
-    """Write projector and context tokens of `model`; `facts` and the sizes they fit go into the file's metadata."""
-    path = Path(path)
+    """Write projector and context tokens of `model`, with `facts`, its configuration and the sizes they fit."""
     tensors = {name: p.detach().cpu().contiguous().clone() for name, p in _adapter_parameters(model).items()}
-    metadata = {"format": "pt", "cambrian_gaze": json.dumps({**_fits(model), **facts})}
+    return write_export(tensors, path, {**_fits(model), "config": model.config.to_diff_dict(), **facts})
+
+
+def write_export(tensors: dict[str, Tensor], path: Path | str, facts: dict[str, Any]) -> Path:
+    """Write an export; `facts`, the versions at work and a fingerprint of the tensors go into the file's metadata."""
+    path = Path(path)
+    versions = {"cambrian_gaze": __version__, "torch": torch.__version__, "transformers": transformers.__version__}
+    facts = {**facts, "versions": versions, "fingerprint": fingerprint(tensors)}
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_file(tensors, partial, metadata=metadata)
+    save_file(tensors, partial, metadata={"format": "pt", METADATA: json.dumps(facts, default=str)})
     os.replace(partial, path)
     return path
+
+
+def fingerprint(tensors: dict[str, Tensor]) -> str:
+    """SHA-256 of names, types, shapes and values."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor_bytes(tensor))
+    return digest.hexdigest()
+
+
+def read_export(path: Path | str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and facts of an export.
+
+    Raises: ValueError where it is torn, something else, or not what its fingerprint says.
+    """
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+            facts = dict(json.loads((file.metadata() or {}).get(METADATA, "{}")))
+    except Exception as error:
+        raise ValueError(f"pretrain_mm_mlp_adapter {path} cannot be read as safetensors: {error}") from error
+    expected = facts.get("fingerprint")
+    if expected is not None and expected != fingerprint(tensors):
+        raise ValueError(
+            f"{path} has the fingerprint {fingerprint(tensors)[:16]}…, not {expected[:16]}…: it was damaged or changed "
+            "after it was written; take the original"
+        )
+    return tensors, facts
 
 
 def load_projector(model: nn.Module, path: Path | str) -> list[str]:
@@ -38,17 +88,12 @@ def load_projector(model: nn.Module, path: Path | str) -> list[str]:
     A model without context tokens (a dense baseline) leaves those of the file alone; a model with context tokens keeps
     its own fresh ones where the file has none. Both are said in the messages returned.
 
-    Raises: ValueError naming every difference in names, shapes and sizes.
+    Raises: ValueError where the file is torn or changed, and where it does not fit: naming every difference in names,
+        shapes, projector and tower.
     """
-    path = Path(path)
-    try:
-        with safe_open(str(path), framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
-            metadata = json.loads((file.metadata() or {}).get("cambrian_gaze", "{}"))
-    except Exception as error:
-        raise ValueError(f"pretrain_mm_mlp_adapter {path} cannot be read as safetensors: {error}") from error
+    tensors, facts = read_export(path)
     own = _adapter_parameters(model)
-    messages = []
+    messages = [] if "fingerprint" in facts else [f"{path} carries no fingerprint: its content was not verified"]
     for names, text in (
         (_context_names(tensors) - own.keys(), "holds context tokens, the model has none (|C|=0): they are left out"),
         (_context_names(own) - tensors.keys(), "holds no context tokens: the model's stay as initialised"),
@@ -64,11 +109,15 @@ def load_projector(model: nn.Module, path: Path | str) -> list[str]:
         for name in own.keys() & tensors.keys()
         if tensors[name].shape != own[name].shape
     ]
-    if differences:
-        for key, own_value in _fits(model).items():
-            if metadata.get(key, own_value) != own_value:
-                differences.append(f"{key} is {metadata[key]!r} in the file and {own_value!r} here")
-        raise ValueError(f"{path} does not fit the model: " + "; ".join(sorted(differences)))
+    here = _fits(model)
+    others = {
+        key: f"{key} is {facts[key]!r} in the file and {value!r} here"
+        for key, value in here.items()
+        if key in facts and facts[key] != value
+    }
+    if differences or any(key in others for key in MUST_AGREE):
+        raise ValueError(f"{path} does not fit the model: " + "; ".join(sorted([*differences, *others.values()])))
+    messages += [f"{path} was trained with another decoder: {text}" for key, text in others.items() if key in DECODER]
     with torch.no_grad():
         for name, tensor in tensors.items():
             own[name].copy_(tensor)
@@ -84,10 +133,19 @@ def _context_names(names: Any) -> set[str]:
 
 
 def _fits(model: nn.Module) -> dict[str, Any]:
+    """What an export must find again."""
     config = model.config
+    vision, text = config.vision_config, config.get_text_config()
     return {
-        "mm_projector_type": getattr(config, "mm_projector_type", None),
-        "vision_hidden_size": config.vision_config.hidden_size,
-        "hidden_size": config.get_text_config().hidden_size,
+        "mm_projector_type": config.mm_projector_type,
+        "mm_conv_position": None if config.mm_projector_type == "mlp2x_gelu" else config.mm_conv_position,
+        "vision_hidden_size": vision.hidden_size,
+        "vision_layers": vision.num_hidden_layers,
+        "vision_feature_layer": config.vision_feature_layer,
+        "image_size": vision.image_size,
+        "patch_size": vision.patch_size,
+        "hidden_size": text.hidden_size,
+        "decoder": text.model_type,
+        "decoder_layers": text.num_hidden_layers,
         "num_context_tokens": sum(len(p) for n, p in _adapter_parameters(model).items() if module_of(n) == CONTEXT),
     }

@@ -85,6 +85,39 @@ def test_a_dense_model_continues_from_one_with_context_tokens(tmp_path: Path) ->
         build(tmp_path, model_name_or_path=path, mm_projector_type="conv3x3_mlp2x_gelu")
 
 
+def test_other_numbers_of_context_tokens_are_said_in_one_line(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = str(tmp_path / "model")
+    for count in (4, 0):
+        model, processor = build(tmp_path, {"num_context_tokens": count}, preset="tiny")
+        model.save_pretrained(path)
+        processor.save_pretrained(path)
+        caplog.clear()
+        other, other_processor = build(tmp_path, {"num_context_tokens": 4 - count}, model_name_or_path=path)
+        said = "has 4 context tokens, which are left out" if count else "has no context tokens: the 4 of this run start"
+        assert [said in record.getMessage() for record in caplog.records] == [True]
+        assert "UNEXPECTED" not in (output := "".join(capfd.readouterr())) and "MISSING" not in output
+        assert other.config.gaze_config.num_context_tokens == other_processor.num_context_tokens == 4 - count
+        assert torch.equal(other.lm_head.weight, model.lm_head.weight)
+    tokens = other.model.gaze.context_tokens
+    assert tokens.requires_grad and tokens.std().item() == pytest.approx(0.7, rel=0.2)
+    other.save_pretrained(path)
+    with pytest.raises(ValueError, match="has 4 context tokens, not 8"):
+        build(tmp_path, {"num_context_tokens": 8}, model_name_or_path=path)
+
+
+def test_a_tower_behind_the_features_is_not_trained(tmp_path: Path) -> None:
+    overrides = json.dumps({"vision_feature_layer": -2})
+    model, _ = build(tmp_path, preset="tiny", unfreeze_mm_vision_tower=True, model_overrides=overrides)
+    frozen = {name for name, p in model.named_parameters() if not p.requires_grad}
+    assert {name.split(".")[2] for name in frozen} == {"post_layernorm", "encoder"}
+    pixels = torch.randn(1, 3, 64, 64)
+    model.model.get_image_features(pixels).sum().backward()
+    tower = dict(model.model.vision_tower.named_parameters())
+    assert {f"model.vision_tower.{name}" for name, p in tower.items() if p.grad is None} == frozen
+
+
 def test_the_export_of_stage_1_comes_back(tmp_path: Path) -> None:
     donor, _ = build(tmp_path, preset="tiny")
     path = export_projector(donor, tmp_path / "mm_projector.safetensors", step=7)

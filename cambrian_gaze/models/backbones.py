@@ -1,0 +1,150 @@
+"""What a model is built from: the folders, configurations, tokenizer and weights of a language model and a SigLIP."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, PreTrainedConfig
+
+from cambrian_gaze.data.conversation import CONTEXT_TOKEN, IMAGE_TOKEN, VIDEO_TOKEN
+from cambrian_gaze.data.expand import PlaceholderIds
+from cambrian_gaze.models.configuration import CambrianGazeConfig
+from cambrian_gaze.models.key_report import Part, match
+from cambrian_gaze.models.modeling import CambrianGazeForConditionalGeneration
+from cambrian_gaze.models.presets import preset as preset_values
+from cambrian_gaze.models.shards import Shards
+from cambrian_gaze.models.weight_names import DECODER, HEAD, TOWER, decoder_names, tower_names
+
+SIZES = (
+    "model_type",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "tie_word_embeddings",
+    "image_size",
+    "patch_size",
+)
+"""What a backbone must share with a preset that was asked for."""
+
+
+def resolve(name: str) -> Path:
+    """The folder of a checkpoint: a local one, or that of a Hub id, downloaded or (under HF_HUB_OFFLINE) in the cache.
+
+    Raises: ValueError where there is neither.
+    """
+    if Path(name).is_dir():
+        return Path(name)
+    from huggingface_hub import snapshot_download
+
+    wanted = ["*.safetensors", "*.json", "*.txt", "*.jinja"]
+    try:
+        files = snapshot_download(name, allow_patterns=wanted, ignore_patterns=["*/*"])
+    except Exception as error:
+        raise ValueError(f"{name} is no local folder and cannot be had from the Hub: {error}") from error
+    return Path(files)
+
+
+def read_text_config(path: Path | str) -> PreTrainedConfig:
+    """Configuration of a causal language model. Raises: ValueError for anything else."""
+    config = AutoConfig.from_pretrained(path)
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise ValueError(f"{path} is a {config.model_type!r} model, not a language model such as Qwen3 or Qwen2.5")
+    return config
+
+
+def read_vision_config(path: Path | str) -> PreTrainedConfig:
+    """Configuration of a SigLIP tower, alone or in a `SiglipModel`. Raises: ValueError for anything else."""
+    config = AutoConfig.from_pretrained(path)
+    tower = getattr(config, "vision_config", config)
+    if tower.model_type != "siglip_vision_model":
+        hint = "; the NaFlex variant of SigLIP2 is another architecture" if config.model_type == "siglip2" else ""
+        raise ValueError(f"{path} is a {config.model_type!r} model, not a SigLIP with a fixed resolution{hint}")
+    return tower
+
+
+def assemble_config(
+    preset: str | None,
+    overrides: Mapping[str, Any],
+    text_config: PreTrainedConfig | None = None,
+    vision_config: PreTrainedConfig | None = None,
+    tokenizer: Any = None,
+) -> CambrianGazeConfig:
+    """Configuration of a fresh model: the preset's (or the defaults), with those of the parts that are given."""
+    values = dict(overrides)
+    if text_config is not None:
+        values["text_config"] = text_config
+    if vision_config is not None:
+        values.setdefault("vision_config", vision_config)
+    if tokenizer is not None:
+        values.update({f"{k}_token_id": v for k, v in PlaceholderIds.from_tokenizer(tokenizer)._asdict().items()})
+    if preset is not None:
+        return CambrianGazeConfig.from_preset(preset, **values)
+    return CambrianGazeConfig(**values)
+
+
+def language_model_part(path: Path | str, tied: bool) -> Part:
+    """A language model's checkpoint as a part of the model."""
+    shards = Shards(path)
+    return Part("language model", shards, decoder_names(shards, tied), (DECODER,) if tied else (DECODER, HEAD))
+
+
+def vision_tower_part(path: Path | str) -> Part:
+    """A SigLIP checkpoint as a part of the model."""
+    shards = Shards(path)
+    return Part("vision tower", shards, tower_names(shards), (TOWER,))
+
+
+@torch.no_grad()
+def load_part(model: CambrianGazeForConditionalGeneration, part: Part) -> None:
+    """Copy a checkpoint into a model in memory, one tensor at a time.
+
+    Raises: ValueError where names or shapes differ.
+    """
+    own = {name: tensor for name, tensor in model.state_dict().items() if name.startswith(part.prefixes)}
+    report = match({name: tuple(tensor.shape) for name, tensor in own.items()}, [part], {})
+    report.check()
+    for target, source in report.loaded.items():
+        own[target].copy_(part.shards.tensor(source.name))
+
+
+def check_sizes(preset: str, text_config: PreTrainedConfig, vision_config: PreTrainedConfig) -> None:
+    """Raises: ValueError naming the sizes of the backbones that are not the preset's."""
+    wanted = CambrianGazeConfig(**preset_values(preset))
+    differences = [
+        f"{title} {name} is {getattr(given, name)!r}, not {getattr(own, name)!r}"
+        for title, given, own in (
+            ("the language model's", text_config, wanted.text_config),
+            ("the tower's", vision_config, wanted.vision_config),
+        )
+        for name in SIZES
+        if hasattr(own, name) and getattr(given, name) != getattr(own, name)
+    ]
+    if differences:
+        raise ValueError(f"the backbones are not those of the preset {preset!r}: {'; '.join(differences)}; drop it")
+
+
+def add_placeholders(tokenizer: Any) -> list[str]:
+    """Add the image, video and context tokens that a tokenizer lacks; says which."""
+    known = tokenizer.get_vocab()
+    lacking = [token for token in (IMAGE_TOKEN, VIDEO_TOKEN, CONTEXT_TOKEN) if token not in known]
+    if not lacking:
+        return []
+    tokenizer.add_tokens(lacking, special_tokens=True)
+    return [f"the tokenizer got {', '.join(lacking)}"]
+
+
+def grow_vocabulary(text_config: PreTrainedConfig, tokens: int) -> str | None:
+    """Raise `vocab_size` to a multiple of 64 where the embeddings have fewer rows than the tokenizer has tokens."""
+    rows = text_config.vocab_size
+    if tokens <= rows:
+        return None
+    text_config.vocab_size = -(-tokens // 64) * 64
+    return (
+        f"the token embeddings grow from {rows} to {text_config.vocab_size} rows, since the tokenizer has {tokens} "
+        "tokens; the old rows stay as they are"
+    )

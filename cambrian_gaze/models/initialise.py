@@ -1,0 +1,82 @@
+"""A Cambrian-Gaze model from published backbones: language model and SigLIP tower copied, projector and context tokens
+fresh. Tensors go from file to file one at a time, so that memory holds the largest of them and not the model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoTokenizer
+
+from cambrian_gaze.models.backbones import (
+    add_placeholders,
+    assemble_config,
+    check_sizes,
+    grow_vocabulary,
+    language_model_part,
+    read_text_config,
+    read_vision_config,
+    resolve,
+    vision_tower_part,
+)
+from cambrian_gaze.models.key_report import KeyReport, match, model_shapes
+from cambrian_gaze.models.model_writer import EMBEDDINGS, NEW, write_model
+from cambrian_gaze.models.modeling import CambrianGazeForConditionalGeneration
+from cambrian_gaze.models.shard_writer import refuse_existing
+from cambrian_gaze.models.weight_names import HEAD
+
+
+def initialise(
+    out: Path | str,
+    language_model: str,
+    vision: str,
+    preset: str | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    tokenizer: str | None = None,
+    dtype: torch.dtype | None = None,
+    seed: int = 0,
+    max_shard_size: int = 4_000_000_000,
+    dry_run: bool = False,
+    progress: bool = True,
+) -> KeyReport:
+    """Write a model folder made of a language model and a SigLIP tower.
+
+    Args:
+        out: the folder; it must not exist, or be empty.
+        language_model, vision, tokenizer: local folders or Hub ids; the tokenizer is the language model's by default.
+        preset: checks the backbones against its sizes, and gives the gaze configuration.
+        overrides: other fields of `CambrianGazeConfig`.
+        dtype: of all weights; by default the language model's.
+        seed: of the new parameters.
+        max_shard_size: bytes.
+        dry_run: compare every name and shape with the model, and write nothing.
+
+    Raises: ValueError where a part is of another kind, torn, or does not fit; nothing is written then.
+    """
+    overrides = dict(overrides or {})
+    if taken := {"text_config", "vision_config"} & set(overrides):
+        raise ValueError(f"{', '.join(sorted(taken))} come from the backbones; leave them out")
+    if not dry_run:
+        refuse_existing(out)
+    llm_folder, tower_folder = resolve(language_model), resolve(vision)
+    text_config, vision_config = read_text_config(llm_folder), read_vision_config(tower_folder)
+    if preset is not None:
+        check_sizes(preset, text_config, vision_config)
+    text_tokenizer = AutoTokenizer.from_pretrained(llm_folder if tokenizer is None else resolve(tokenizer))
+    notes = add_placeholders(text_tokenizer)
+    grown = grow_vocabulary(text_config, len(text_tokenizer))
+    config = assemble_config(preset, overrides, text_config, vision_config, text_tokenizer)
+    parts = [language_model_part(llm_folder, config.tie_word_embeddings), vision_tower_part(tower_folder)]
+    with torch.device("meta"):
+        model = CambrianGazeForConditionalGeneration(config)
+    report = match(model_shapes(model), parts, NEW, (EMBEDDINGS, HEAD) if grown else ())
+    report.notes += notes + ([grown] if grown else [])
+    if dry_run:
+        return report
+    report.check()
+    dtype = dtype or text_config.dtype or parts[0].shards.entries[report.loaded[EMBEDDINGS].name].dtype
+    write_model(out, model, report, text_tokenizer, llm_folder, dtype, seed, max_shard_size, progress)
+    return report

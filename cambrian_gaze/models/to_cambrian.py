@@ -1,0 +1,133 @@
+"""Model folders of this project to checkpoints of Cambrian-S; what came from upstream goes back byte by byte."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoTokenizer
+
+from cambrian_gaze.models import cambrian
+from cambrian_gaze.models.configuration import CambrianGazeConfig
+from cambrian_gaze.models.key_report import KeyReport, Part, Source, match, model_shapes
+from cambrian_gaze.models.model_writer import EMBEDDINGS, check_space, generation_config
+from cambrian_gaze.models.modeling import CambrianGazeForConditionalGeneration
+from cambrian_gaze.models.shard_writer import Planned, new_folder, refuse_existing, write_shards
+from cambrian_gaze.models.shards import Shards
+from cambrian_gaze.models.weight_names import Name
+
+_TOWER_SIZES = ("hidden_size", "image_size", "patch_size")
+
+
+def to_cambrian(
+    path: Path | str,
+    out: Path | str,
+    drop_context_tokens: bool = False,
+    model_type: str | None = None,
+    tower: str | None = None,
+    max_shard_size: int = 4_000_000_000,
+    dry_run: bool = False,
+    progress: bool = True,
+) -> KeyReport:
+    """Write an upstream checkpoint with the weights of a model folder of this project.
+
+    Args:
+        path: the model folder.
+        out: the folder; it must not exist, or be empty.
+        drop_context_tokens: leave them out; upstream has no place for them.
+        model_type, tower: upstream's names of architecture and vision tower, where the folder was not converted from
+            there and they cannot be told from it.
+        max_shard_size: bytes.
+        dry_run: check, and write nothing.
+
+    Raises: ValueError where upstream cannot express the model.
+    """
+    path = Path(path)
+    if not dry_run:
+        refuse_existing(out)
+    config = CambrianGazeConfig.from_pretrained(path)
+    if config.mm_projector_type != "mlp2x_gelu":
+        raise ValueError(f"Cambrian has no projector {config.mm_projector_type!r}, only mlp2x_gelu")
+    shards = Shards(path)
+    part = Part("model", shards, {name: Name(name) for name in shards}, ("",))
+    with torch.device("meta"):
+        match(model_shapes(CambrianGazeForConditionalGeneration(config)), [part], {}).check()
+    record = path / cambrian.RECORD
+    record = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else None
+    report = KeyReport()
+    for name in shards:
+        if name.startswith("model.gaze."):
+            if not drop_context_tokens:
+                raise ValueError(
+                    f"{name} has no place in a Cambrian checkpoint; --drop_context_tokens leaves the context tokens "
+                    "out, and the model will miss them"
+                )
+            report.ignored[name] = "context tokens, dropped as asked"
+        elif record is not None and name not in record["names"]:
+            report.ignored[name] = f"the frozen tower; upstream takes it from {cambrian.tower_name(record['config'])}"
+        else:
+            report.loaded[record["names"][name] if record else cambrian.upstream_name(name)] = Source(part, name)
+    planned = [Planned.copied(target, shards, source.name) for target, source in report.loaded.items()]
+    if record is None:
+        upstream = upstream_config(config, model_type, tower)
+        dtype = shards.entries[EMBEDDINGS].dtype
+        width = (config.text_config.hidden_size,)
+        planned.append(Planned(cambrian.NEWLINE, width, dtype, lambda: torch.zeros(width)))
+        report.new[cambrian.NEWLINE] = "zeros; mm_use_im_newline_token is false"
+        if config.vision_feature_layer is None:
+            report.notes.append(
+                "this model reads the tower after its last norm, Cambrian-S before it: its code must be told"
+            )
+    else:
+        upstream = record["config"] | {"vocab_size": shards.entries[EMBEDDINGS].shape[0]}
+        if (path / cambrian.LEFT_OUT).is_file():
+            aside = Shards(path / cambrian.LEFT_OUT)
+            planned += [Planned.copied(name, aside, name) for name in aside]
+            report.loaded |= {name: Source(Part("kept beside the model", aside, {}, ()), name) for name in aside}
+    if dry_run:
+        return report
+    shards.check_hashes()
+    check_space(out, sum(tensor.size for tensor in planned))
+    tokenizer = AutoTokenizer.from_pretrained(path)
+    with new_folder(out) as folder:
+        write_shards(folder, planned, max_shard_size, progress)
+        (folder / "config.json").write_text(json.dumps(upstream, indent=2) + "\n", encoding="utf-8")
+        generation_config(config, path).save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+    return report
+
+
+def upstream_config(config: CambrianGazeConfig, model_type: str | None, tower: str | None) -> dict[str, Any]:
+    """An upstream configuration of a model that does not come from there."""
+    decoder = config.text_config.model_type
+    names = [name for name, kind in cambrian.DECODERS.items() if kind == decoder]
+    if model_type is None and not names:
+        raise ValueError(f"upstream names no architecture with a {decoder} decoder; give its name by --model_type")
+    size = config.vision_config
+    towers = [
+        name
+        for name, known in cambrian.TOWERS.items()
+        if known.feature_layer is not None and all(getattr(size, key) == known.config[key] for key in _TOWER_SIZES)
+    ]
+    if tower is None and len(towers) != 1:
+        raise ValueError(
+            f"which vision tower this is cannot be told from its sizes ({', '.join(towers) or 'none is known'}); give "
+            "the name that upstream knows by --tower"
+        )
+    h, w = config.grid
+    values = {k: v for k, v in config.text_config.to_dict().items() if k not in ("_name_or_path", "architectures")}
+    return values | {
+        "model_type": model_type or names[0],
+        "mm_projector_type": config.mm_projector_type,
+        "mm_hidden_size": config.vision_config.hidden_size,
+        "mm_vision_tower_aux_list": [tower or towers[0]],
+        "mm_vision_tower_aux_token_len_list": [h * w],
+        "mm_vision_select_layer": -2 if config.vision_feature_layer == -1 else -1,
+        "unfreeze_mm_vision_tower": True,
+        "mm_use_im_newline_token": False,
+        "image_aspect_ratio": "pad",
+        "si_token_len": h * w,
+        "miv_token_len": h * w,
+    }
