@@ -82,6 +82,16 @@ def test_routing_costs_less_than_it_saves() -> None:
     assert 0 < gaze["scoring of regions"] < dense["attention, text"] - gaze["attention, text"]
 
 
+def test_checkpointing_saves_memory() -> None:
+    name = "finetune_cambrian_4b_dense"
+    on, off = plan(name), plan(name, "--no_gradient_checkpointing")
+    assert on.activations == off.activations
+    assert on.activations["without"] > 2 * on.activations["with checkpointing"]
+    assert sum(off.memory.values()) - sum(on.memory.values()) == (
+        on.activations["without"] - on.activations["with checkpointing"]
+    )
+
+
 def test_warnings() -> None:
     image = "finetune_cambrian_4b_gaze_72"
     said = plan(image, gpus=24).warnings
