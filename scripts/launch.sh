@@ -42,7 +42,8 @@ nnodes="${NNODES:-1}"
 nproc="${NPROC_PER_NODE:-$((gpus > 0 ? gpus : 1))}"
 ranks=$((nnodes * nproc))
 if [[ -n ${HOSTFILE:-} ]]; then
-  ranks="$(sed "s/#.*//" "$HOSTFILE" | grep -o "slots=[0-9]*" | awk -F= "{n += \$2} END {print n + 0}")"
+  slots='{ sub(/#.*/, "") } match($0, /slots=[0-9]+/) { n += substr($0, RSTART + 6, RLENGTH - 6) } END { print n + 0 }'
+  ranks="$(awk "$slots" "$HOSTFILE")"
   nproc=1
 fi
 cores="$(nproc)"

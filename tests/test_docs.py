@@ -125,6 +125,11 @@ def check_cambrian_gaze(words: list[str]) -> None:
         return
     if name == "train":
         check_training(arguments)
+    elif name == "plan":
+        configs = [word for word in arguments if word.endswith(".yaml")]
+        for config in configs:
+            check_training([config])
+        assert configs and {word for word in arguments if word.startswith("--")} <= options_of("plan")
     else:
         bench = (arguments[0],) if name in ("bench", "convert") else ()
         missing = {word.split("=")[0] for word in arguments if word.startswith("--")} - options_of(name, *bench)
@@ -157,6 +162,20 @@ def check_launcher(words: list[str]) -> None:
     check_training(words[where + 2 :])
 
 
+def check_cluster(words: list[str]) -> None:
+    """`scripts/cambrian/NAME.sh [ROW] …` and `sbatch … train.sbatch CONFIG …`: script, row and keys exist."""
+    if words[0] == "sbatch":
+        where = next(i for i, word in enumerate(words) if word.endswith(".sbatch"))
+        script, config, flags = ROOT / words[where], words[where + 1], words[where + 2 :]
+    else:
+        script, flags = ROOT / words[0], words[1:]
+        row = [flags.pop(0)] if flags and not flags[0].startswith("--") else []
+        default = re.search(r"^row=\"?(\w*)", script.read_text(), re.MULTILINE).group(1)
+        config = f"train/configs/{'_'.join([script.stem, *(row or filter(None, [default]))])}.yaml"
+    assert os.access(script, os.X_OK), f"{script} is missing or not executable"
+    check_training([config, *flags])
+
+
 def check_place(words: list[str]) -> None:
     """Commands that only move about: `cd`, `source .venv/bin/activate`, `git clone`."""
     assert words[0] != "source" or words[1] == ".venv/bin/activate"
@@ -174,6 +193,8 @@ HANDLERS: dict[str, Callable[[list[str]], None]] = {
     "pytest": check_pytest,
     "pip": check_pip,
     "cambrian-gaze": check_cambrian_gaze,
+    **{f"scripts/cambrian/{path.name}": check_cluster for path in ROOT.glob("scripts/cambrian/*.sh")},
+    "sbatch": check_cluster,
     "torchrun": check_launcher,
     "deepspeed": check_launcher,
     "accelerate": check_launcher,

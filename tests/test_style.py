@@ -61,7 +61,7 @@ def test_open_ends_are_not_left_in_the_code() -> None:
     assert not [module_id(path) for path in MODULES if marks.search(path.read_text(encoding="utf-8"))]
 
 
-@pytest.mark.parametrize("script", sorted([*ROOT.glob("scripts/**/*.sh"), *ROOT.glob(".ci/*")]), ids=module_id)
+@pytest.mark.parametrize("script", sorted([*ROOT.glob("scripts/**/*.s[hb]*"), *ROOT.glob(".ci/*")]), ids=module_id)
 def test_shell_scripts_parse(script: Path) -> None:
     subprocess.run(["bash", "-n", str(script)], check=True)
     if script.parent.name != "lib":

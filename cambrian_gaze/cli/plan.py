@@ -80,6 +80,8 @@ def table(plan: Plan) -> str:
     lines += ["", f"memory of one GPU, batch of {batch['per_device']} × {batch['length']:,} tokens"]
     lines += [_row(part, f"{amount / GIB:,.2f} GiB") for part, amount in plan.memory.items() if amount]
     lines.append(_row("together", f"{needed / GIB:,.2f} GiB", f"of {USABLE * plan.memory_gb * 1e9 / GIB:,.0f} GiB"))
+    both = ", ".join(f"{name} {amount / GIB:,.1f} GiB" for name, amount in plan.activations.items())
+    lines.append(f"  activations and temporaries {both}")
     flops = sum(plan.flops.values())
     lines += [
         "",

@@ -68,6 +68,8 @@ class Plan:
     """Module → (all, trained)."""
     memory: dict[str, int]
     memory_gb: int
+    activations: dict[str, int]
+    """All that `memory` holds beside the training state, `with checkpointing` and `without`."""
     flops: dict[str, float]
     tokens: dict[str, float]
     """Of the mean sample: visual, context, text; and `per_step`, over all devices."""
@@ -139,7 +141,11 @@ def make_plan(
         supervised=batch["per_device"] * max(0, length - units * per_unit),
         most_regions=0 if gaze.is_dense else max(routed, default=0),
     )
-    memory = {**state_bytes(model, place), **saved_bytes(model, largest, place, backend)}
+    saved = {
+        checkpointing: saved_bytes(model, largest, dataclasses.replace(place, checkpointing=checkpointing), backend)
+        for checkpointing in (True, False)
+    }
+    memory = {**state_bytes(model, place), **saved[place.checkpointing]}
     name, memory_gb = GPUS[gpu]
     needed, there = sum(memory.values()), USABLE * memory_gb * 1e9
     if needed > there:
@@ -166,6 +172,7 @@ def make_plan(
         parameters=_parameters(model),
         memory=memory,
         memory_gb=memory_gb,
+        activations={"with checkpointing": sum(saved[True].values()), "without": sum(saved[False].values())},
         flops=flops,
         tokens=tokens,
         batch={**batch, "length": length, "supervised": largest.supervised},

@@ -123,6 +123,14 @@ def test_it_says_which_machine_listens(tmp_path: Path) -> None:
         )
 
 
+def test_a_hostfile_gives_the_number_of_ranks(tmp_path: Path) -> None:
+    python, hosts = stand_in(tmp_path, "python", 'echo "$@"'), tmp_path / "hosts"
+    hosts.write_text("# ours\nnode1 slots=8\nnode2 slots=4  # slots=9\n")
+    batch, runner = start("launch.sh", "run.yaml", PYTHON=python, HOSTFILE=hosts).stdout.splitlines()
+    assert batch.endswith("--ranks 12")
+    assert runner.startswith(f"-m deepspeed.launcher.runner --hostfile {hosts} --no_local_rank --module")
+
+
 def stand_in(folder: Path, name: str, text: str) -> Path:
     """An executable shell script."""
     path = folder / name

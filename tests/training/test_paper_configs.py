@@ -1,6 +1,7 @@
 """The configurations of the paper's runs: every one builds on the meta device, trains its parts, and attends to as many
 KV entries as its row says; the table in train/README.md lists them."""
 
+import functools
 import re
 from pathlib import Path
 from typing import NamedTuple
@@ -8,6 +9,7 @@ from typing import NamedTuple
 import pytest
 import yaml
 
+from cambrian_gaze import CambrianGazeForConditionalGeneration
 from cambrian_gaze.gaze.cost import Attended, attended_visual
 from cambrian_gaze.training.batch import accumulation_steps
 from cambrian_gaze.training.build import build_shapes
@@ -40,9 +42,17 @@ def row_of(path: Path) -> Row:
     return Row(family, size, compressed, rest.removeprefix("compressed").removeprefix("_"))
 
 
-def load_one(path: Path, tmp_path: Path) -> RunConfig:
+@functools.cache
+def load_one(path: Path) -> RunConfig:
     """As a single rank would, on a machine without a GPU."""
-    return load([str(path), "--use_cpu", "--no_bf16", "--deepspeed", "null", f"--output_dir={tmp_path}"])
+    return load([str(path), "--use_cpu", "--no_bf16", "--deepspeed", "null"])
+
+
+@functools.cache
+def shapes_of(path: Path) -> CambrianGazeForConditionalGeneration:
+    """The model on the meta device, with its frozen parts."""
+    run = load_one(path)
+    return build_shapes(run.model, run.gaze, run.training)
 
 
 def attended(run: RunConfig, gaze, grid: tuple[int, int]) -> Attended:
@@ -51,12 +61,12 @@ def attended(run: RunConfig, gaze, grid: tuple[int, int]) -> Attended:
 
 
 @pytest.mark.parametrize("path", PAPER, ids=lambda path: path.stem)
-def test_it_builds_and_is_its_row(path: Path, tmp_path: Path) -> None:
-    row, run = row_of(path), load_one(path, tmp_path)
+def test_it_builds_and_is_its_row(path: Path) -> None:
+    row, run = row_of(path), load_one(path)
     assert run.data.data_path == [RECIPES[row.family]]
     assert run.training.global_batch_size == (256 if row.family == "finetune_video" else 512)
     assert run.training.stage == (1 if row.family == "pretrain" else 2)
-    model = build_shapes(run.model, run.gaze, run.training)
+    model = shapes_of(path)
     gaze = model.config.gaze_config
 
     billions = sum(p.numel() for p in model.model.language_model.parameters()) / 1e9
@@ -86,26 +96,23 @@ def test_it_builds_and_is_its_row(path: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", PAPER, ids=lambda path: path.stem)
-def test_it_starts_from_a_run_that_exists(path: Path, tmp_path: Path) -> None:
-    run = load_one(path, tmp_path)
-    assert run.values["output_dir"] == str(tmp_path)
+def test_it_starts_from_a_run_that_exists(path: Path) -> None:
+    run = load_one(path)
+    assert run.training.output_dir == f"checkpoints/{path.stem}"
     places = {yaml.safe_load(p.read_text())["output_dir"]: p for p in PAPER}
-    assert f"checkpoints/{path.stem}" in places
     if row_of(path).family == "finetune":
         parent = places[str(Path(run.model.pretrain_mm_mlp_adapter).parent)]
     elif row_of(path).family == "finetune_video":
         parent = places[run.model.model_name_or_path]
     else:
         return
-    before = load_one(parent, tmp_path)
-    shapes = [build_shapes(r.model, r.gaze, r.training) for r in (before, run)]
-    names = [{n: p.shape for n, p in model.named_parameters()} for model in shapes]
+    names = [{n: p.shape for n, p in shapes_of(file).named_parameters()} for file in (parent, path)]
     assert names[0] == names[1], "its parent's weights fit, context tokens included"
 
 
 @pytest.mark.parametrize("path", PAPER, ids=lambda path: path.stem)
-def test_the_batch_divides_over_1_8_and_64_gpus(path: Path, tmp_path: Path) -> None:
-    training = load_one(path, tmp_path).training
+def test_the_batch_divides_over_1_8_and_64_gpus(path: Path) -> None:
+    training = load_one(path).training
     per_device, whole = training.per_device_train_batch_size, training.global_batch_size
     assert training.gradient_accumulation_steps == whole // per_device
     assert [accumulation_steps(whole, per_device, n) * per_device * n for n in (1, 8, 64)] == [whole] * 3
@@ -123,14 +130,14 @@ def test_rows_say_which_row_they_are() -> None:
         assert "paper" in path.read_text(encoding="utf-8").splitlines()[0], path
 
 
-def test_the_readme_lists_them_all(tmp_path: Path) -> None:
+def test_the_readme_lists_them_all() -> None:
     page = (ROOT / "train" / "README.md").read_text(encoding="utf-8")
     cells = [[cell.strip(" `") for cell in line.split("|")[1:-1]] for line in page.splitlines() if line.startswith("|")]
     listed = {row[0]: row for row in cells if "cambrian_" in row[0] and len(row) == 5}
     assert {name.replace("{4b,7b}", size) for name in listed for size in ("4b", "7b")} == {p.stem for p in PAPER}
     for name, (_, _, region, kept, kv_size) in listed.items():
-        run = load_one(FOLDER / f"{name.replace('{4b,7b}', '4b')}.yaml", tmp_path)
-        model = build_shapes(run.model, run.gaze, run.training)
+        path = FOLDER / f"{name.replace('{4b,7b}', '4b')}.yaml"
+        run, model = load_one(path), shapes_of(path)
         gaze = model.config.gaze_config
         kv = attended(run, gaze, model.config.grid)
         if run.training.stage == 1 or gaze.is_dense:

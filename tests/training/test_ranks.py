@@ -66,6 +66,18 @@ def test_the_launcher_does_not_import_torch() -> None:
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
+def test_a_rank_leaves_its_process_group_at_the_end(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Without it the ranks of other hosts may find the connection closed while they still use it."""
+    from cambrian_gaze.training import run
+
+    done = []
+    monkeypatch.setattr(run, "train", lambda *_: done.append("trained"))
+    monkeypatch.setattr(run.dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(run.dist, "destroy_process_group", lambda: done.append("left"))
+    assert run.main([f"--output_dir={tmp_path}", "--use_cpu"]) == 0
+    assert done == ["trained", "left"]
+
+
 @pytest.mark.slow
 def test_the_command_trains_on_two_ranks(pages: Path, tmp_path: Path) -> None:
     """The whole way: `cambrian-gaze train CONFIG.yaml --nproc_per_node 2`, and a second call that finds it finished."""
