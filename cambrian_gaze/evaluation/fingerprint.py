@@ -12,13 +12,9 @@ if TYPE_CHECKING:
 
 def weights_fingerprint(model: nn.Module) -> str:
     """Hex digest of every parameter and buffer of the state dict: names, types, shapes and values."""
-    import torch
+    from cambrian_gaze.models.shards import fingerprint
 
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+    return fingerprint(model.state_dict())
 
 
 def file_fingerprint(path: str | Path) -> str:

@@ -20,6 +20,8 @@ from cambrian_gaze.models.weight_names import DECODER, HEAD
 
 EMBEDDINGS = DECODER + "embed_tokens.weight"
 
+ANSWER_END = "<|im_end|>"
+
 NEW = {
     "model.mm_projector.conv.": "the mean of each 2×2 block",
     "model.mm_projector.": "normal with the decoder's initializer_range, biases zero",
@@ -56,7 +58,7 @@ def write_model(
     Raises: ValueError where a hash or the space on the disk does not suffice; nothing is written then.
     """
     for shards in {id(source.part.shards): source.part.shards for source in report.loaded.values()}.values():
-        shards.check_hashes()
+        shards.check_hashes(progress)
     check_tied(report)
     config = model.config
     stored = {name: source.part.shards.entries[source.name].dtype for name, source in report.loaded.items()}
@@ -80,7 +82,7 @@ def write_model(
     with new_folder(out) as folder:
         write_shards(folder, planned, max_shard_size, progress)
         config.save_pretrained(folder)
-        generation_config(config, origin).save_pretrained(folder)
+        generation_config(config, origin, tokenizer).save_pretrained(folder)
         processor.save_pretrained(folder)
         extra(folder)
 
@@ -125,11 +127,19 @@ def fresh_parameters(model: CambrianGazeForConditionalGeneration, names: Sequenc
     return {name: fresh[name] for name in names}
 
 
-def generation_config(config: CambrianGazeConfig, origin: Path) -> GenerationConfig:
-    """The language model's settings for `generate`, its end tokens above all."""
+def generation_config(config: CambrianGazeConfig, origin: Path, tokenizer: Any) -> GenerationConfig:
+    """The language model's settings for `generate`, and `<|im_end|>` among its end tokens: a base model's end token is
+    another, and ChatML's answers would go on for ever."""
     if (origin / "generation_config.json").is_file():
-        return GenerationConfig.from_pretrained(origin)
-    return GenerationConfig.from_model_config(config)
+        settings = GenerationConfig.from_pretrained(origin)
+    else:
+        names = ("bos_token_id", "eos_token_id", "pad_token_id")
+        settings = GenerationConfig(**{name: getattr(config.text_config, name) for name in names})
+    ends = settings.eos_token_id
+    ends = [] if ends is None else list(ends) if isinstance(ends, list) else [ends]
+    answer = tokenizer.get_vocab().get(ANSWER_END)
+    settings.eos_token_id = ends + [answer] if answer is not None and answer not in ends else settings.eos_token_id
+    return settings
 
 
 def _loader(

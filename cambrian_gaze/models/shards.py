@@ -10,13 +10,14 @@ import hashlib
 import json
 import re
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from safetensors import safe_open
 from torch import Tensor
+from tqdm import tqdm
 
 DTYPES = {
     "F64": torch.float64,
@@ -84,24 +85,23 @@ class Shards:
             self._loaded = (file, _unpickle(file, "cpu"))
         return self._loaded[1][name]
 
-    def check_hashes(self) -> int:
+    def check_hashes(self, progress: bool = False) -> int:
         """Compare the weights with a `SHA256SUMS` file beside them, and those of the hub's cache with their names.
 
         Returns: how many files were compared.
         Raises: ValueError naming the file that is not what its hash says.
         """
         expected = _listed_hashes(self.path) if self.path.is_dir() else {}
-        compared = 0
         for file in self.files:
             blob = file.resolve().name
-            want = expected.get(file.name) or (blob if re.fullmatch("[0-9a-f]{64}", blob) else None)
-            if want is None:
-                continue
-            found = file_sha256(file)
+            if re.fullmatch("[0-9a-f]{64}", blob):
+                expected.setdefault(file.name, blob)
+        files = [file for file in self.files if file.name in expected]
+        for file in tqdm(files, desc="checking hashes", unit="file", disable=not (progress and files)):
+            found, want = file_sha256(file), expected[file.name]
             if found != want:
                 raise ValueError(f"{file} has the SHA-256 {found}, not {want}: damaged or changed; fetch it again")
-            compared += 1
-        return compared
+        return len(files)
 
     def _compare(self, indexed: dict[str, str]) -> None:
         """Index and files must tell the same."""
@@ -126,6 +126,15 @@ def file_sha256(path: Path) -> str:
 def tensor_bytes(tensor: Tensor) -> memoryview:
     """The bytes of a tensor as they stand in a safetensors file."""
     return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
+
+
+def fingerprint(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of names, types, shapes and values."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor_bytes(tensor))
+    return digest.hexdigest()
 
 
 def _weight_files(path: Path) -> tuple[list[Path], dict[str, str] | None]:

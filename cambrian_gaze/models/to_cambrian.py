@@ -88,13 +88,13 @@ def to_cambrian(
             report.loaded |= {name: Source(Part("kept beside the model", aside, {}, ()), name) for name in aside}
     if dry_run:
         return report
-    shards.check_hashes()
+    shards.check_hashes(progress)
     check_space(out, sum(tensor.size for tensor in planned))
     tokenizer = AutoTokenizer.from_pretrained(path)
     with new_folder(out) as folder:
         write_shards(folder, planned, max_shard_size, progress)
         (folder / "config.json").write_text(json.dumps(upstream, indent=2) + "\n", encoding="utf-8")
-        generation_config(config, path).save_pretrained(folder)
+        generation_config(config, path, tokenizer).save_pretrained(folder)
         tokenizer.save_pretrained(folder)
     return report
 

@@ -5,7 +5,6 @@ Keys are the parameters' names in the model, so Cambrian users find `model.mm_pr
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from pathlib import Path
@@ -18,7 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from cambrian_gaze import __version__
-from cambrian_gaze.models.shards import tensor_bytes
+from cambrian_gaze.models.shards import fingerprint
 from cambrian_gaze.training.optimizer import CONTEXT, PROJECTOR, module_of
 
 EXPORT_NAME = "mm_projector.safetensors"
@@ -51,15 +50,6 @@ def write_export(tensors: dict[str, Tensor], path: Path | str, facts: dict[str, 
     save_file(tensors, partial, metadata={"format": "pt", METADATA: json.dumps(facts, default=str)})
     os.replace(partial, path)
     return path
-
-
-def fingerprint(tensors: dict[str, Tensor]) -> str:
-    """SHA-256 of names, types, shapes and values."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(tensors.items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor_bytes(tensor))
-    return digest.hexdigest()
 
 
 def read_export(path: Path | str) -> tuple[dict[str, Tensor], dict[str, Any]]:

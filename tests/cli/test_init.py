@@ -5,7 +5,15 @@ import pytest
 
 from cambrian_gaze import CambrianGazeForConditionalGeneration
 from cambrian_gaze.cli.main import main
+from tests.cli.test_main import run_light
 from tests.models._checkpoints import write_language_model, write_siglip
+
+
+@pytest.mark.parametrize("command", ["init", "convert", "convert from-cambrian", "convert to-cambrian"])
+def test_help_waits_for_nothing_heavy(command: str) -> None:
+    output, seconds, heavy = run_light(*command.split(), "--help")
+    assert output.startswith(f"usage: cambrian-gaze {command}")
+    assert seconds < 1 and not heavy
 
 
 @pytest.fixture

@@ -114,8 +114,9 @@ def test_the_folder_trains_and_generates(backbone: dict, tmp_path: Path) -> None
         assert model.get_parameter(name).grad.abs().sum() > 0
     out = model.eval().generate(**inputs, max_new_tokens=3, do_sample=False, return_gaze=True)
     assert out.gaze.regions.shape[-1] == 2
-    # Wherever the language model wants generation to end, it still does.
-    assert model.generation_config.eos_token_id == backbone["qwen3"].generation_config.eos_token_id
+    # Wherever the language model wants generation to end, and where an answer in ChatML ends.
+    assert backbone["qwen3"].generation_config.eos_token_id == 3
+    assert model.generation_config.eos_token_id == [3, processor.tokenizer.convert_tokens_to_ids("<|im_end|>")]
 
 
 def test_chat_templates_are_kept(backbone: dict, tmp_path: Path) -> None:

@@ -10,7 +10,8 @@ from safetensors.torch import load_file, save_file
 
 import cambrian_gaze
 from cambrian_gaze import CambrianGazeForConditionalGeneration
-from cambrian_gaze.training.projector import export_projector, fingerprint, load_projector, read_export
+from cambrian_gaze.models.shards import fingerprint
+from cambrian_gaze.training.projector import export_projector, load_projector, read_export
 
 
 def model(**overrides) -> CambrianGazeForConditionalGeneration:
