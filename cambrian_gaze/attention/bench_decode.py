@@ -98,8 +98,8 @@ class _Layer:
     resident: bool = True
 
     def page_rows(self) -> tuple[Tensor, Tensor, int]:
-        keys, values = (x.flatten(3).flatten(0, 2) for x in (self.page_keys, self.page_values))
-        return keys, values, self.page_keys.shape[2]
+        room, slots, dim = self.page_keys.shape[2:]
+        return self.page_keys.view(-1, slots * dim), self.page_values.view(-1, slots * dim), room
 
     def gather_pages(self, chosen: Tensor) -> tuple[Tensor, Tensor]:
         row, group = (torch.arange(n, device=chosen.device) for n in chosen.shape[:2])

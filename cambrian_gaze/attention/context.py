@@ -107,6 +107,11 @@ class GazeContext:
         """Whether the budget covers all regions that there are, so that there is nothing to choose."""
         return all(pool.most >= self.layout.num_regions for pool in self._pools())
 
+    @property
+    def chooses_in_full(self) -> bool:
+        """Whether no query keeps fewer regions than `choose` returns places, as far as the host knows."""
+        return all(pool.dropped is None for pool in self._pools())
+
     def _pools(self) -> tuple[Pool, ...]:
         if "pools" not in self.prepared:
             self.prepared["pools"] = pools(self.offered, self.layout, self.config)
