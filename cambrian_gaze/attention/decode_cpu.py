@@ -149,7 +149,7 @@ def _attend_in_place(
 ) -> Tensor:
     """`_attend_rows` over all pages where they lie; where scores are many, some KV heads at a time."""
     keys, values = (x.flatten(2, 3).flatten(0, 1) for x in (pages.page_keys, pages.page_values))
-    step = max(torch.get_num_threads(), SCORES_AT_ONCE // (q.shape[1] * keys.shape[1]))
+    step = max(torch.get_num_threads(), SCORES_AT_ONCE // max(1, q.shape[1] * keys.shape[1]))
     if step >= len(q):
         return _attend_rows(q, [keys.to(q.dtype)], [values.to(q.dtype)], on_text, text_values, allowed, scaling)
     parts = []
