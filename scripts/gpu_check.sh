@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Everything that needs a GPU, in one call of under ten minutes: the tests marked gpu, then the benches. Tables, rows and
 # logs go to the folder $OUT (default runs/gpu_check). Runs from the source tree with the Python at hand ($PYTHON), and
-# needs torch with CUDA, transformers, pytest and hypothesis; none of the optional dependencies.
+# needs torch with CUDA, transformers and pytest; none of the optional dependencies.
 #   OUT=/tmp/tables ./scripts/gpu_check.sh
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."

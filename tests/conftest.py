@@ -6,16 +6,19 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+import importlib.util  # noqa: E402
 import random  # noqa: E402
 
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
-from hypothesis import settings  # noqa: E402
 
-settings.register_profile("default", deadline=None, derandomize=True, database=None)
-settings.register_profile("thorough", deadline=None, max_examples=1000, database=None)
-settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
+if importlib.util.find_spec("hypothesis"):  # the tests that need a GPU do without (scripts/gpu_check.sh)
+    from hypothesis import settings
+
+    settings.register_profile("default", deadline=None, derandomize=True, database=None)
+    settings.register_profile("thorough", deadline=None, max_examples=1000, database=None)
+    settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 
 @pytest.fixture(autouse=True)

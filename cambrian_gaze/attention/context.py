@@ -20,6 +20,7 @@ from cambrian_gaze.gaze.config import GazeConfig
 from cambrian_gaze.gaze.descriptors import attention_mass_scores, describe, region_scores
 from cambrian_gaze.gaze.layout import TokenLayout
 from cambrian_gaze.gaze.routing import Pool, choose_from, pools
+from cambrian_gaze.gaze.visibility import routing_queries
 
 
 class LayerPages(Protocol):
@@ -107,6 +108,11 @@ class GazeContext:
         """Whether the budget covers all regions that there are, so that there is nothing to choose."""
         return all(pool.most >= self.layout.num_regions for pool in self._pools())
 
+    @property
+    def chooses_in_full(self) -> bool:
+        """Whether no query keeps fewer regions than `choose` returns places, as far as the host knows."""
+        return all(pool.dropped is None for pool in self._pools())
+
     def _pools(self) -> tuple[Pool, ...]:
         if "pools" not in self.prepared:
             self.prepared["pools"] = pools(self.offered, self.layout, self.config)
@@ -127,6 +133,19 @@ class GazeContext:
             recorder=None,
             prepared={},
         )
+
+    def of_routing_queries(self) -> tuple[GazeContext, Tensor]:
+        """This context for the queries that route, a small part of the tokens in training; and which they are.
+
+        One synchronisation with the device. Rows with fewer such queries are filled up with others, which are offered
+        no region.
+
+        Returns: the context, for `choose` alone; int64 [B, T], token numbers.
+        """
+        routing = routing_queries(self.layout, self.config)
+        most = max(1, int(routing.sum(1).max()))
+        tokens = (~routing).to(torch.uint8).argsort(dim=1, stable=True)[:, :most]
+        return self.of_queries(tokens), tokens
 
     def choose(self, layer: int, q: Tensor, k: Tensor | None, key_region: Tensor, scaling: float) -> Tensor:
         """Regions that each query of this layer looks at.

@@ -11,6 +11,7 @@ the selected blocks of the visual cache are read. Two ways, one contract:
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from cambrian_gaze.attention import decode_cpu, decode_torch
@@ -26,32 +27,35 @@ def prepare(ctx: GazeContext) -> None:
     page_seen = structure(ctx.layout, cache.page_layout, ctx.config)[:, 0]
     flat_seen = structure(ctx.layout, cache.flat_layout, ctx.config)[:, 0]
     ctx.prepared["page_seen"], ctx.prepared["flat_seen"] = page_seen, flat_seen
-    # Looking at the data is free on a CPU; elsewhere it would wait for the device.
+    # Looking at the data is free on a CPU; elsewhere it would wait for the device. What all see needs no mask there.
     on_cpu = page_seen.device.type == "cpu"
-    ctx.prepared["all_seen"] = on_cpu and bool(page_seen.all()), on_cpu and bool(flat_seen.all())
+    ctx.prepared["masks"] = tuple(None if on_cpu and bool(s.all()) else s for s in (page_seen, flat_seen))
+    # Without a recorder nobody asks in which order all regions rank.
+    ctx.prepared["chooses"] = ctx.layout.num_regions > 0 and (ctx.recorder is not None or not ctx.keeps_every_region)
+    ctx.prepared["complete"] = ctx.chooses_in_full
 
 
 def attend(q: Tensor, ctx: GazeContext, layer: int, scaling: float) -> Tensor:
     """Attention of q [B, H, 1, D] over the cache; returns [B, H, 1, D]."""
-    pages = ctx.cache.layers[layer]
+    pages, prepared = ctx.cache.layers[layer], ctx.prepared
     batch, heads, _, dim = q.shape
-    groups, num_regions = pages.flat_keys.shape[1], ctx.layout.num_regions
+    groups = pages.flat_keys.shape[1]
     regions = None
-    # Without a recorder nobody asks in which order all regions rank.
-    if num_regions and ctx.config.routes(layer) and (ctx.recorder is not None or not ctx.keeps_every_region):
+    if prepared["chooses"] and ctx.config.routes(layer):
         every_key = pages.page_keys.flatten(2, 3) if ctx.config.descriptor == "oracle" else None
         regions = ctx.choose(layer, q, every_key, ctx.cache.page_layout.region, scaling)
 
     grouped = q.reshape(batch, groups, heads // groups, dim)
-    seen = ctx.prepared["page_seen"], ctx.prepared["flat_seen"]
     if decode_cpu.takes(q, pages):
-        # What every query may see needs no mask.
-        page_seen, flat_seen = (None if all_ else s for s, all_ in zip(seen, ctx.prepared["all_seen"], strict=True))
-        out, allowed = decode_cpu.attend(grouped, pages, page_seen, flat_seen, regions, scaling, ctx.cache.workspace)
+        out, visual = decode_cpu.attend(
+            grouped, pages, *prepared["masks"], regions, prepared["complete"], scaling, ctx.cache.workspace
+        )
     else:
+        seen = prepared["page_seen"], prepared["flat_seen"]
         out, allowed = decode_torch.attend(grouped, pages, *seen, regions, scaling)
+        visual = allowed.sum(-1)
     if ctx.recorder is not None:
-        visual = allowed.flatten(3).sum(-1).expand(batch, groups, heads // groups).reshape(batch, heads)
+        visual = torch.as_tensor(visual, device=q.device).expand(batch, groups, heads // groups).reshape(batch, heads)
         _record(ctx, layer, visual, every_region(ctx) if regions is None else regions)
     return out.view(batch, heads, 1, dim)
 

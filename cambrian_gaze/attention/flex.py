@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
 from cambrian_gaze.attention.context import GazeContext
-from cambrian_gaze.attention.masked import every_region
+from cambrian_gaze.attention.masked import at_queries, every_region
 from cambrian_gaze.gaze.config import GazeConfig
 from cambrian_gaze.gaze.layout import CONTEXT, TEXT, VISUAL, TokenLayout
 from cambrian_gaze.gaze.routing import as_mask
@@ -29,7 +29,6 @@ from cambrian_gaze.gaze.visibility import (
     needs_choice,
     query_fields,
     routable,
-    routing_queries,
     sees,
     structure,
 )
@@ -81,7 +80,7 @@ def prepare(ctx: GazeContext) -> None:
     if not routes:
         return
     ctx.prepared["routed_blocks"] = block_tensors(q, k, config, routing=True)
-    router, rows = _router(ctx)
+    router, rows = ctx.of_routing_queries()
     places = torch.arange(rows.shape[1], device=rows.device).expand_as(rows)
     place = torch.zeros_like(q.index).scatter(1, rows, places).int()
     region = _small(k.region.clamp(min=0))
@@ -95,21 +94,6 @@ def prepare(ctx: GazeContext) -> None:
         return seen_and_chosen
 
     ctx.prepared.update(routed=routed, router=router, rows=rows)
-
-
-def _router(ctx: GazeContext) -> tuple[GazeContext, Tensor]:
-    """The context of the queries that route, a small part of the tokens in training; and which they are.
-
-    One synchronisation with the device. Rows with fewer such queries are filled up with others, which are offered no
-    region.
-
-    Returns: the context, for `choose` alone; int64 [B, T], token numbers.
-    """
-    routing = routing_queries(ctx.layout, ctx.config)
-    most = max(1, int(routing.sum(1).max()))
-    rows = (~routing).to(torch.uint8).argsort(dim=1, stable=True)[:, :most]
-
-    return ctx.of_queries(rows), rows
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, ctx: GazeContext, layer: int, scaling: float, dropout: float) -> Tensor:
@@ -129,8 +113,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, ctx: GazeContext, layer: int, scalin
         group = torch.arange(q.shape[1], device=q.device) // (q.shape[1] // selected.shape[1])
         mask, blocks = ctx.prepared["routed"](selected, group), ctx.prepared["routed_blocks"]
         if ctx.recorder is not None:
-            nothing = regions.new_full((*regions.shape[:2], q.shape[2], regions.shape[3]), -1)
-            regions = nothing.scatter(2, rows.expand_as(regions), regions)
+            regions = at_queries(regions, rows, q.shape[2])
     else:
         regions, mask, blocks = every_region(ctx), ctx.prepared["seen"], ctx.prepared["dense_blocks"]
     if ctx.recorder is not None:

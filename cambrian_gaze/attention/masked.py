@@ -15,9 +15,13 @@ from cambrian_gaze.gaze.visibility import routable, structure
 
 def prepare(ctx: GazeContext) -> None:
     """The parts of the mask that are the same in every layer."""
-    ctx.prepared["structure"] = structure(ctx.layout, ctx.key_layout, ctx.config)[:, None]
-    if not ctx.config.is_dense:
-        ctx.prepared["free"] = ~routable(ctx.layout, ctx.key_layout, ctx.config)[:, None]
+    base = ctx.prepared["structure"] = structure(ctx.layout, ctx.key_layout, ctx.config)[:, None]
+    if ctx.layout.num_regions == 0 or ctx.config.is_dense:
+        return
+    router, tokens = ctx.of_routing_queries()
+    free = ~routable(router.layout, ctx.key_layout, ctx.config)[:, None]
+    there = base.gather(2, tokens[:, None, :, None].expand(-1, 1, -1, base.shape[3]))
+    ctx.prepared.update(router=router, tokens=tokens, free=free & there, routable=~free & there)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, ctx: GazeContext, layer: int, scaling: float, dropout: float) -> Tensor:
@@ -36,14 +40,22 @@ def _allowed(q: Tensor, k: Tensor, ctx: GazeContext, layer: int, scaling: float)
     base, num_regions = ctx.prepared["structure"], ctx.layout.num_regions
     if num_regions == 0 or not ctx.config.routes(layer):
         return base, every_region(ctx)
-    region = ctx.key_layout.region
-    regions = ctx.choose(layer, q, k, region, scaling)
+    tokens, region = ctx.prepared["tokens"][:, None, :, None], ctx.key_layout.region
+    asking = q.detach().gather(2, tokens.expand(-1, q.shape[1], -1, q.shape[3]))
+    regions = ctx.prepared["router"].choose(layer, asking, k, region, scaling)
     chosen = as_mask(regions, num_regions)
     at_key = region.clamp(min=0)[:, None, None, :].expand(*chosen.shape[:3], -1)
-    allowed = (chosen.gather(-1, at_key) | ctx.prepared["free"]) & base
-    if allowed.shape[1] != q.shape[1]:
-        allowed = allowed.repeat_interleave(q.shape[1] // allowed.shape[1], dim=1)
-    return allowed, regions
+    seen = (chosen.gather(-1, at_key) & ctx.prepared["routable"]) | ctx.prepared["free"]
+    seen = seen.repeat_interleave(q.shape[1] // seen.shape[1], dim=1)
+    # Only the rows of queries that route differ from head to head.
+    allowed = base.repeat(1, q.shape[1], 1, 1).scatter_(2, tokens.expand_as(seen), seen)
+    return allowed, regions if ctx.recorder is None else at_queries(regions, tokens, q.shape[2])
+
+
+def at_queries(regions: Tensor, tokens: Tensor, length: int) -> Tensor:
+    """Regions int64 [B, H, T, K] of the queries int64 [B, 1, T, 1] among all `length`; -1 for the others."""
+    nothing = regions.new_full((*regions.shape[:2], length, regions.shape[3]), -1)
+    return nothing.scatter_(2, tokens.expand_as(regions), regions)
 
 
 def every_region(ctx: GazeContext) -> Tensor:

@@ -68,7 +68,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def report(rows: list[dict[str, Any]], bench: ModuleType, json_file: str | None, page: str | None) -> None:
-    """Print a table per device; write the rows and the page where asked to."""
+    """Print a table per device; write the rows and the page where asked to. A bench with several tables names the
+    section in its rows."""
     from cambrian_gaze.attention import measure
 
     if json_file is not None:
@@ -79,10 +80,10 @@ def report(rows: list[dict[str, Any]], bench: ModuleType, json_file: str | None,
         text = measure.markdown_table(mine, bench.COLUMNS)
         if measured:
             text = f"{measure.machine_line(measure.describe_machine(device))}\n\n{text}"
-        print(f"\n{bench.SECTION}, {device}\n\n{text}", flush=True)
+        section = f"{mine[0].get('section', bench.SECTION)} {device}"
+        print(f"\n{section}\n\n{text}", flush=True)
         if page is None:
             continue
-        section = f"{bench.SECTION} {device}"
         if not measured and measure.read_section(page, section):
             print(f"\n{page}: {section!r} stays as it is, nothing was measured", file=sys.stderr)
         else:

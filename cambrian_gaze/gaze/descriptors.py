@@ -53,15 +53,22 @@ def region_scores(q: Tensor, descriptors: Tensor, kind: str, granularity: str) -
     """
     groups = descriptors.shape[1]
     batch, heads, length, dim = q.shape
-    grouped = q.to(descriptors.dtype).reshape(batch, groups, heads // groups, length, dim)
     average = granularity == "kv_group"
+    grouped = q.reshape(batch, groups, heads // groups, length, dim)
+    if average and kind != "minmax":
+        return _products(grouped.mean(2, dtype=descriptors.dtype), descriptors)
+    grouped = grouped.to(descriptors.dtype)
     if kind == "minmax":
         low, high = (d.unsqueeze(2).transpose(-1, -2) for d in descriptors.split(dim, dim=-1))
         scores = grouped.clamp(min=0) @ high + grouped.clamp(max=0) @ low
         return scores.mean(2) if average else scores.flatten(1, 2)
-    if average:
-        return grouped.mean(2) @ descriptors.transpose(-1, -2)
-    return (grouped.flatten(2, 3) @ descriptors.transpose(-1, -2)).view(batch, heads, length, -1)
+    return _products(grouped.flatten(2, 3), descriptors).view(batch, heads, length, -1)
+
+
+def _products(q: Tensor, descriptors: Tensor) -> Tensor:
+    """[B, G, N, D] and [B, G, R, D] → [B, G, N, R]; `matmul` takes several times as long to set this up."""
+    products = torch.bmm(q.flatten(0, 1), descriptors.flatten(0, 1).transpose(1, 2))
+    return products.view(*q.shape[:3], -1)
 
 
 @torch.no_grad()

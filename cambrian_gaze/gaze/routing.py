@@ -53,8 +53,9 @@ def choose_regions(scores: Tensor, offered: Tensor, layout: TokenLayout, config:
 @torch.no_grad()
 def choose_from(scores: Tensor, pools: tuple[Pool, ...]) -> Tensor:
     """`choose_regions` from pools made before: shapes are fixed and nothing is read back from the device."""
-    chosen = [_top(scores, pool) for pool in pools]
-    return chosen[0] if len(chosen) == 1 else torch.cat(chosen, dim=-1)
+    if len(pools) == 1:
+        return _top(scores, pools[0])
+    return torch.cat([_top(scores, pool) for pool in pools], dim=-1)
 
 
 def regions_kept(offered: Tensor, budget: RegionBudget, min_keep_ratio: float) -> Tensor:

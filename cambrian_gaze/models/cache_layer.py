@@ -153,7 +153,8 @@ class GazeCacheLayer(CacheLayerMixin):
     def page_rows(self) -> tuple[Tensor, Tensor, int]:
         """Keys and values as [B·G·room, m·D], and room: page r of row b and KV head g is at (b·G + g)·room + r."""
         keys, values = (self.stores[name].data for name in ("keys", "values"))
-        return keys.flatten(3).flatten(0, 2), values.flatten(3).flatten(0, 2), keys.shape[2]
+        room, slots, dim = keys.shape[2:]
+        return keys.view(-1, slots * dim), values.view(-1, slots * dim), room
 
     def new_store(self, like: Tensor) -> PageStore:
         """Where pages of keys or values like [B, G, S, D] live."""

@@ -2,6 +2,7 @@
 
 import argparse
 
+import pytest
 import torch
 
 from cambrian_gaze.attention import bench_decode, measure
@@ -23,3 +24,28 @@ def test_rows_of_a_small_run():
     assert group["read_bytes"] < head["read_bytes"] < dense["read_bytes"]
     assert bench_decode.table(rows).count("\n") == len(rows) + 1
     assert max(r["ratio_to_dense"] for r in rows[:3]) == 1.0 and torch.is_grad_enabled()
+
+
+def test_entries_follow_k_and_not_the_visual_tokens():
+    """K given as a number: its own table, the same visual entries at every size."""
+    parser = argparse.ArgumentParser()
+    bench_decode.add_arguments(parser)
+    small = "--tokens 576 1152 --regions 2 8 --heads 8 --kv-heads 2 --head-dim 32 --seconds 0 --device cpu --dtype fp32"
+    rows = bench_decode.run(parser.parse_args(small.split()))
+    gaze = [r for r in rows if r["arm"] == "decode"]
+    assert [r["visual_tokens"] for r in gaze] == [576] * 4 + [1152] * 4
+    for r in gaze:
+        assert r["visual_entries"] == 36 * r["regions"] and r["kept"] == 36 * r["regions"] / r["visual_tokens"]
+        assert r["attended_entries"] == r["visual_entries"] + 64 + 4 * r["visual_tokens"] // 576
+    assert {r["section"] for r in rows} == {bench_decode.SECTION_OF_REGIONS}
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [("--regions 17 --tokens 576", "more than the 16"), ("--tokens 600", "600"), ("--kept 1 --regions 2", "not both")],
+)
+def test_sizes_that_do_not_fit(options, reason):
+    parser = argparse.ArgumentParser()
+    bench_decode.add_arguments(parser)
+    with pytest.raises(ValueError, match=reason):
+        bench_decode.run(parser.parse_args(["--device", "cpu", *options.split()]))

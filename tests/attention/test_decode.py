@@ -55,9 +55,11 @@ def reference(q, ctx):
 
 @pytest.fixture(params=["one block", "tiny blocks"])
 def blocks(request, monkeypatch):
-    """Buffers of one page too, so that rows and pages are cut."""
+    """Buffers of few pages too, so that KV heads and pages are cut, and each query head's pages or their union."""
     if request.param == "tiny blocks":
         monkeypatch.setattr(decode_cpu, "BLOCK_BYTES", 3 * 4 * DIM * 4)
+        monkeypatch.setattr(decode_cpu, "SCORES_AT_ONCE", 1)
+        monkeypatch.setattr(decode_cpu, "UNION_FROM", 0)
 
 
 @GRANULARITY
@@ -77,6 +79,31 @@ def test_equals_the_reference(granularity, heads, read_all_from, dtype, toleranc
     assert torch.allclose(got, want, rtol=tolerance, atol=tolerance)
     assert torch.equal(ctx.recorder.layers[0].regions, regions[:, :, -1])
     assert torch.equal(ctx.recorder.layers[0].visual, visual)
+
+
+@GRANULARITY
+@pytest.mark.parametrize("fuse_up_to", [0, 1 << 40])
+@pytest.mark.parametrize("union_from", [0, 1 << 40])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.bfloat16, 2e-2)])
+def test_full_selections_that_see_all_need_no_mask(
+    granularity, fuse_up_to, union_from, dtype, tolerance, blocks, monkeypatch
+):
+    """Rows of equal shape: nothing is padded, and every query keeps K regions."""
+    for name, value in (("FUSE_UP_TO", fuse_up_to), ("UNION_FROM", union_from), ("READ_ALL_FROM", 2.0)):
+        monkeypatch.setattr(decode_cpu, name, value)
+    row = [("text", (2,)), ("image", (1, 6, 6)), ("text", (3,)), ("image", (1, 6, 6)), ("text", (2,))]
+    q, ctx = step(granularity, dtype=dtype, rows=[row, row])
+    assert ctx.prepared["masks"] == (None, None) and ctx.prepared["complete"]
+    want, regions, visual = reference(q, ctx)
+    fused = []
+    monkeypatch.setattr(
+        decode_cpu, "_attend_few", lambda *args, few=decode_cpu._attend_few: fused.append(True) or few(*args)
+    )
+    ctx.recorder = GazeRecorder()
+    got = decode.attend(q, ctx, 0, 0.25)
+    assert torch.allclose(got, want, rtol=tolerance, atol=tolerance)
+    assert torch.equal(ctx.recorder.layers[0].visual, visual) and (visual == 2 * 4).all()
+    assert bool(fused) == (granularity == "kv_group" and fuse_up_to > 0)
 
 
 @GRANULARITY
@@ -139,7 +166,7 @@ def test_buffers_are_kept_and_shared(granularity, monkeypatch):
 
 def test_a_buffer_grows_and_is_reused():
     workspace = Workspace()
-    take = lambda *shape: workspace.take("x", shape, torch.float32, torch.device("cpu"))  # noqa: E731
+    take = lambda *shape: workspace.take("x", shape, torch.float32)  # noqa: E731
     first = take(10, 10)
     assert take(50).data_ptr() == take(5, 5).data_ptr() == first.data_ptr()
     assert take(1000).shape == (1000,) and workspace.nbytes == 5000
