@@ -39,8 +39,8 @@ class SampleProcessor(Protocol):
 class ConversationDataset(Dataset):
     """Map-style: item i is record i as tensors, or a `Quarantined` that says why there is none.
 
-    A sample: `id` (str), `input_ids`, `labels`, `mm_token_type_ids` (int64 [S]) and, unless it is text only,
-    `pixel_values` (float32 [units, 3, H, W]: images and frames in order of appearance) and `grid_thw` (int64
+    A sample: `id` and `source` (str), `input_ids`, `labels`, `mm_token_type_ids` (int64 [S]) and, unless it is text
+    only, `pixel_values` (float32 [units, 3, H, W]: images and frames in order of appearance) and `grid_thw` (int64
     [items, 3]: one row per image or video).
     """
 
@@ -57,8 +57,9 @@ class ConversationDataset(Dataset):
         on_error: str = "quarantine",
         quarantine: QuarantineLog | None = None,
         max_pixels: int = MAX_PIXELS,
+        source: str = "",
     ):
-        """`video_folder` is `image_folder` unless given. `overlong`: see `limit_length`.
+        """`video_folder` is `image_folder` unless given. `overlong`: see `limit_length`. `source`: its name, for messages.
 
         `on_error`: "quarantine" turns a record's errors into `Quarantined` items, logged in `quarantine` where given;
         "raise" raises them.
@@ -79,6 +80,7 @@ class ConversationDataset(Dataset):
         self.on_error = on_error
         self.quarantine = quarantine
         self.max_pixels = max_pixels
+        self.source = source
 
     def __len__(self) -> int:
         return len(self.records)
@@ -92,7 +94,7 @@ class ConversationDataset(Dataset):
         except RecordError as error:
             if self.on_error == "raise":
                 raise
-            return self._set_aside(Quarantined(error.file or "", error.row or 0, identity, str(error)))
+            return self._set_aside(Quarantined(error.file or "", error.row or 0, identity, str(error), self.source))
 
     def _encode(self, record: Record) -> Sample:
         try:
@@ -111,7 +113,7 @@ class ConversationDataset(Dataset):
         if images:
             sample["pixel_values"] = self.processor.preprocess_images(images)
             sample["grid_thw"] = torch.tensor(grids, dtype=torch.int64)
-        return sample | {"id": record.id}
+        return sample | {"id": record.id, "source": self.source}
 
     def _load(self, record: Record, kinds: Sequence[str]) -> tuple[list[Image.Image], list[tuple[int, int, int]]]:
         """All pictures in order of appearance, and the grid of each image or video."""

@@ -24,10 +24,12 @@ class Quarantined:
     id: str
     reason: str
     """What was wrong, and the remedy."""
+    source: str = ""
+    """Name of the mixture's source."""
 
 
 class QuarantineLog:
-    """Appends {file, row, id, reason, time, rank} once per record, from any number of processes.
+    """Appends {file, row, id, reason, source, time, rank} once per record, from any number of processes.
 
     A line is one `write` to a file opened with O_APPEND, so lines of several workers and ranks never mix. Before
     writing, the lines that others appended are read, so that another epoch or worker does not log a record again.

@@ -193,13 +193,13 @@ class DataArguments:
     """Where the samples come from, and what becomes of those that cannot be read."""
 
     data_path: list[str] | None = None
-    """JSON or JSONL files in LLaVA's form."""
+    """Recipes (YAML, see data_recipes/README.md) and JSON, JSONL or Parquet files in LLaVA's form."""
 
     eval_data_path: list[str] | None = None
     """As `data_path`, for the loss that `eval_strategy` asks for."""
 
     image_folder: str = "."
-    """Folder that the records' image paths are relative to. No path may leave it."""
+    """Folder that the records' image paths are relative to, where a recipe names none. No path may leave it."""
 
     video_folder: str | None = None
     """Folder that the records' video paths are relative to; by default `image_folder`."""
