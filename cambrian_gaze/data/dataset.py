@@ -23,7 +23,7 @@ from cambrian_gaze.data.encode import (
     frames_that_fit,
     limit_length,
 )
-from cambrian_gaze.data.media import MAX_PIXELS, load_image
+from cambrian_gaze.data.media import MAX_PIXELS, MediaError, load_image
 from cambrian_gaze.data.quarantine import Dropped, Quarantined, QuarantineLog
 from cambrian_gaze.data.records import Record, RecordError
 from cambrian_gaze.data.video import FrameSampling, count_frames, load_frames
@@ -195,11 +195,11 @@ class ConversationDataset(Dataset):
 
 @contextmanager
 def _placed(record: Record) -> Iterator[None]:
-    """Errors within name the record's file and row; those of its media files become RecordErrors."""
+    """Errors within name the record's file and row; those of reading its media become MediaErrors."""
     try:
         yield
     except RecordError as error:
         raise error.at(record.file, record.row) from error.__cause__
     except OSError as error:
         reason, remedy = f"its media cannot be read ({error})", "check the disk and the folder's permissions"
-        raise RecordError(reason, remedy, record.file, record.row) from error
+        raise MediaError(reason, remedy, record.file, record.row) from error
