@@ -6,14 +6,15 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from cambrian_gaze.data.records import ROLES, Record
+from cambrian_gaze.data.records import ROLES, Record, Records
 
 
 class PromptedRecords(Sequence[Record]):
     """Records with the prompt options of their source; a bad row stays the error that it is."""
 
-    def __init__(self, records: Sequence[Record], system_prompt: str | None, prompt_suffix: str | None) -> None:
+    def __init__(self, records: Records, system_prompt: str | None, prompt_suffix: str | None) -> None:
         self.records, self.system_prompt, self.prompt_suffix = records, system_prompt, prompt_suffix
+        self.file = records.file
 
     def __len__(self) -> int:
         return len(self.records)
