@@ -54,6 +54,11 @@ class RowIndex:
         """The row's name in messages, from 1: its line in a JSONL file, its place in an array."""
         return index + 1 + int(np.searchsorted(self._blanks, index, side="right"))
 
+    def rows(self) -> np.ndarray:
+        """`row` of every row, int64 [rows]."""
+        numbers = np.arange(len(self))
+        return numbers + 1 + np.searchsorted(self._blanks, numbers, side="right")
+
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_offsets": None, "_blanks": None} if self.stored is not None else self.__dict__
 
@@ -77,7 +82,7 @@ def open_index(path: str | os.PathLike[str], *, rebuild: bool = False, store: bo
     store = identity.size >= STORE_FROM_BYTES if store is None else store
     if not store:
         return build_index(path, identity)
-    places = index_places(path)
+    places = places_beside(path, "index")
     if not rebuild and (found := _first_fitting(places, identity)):
         return found
     place = writable_place(places, path)
@@ -151,11 +156,6 @@ def load_index(place: str, identity: FileIdentity) -> RowIndex | None:
 def _as_index(header: dict[str, Any], table: np.ndarray, identity: FileIdentity, place: str | None = None) -> RowIndex:
     rows = header["rows"]
     return RowIndex(header["kind"], table[: rows + 1], table[rows + 1 :], identity, place)
-
-
-def index_places(path: str | os.PathLike[str]) -> tuple[str, str]:
-    """Where the index of a file may lie: beside it, and in the cache folder."""
-    return places_beside(path, "index")
 
 
 def _first_fitting(places: tuple[str, str], identity: FileIdentity) -> RowIndex | None:

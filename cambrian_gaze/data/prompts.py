@@ -6,15 +6,16 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from cambrian_gaze.data.records import ROLES, Record, Records
+import numpy as np
+
+from cambrian_gaze.data.records import ROLES, Record
 
 
 class PromptedRecords(Sequence[Record]):
     """Records with the prompt options of their source; a bad row stays the error that it is."""
 
-    def __init__(self, records: Records, system_prompt: str | None, prompt_suffix: str | None) -> None:
+    def __init__(self, records: Sequence[Record], system_prompt: str | None, prompt_suffix: str | None) -> None:
         self.records, self.system_prompt, self.prompt_suffix = records, system_prompt, prompt_suffix
-        self.file = records.file
 
     def __len__(self) -> int:
         return len(self.records)
@@ -22,6 +23,15 @@ class PromptedRecords(Sequence[Record]):
     def __getitem__(self, index: Any) -> Any:
         found = self.records[index]
         return [self._prompted(record) for record in found] if isinstance(index, slice) else self._prompted(found)
+
+    @property
+    def file(self) -> str:
+        """The file that the records are of."""
+        return self.records.file
+
+    def row_numbers(self) -> np.ndarray:
+        """`Record.row` of every record, int64 [records]."""
+        return self.records.row_numbers()
 
     def _prompted(self, record: Record) -> Record:
         turns = list(record.conversations)

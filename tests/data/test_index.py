@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from cambrian_gaze.data import index as index_module
 from cambrian_gaze.data import places
-from cambrian_gaze.data.index import build_index, index_places, open_index
-from cambrian_gaze.data.places import CACHE_VARIABLE, FileIdentity
+from cambrian_gaze.data.index import build_index, open_index
+from cambrian_gaze.data.places import CACHE_VARIABLE, FileIdentity, places_beside
 from cambrian_gaze.data.scan import ArrayScanner, LineScanner
 
 BLOCKS = st.sampled_from([1, 2, 3, 5, 8, 64, 1 << 20])
@@ -165,7 +165,7 @@ def test_a_folder_that_cannot_be_written(tmp_path, monkeypatch):
         return plain(dir=dir)
 
     monkeypatch.setattr(places.tempfile, "TemporaryFile", temporary)
-    assert open_index(file, store=True).stored == index_places(file)[1]
+    assert open_index(file, store=True).stored == places_beside(file, "index")[1]
     assert len(list(cache.rglob("*-data.jsonl.index"))) == 1
     refused.append(str(cache / "data"))
     with pytest.raises(ValueError, match=f"no place for what belongs to .*set {CACHE_VARIABLE}"):
