@@ -217,7 +217,7 @@ class DataArguments:
     """Decoder of video files. The one that is named decodes, or says why it cannot."""
 
     video_timeout: float = 120.0
-    """Seconds that decoding a video file may take, in a process of its own; 0 decodes in the worker, without a limit."""
+    """Seconds that a video file may take, in a process of its own; 0 decodes in the worker, without a limit."""
 
     max_length: int = 2048
     """Most tokens of a sample, visual and context tokens included."""
