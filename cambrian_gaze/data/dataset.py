@@ -59,7 +59,7 @@ class ConversationDataset(Dataset):
         max_pixels: int = MAX_PIXELS,
         source: str = "",
     ):
-        """`video_folder` is `image_folder` unless given. `overlong`: see `limit_length`. `source`: its name, for messages.
+        """`video_folder` is `image_folder` unless given. `overlong`: see `limit_length`. `source`: its name in the log.
 
         `on_error`: "quarantine" turns a record's errors into `Quarantined` items, logged in `quarantine` where given;
         "raise" raises them.

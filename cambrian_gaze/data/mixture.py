@@ -196,7 +196,7 @@ class Mixture:
 
 
 def _below(root: str | Path, path: str) -> str:
-    return os.path.join(root, os.path.expanduser(os.path.expandvars(path)))
+    return os.path.normpath(os.path.join(root, os.path.expanduser(os.path.expandvars(path))))
 
 
 def _free_name(name: str, taken: Sequence[str]) -> str:

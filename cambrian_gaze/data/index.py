@@ -1,0 +1,264 @@
+"""The row index of a JSONL file or a JSON array: byte offsets, built once, kept on disk and mapped into memory.
+
+A process that reads rows at random touches the pages of the index that it needs; forked and spawned workers, and all
+ranks of a machine, share them. The index lies beside the data as `.NAME.index`, or in the cache folder where the data's
+folder cannot be written.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import io
+import json
+import logging
+import os
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, Literal
+
+import numpy as np
+
+from cambrian_gaze.data.scan import ArrayScanner, LineScanner, first_byte
+
+logger = logging.getLogger(__name__)
+
+CACHE_VARIABLE = "CAMBRIAN_GAZE_CACHE"
+"""Environment variable that names the cache folder; by default `~/.cache/cambrian-gaze`."""
+
+FORMAT = "cambrian-gaze rows 1"
+HEADER_BYTES = 4096
+BLOCK_BYTES = 1 << 20
+STORE_FROM_BYTES = 16 << 20
+"""A smaller file is scanned in milliseconds wherever it is opened, and leaves no index file."""
+
+_SAMPLES, _SAMPLE_BYTES = 16, 1 << 14
+
+
+@dataclass(frozen=True)
+class FileIdentity:
+    """What tells one content of a file from another without reading all of it."""
+
+    size: int
+    mtime_ns: int
+    digest: str
+    """Of the size, the head, the tail and pieces between them at even distances."""
+
+    @staticmethod
+    def of(path: str | os.PathLike[str]) -> FileIdentity:
+        """Raises OSError."""
+        with open(path, "rb") as stream:
+            status = os.fstat(stream.fileno())
+            digest = hashlib.blake2b(str(status.st_size).encode(), digest_size=16)
+            last = max(0, status.st_size - _SAMPLE_BYTES)
+            for place in np.linspace(0, last, _SAMPLES).astype(np.int64).tolist():
+                digest.update(os.pread(stream.fileno(), _SAMPLE_BYTES, place))
+        return FileIdentity(status.st_size, status.st_mtime_ns, digest.hexdigest())
+
+
+class RowIndex:
+    """Where each row of one file lies. `stored` is the file that it is mapped from; None: held in memory."""
+
+    def __init__(
+        self,
+        kind: Literal["lines", "array"],
+        offsets: np.ndarray,
+        blanks: np.ndarray,
+        identity: FileIdentity,
+        stored: str | None = None,
+    ) -> None:
+        """`offsets`: int64 [rows + 1], `blanks`: int64, see `data/scan.py`."""
+        self.kind, self.identity, self.stored = kind, identity, stored
+        self._offsets, self._blanks = offsets, blanks
+
+    def __len__(self) -> int:
+        return len(self._offsets) - 1
+
+    def span(self, index: int) -> tuple[int, int]:
+        """First byte of row `index` and the byte after it; white space and blank lines may surround the row."""
+        start, stop = int(self._offsets[index]), int(self._offsets[index + 1])
+        return (start, stop - 1) if self.kind == "array" else (start, stop)
+
+    def row(self, index: int) -> int:
+        """The row's name in messages, from 1: its line in a JSONL file, its place in an array."""
+        return index + 1 + int(np.searchsorted(self._blanks, index, side="right"))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_offsets": None, "_blanks": None} if self.stored is not None else self.__dict__
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        if self.stored is not None:
+            found = load_index(self.stored, self.identity)
+            if found is None:
+                raise FileNotFoundError(errno.ENOENT, "the row index was removed or replaced", self.stored)
+            self._offsets, self._blanks = found._offsets, found._blanks
+
+
+def open_index(path: str | os.PathLike[str], *, rebuild: bool = False, store: bool | None = None) -> RowIndex:
+    """The index of the file as it is now, built where there is none that fits.
+
+    store: keep it on disk; by default where the file has at least `STORE_FROM_BYTES`. Processes that open one file at
+    once wait for the first of them where the file system has locks, and otherwise each build it.
+    Raises OSError, and ValueError for an array that is damaged.
+    """
+    identity = FileIdentity.of(path)
+    store = identity.size >= STORE_FROM_BYTES if store is None else store
+    if not store:
+        return build_index(path, identity)
+    places = index_places(path)
+    if not rebuild and (found := _first_fitting(places, identity)):
+        return found
+    place = _writable(places, path)
+    with _locked(place):
+        # Another process may have built it meanwhile.
+        if not rebuild and (found := _first_fitting(places, identity)):
+            return found
+        store_index(path, identity, place)
+    found = load_index(place, identity)
+    if found is None:
+        raise OSError(f"{place} was written, and does not read back; is the disk damaged or full?")
+    return found
+
+
+def build_index(path: str | os.PathLike[str], identity: FileIdentity, block_bytes: int = BLOCK_BYTES) -> RowIndex:
+    """An index in memory. Raises OSError, ValueError (see `scan`)."""
+    stream = io.BytesIO()
+    _write_index(path, identity, stream, block_bytes)
+    whole = stream.getvalue()
+    return _as_index(json.loads(whole[:HEADER_BYTES]), np.frombuffer(whole, "<i8", offset=HEADER_BYTES), identity)
+
+
+def store_index(path: str | os.PathLike[str], identity: FileIdentity, place: str) -> None:
+    """An index on disk, written under another name and moved to `place`: a reader sees all of it or nothing."""
+    handle, temporary = tempfile.mkstemp(dir=os.path.dirname(place), prefix=f"{os.path.basename(place)}.")
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            _write_index(path, identity, stream)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, place)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def _write_index(
+    path: str | os.PathLike[str], identity: FileIdentity, stream: BinaryIO, block_bytes: int = BLOCK_BYTES
+) -> None:
+    """Scan the file, with a progress bar where that takes more than a second; nothing is held beyond a block."""
+    kind = "array" if first_byte(_blocks(path, 4096)) == b"[" else "lines"
+    scanner = ArrayScanner() if kind == "array" else LineScanner()
+    stream.seek(HEADER_BYTES)
+    rows = first = 0
+    with _bar(path, identity.size) as bar:
+        for starts in scanner.scan(_blocks(path, block_bytes, bar)):
+            first = int(starts[0]) if rows == 0 and len(starts) else first
+            rows += len(starts)
+            stream.write(starts.astype("<i8", copy=False).data)
+    if kind == "array" and rows == 1 and first_byte(_blocks(path, 4096, start=first)) == b"]":
+        rows = 0
+        stream.seek(HEADER_BYTES)
+    stream.write(np.append(scanner.end, scanner.blanks).astype("<i8").data)
+    if FileIdentity.of(path) != identity:
+        raise OSError(f"{os.fspath(path)} changed while it was indexed; open it when its writing has ended")
+    header = {"format": FORMAT, "kind": kind, "rows": rows, "blanks": len(scanner.blanks), **vars(identity)}
+    stream.seek(0)
+    stream.write(json.dumps(header).encode().ljust(HEADER_BYTES - 1) + b"\n")
+
+
+def load_index(place: str, identity: FileIdentity) -> RowIndex | None:
+    """The stored index, mapped; None where there is none, it belongs to another content, or it is damaged."""
+    try:
+        with open(place, "rb") as stream:
+            header = json.loads(stream.read(HEADER_BYTES))
+        mapped = np.memmap(place, dtype="<i8", mode="r", offset=HEADER_BYTES)
+    except (OSError, ValueError):
+        return None
+    if not isinstance(header, dict) or header.get("format") != FORMAT:
+        return None
+    if {key: header.get(key) for key in vars(identity)} != vars(identity):
+        return None
+    if len(mapped) != header["rows"] + 1 + header["blanks"]:
+        return None
+    return _as_index(header, np.asarray(mapped), identity, place)
+
+
+def _as_index(header: dict[str, Any], table: np.ndarray, identity: FileIdentity, place: str | None = None) -> RowIndex:
+    rows = header["rows"]
+    return RowIndex(header["kind"], table[: rows + 1], table[rows + 1 :], identity, place)
+
+
+def cache_folder() -> str:
+    """Where files go that cannot lie beside the data."""
+    return os.environ.get(CACHE_VARIABLE) or os.path.join(os.path.expanduser("~"), ".cache", "cambrian-gaze")
+
+
+def index_places(path: str | os.PathLike[str]) -> tuple[str, str]:
+    """Where the index of a file may lie: beside it, and in the cache folder."""
+    folder, name = os.path.split(os.path.abspath(path))
+    key = hashlib.blake2b(os.fsencode(os.path.realpath(path)), digest_size=8).hexdigest()
+    return os.path.join(folder, f".{name}.index"), os.path.join(cache_folder(), "indexes", f"{key}-{name}.index")
+
+
+def _first_fitting(places: tuple[str, str], identity: FileIdentity) -> RowIndex | None:
+    return next((found for place in places if (found := load_index(place, identity)) is not None), None)
+
+
+def _writable(places: tuple[str, str], path: str | os.PathLike[str]) -> str:
+    """The first place whose folder takes files."""
+    beside, cached = places
+    try:
+        with tempfile.TemporaryFile(dir=os.path.dirname(beside)):
+            return beside
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise
+    try:
+        os.makedirs(os.path.dirname(cached), exist_ok=True)
+        with tempfile.TemporaryFile(dir=os.path.dirname(cached)):
+            return cached
+    except OSError as error:
+        folders = f"neither {os.path.dirname(beside)} nor {os.path.dirname(cached)} can be written"
+        remedy = f"set {CACHE_VARIABLE} to a folder that can"
+        raise ValueError(f"no place for the row index of {os.fspath(path)}: {folders}; {remedy}") from error
+
+
+@contextlib.contextmanager
+def _locked(place: str) -> Iterator[None]:
+    """One process at a time. Only time depends on it: `store_index` is safe from any number of processes."""
+    lock = f"{place}.lock"
+    descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        except OSError as error:
+            logger.info("%s cannot be locked (%s); every process builds the index by itself", lock, error.strerror)
+        yield
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(lock)
+    finally:
+        os.close(descriptor)
+
+
+def _blocks(path: str | os.PathLike[str], size: int, bar: Any = None, start: int = 0) -> Iterator[np.ndarray]:
+    """The file from byte `start` on as uint8 arrays, each valid until the next one is asked for."""
+    buffer = bytearray(size)
+    with open(path, "rb", buffering=0) as stream:
+        stream.seek(start)
+        while count := stream.readinto(buffer):
+            yield np.frombuffer(buffer, np.uint8, count)
+            if bar is not None:
+                bar.update(count)
+
+
+def _bar(path: str | os.PathLike[str], size: int) -> Any:
+    from tqdm import tqdm
+
+    name = f"indexing {os.path.basename(path)}"
+    return tqdm(total=size, unit="B", unit_scale=True, desc=name, delay=1.0, leave=False)
