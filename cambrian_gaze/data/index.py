@@ -87,6 +87,11 @@ class RowIndex:
         """The row's name in messages, from 1: its line in a JSONL file, its place in an array."""
         return index + 1 + int(np.searchsorted(self._blanks, index, side="right"))
 
+    def rows(self) -> np.ndarray:
+        """`row` of every row, int64 [rows]."""
+        numbers = np.arange(len(self))
+        return numbers + 1 + np.searchsorted(self._blanks, numbers, side="right")
+
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_offsets": None, "_blanks": None} if self.stored is not None else self.__dict__
 
@@ -113,8 +118,8 @@ def open_index(path: str | os.PathLike[str], *, rebuild: bool = False, store: bo
     places = index_places(path)
     if not rebuild and (found := _first_fitting(places, identity)):
         return found
-    place = _writable(places, path)
-    with _locked(place):
+    place = writable_place(places, path)
+    with locked(place):
         # Another process may have built it meanwhile.
         if not rebuild and (found := _first_fitting(places, identity)):
             return found
@@ -199,18 +204,18 @@ def cache_folder() -> str:
     return os.environ.get(CACHE_VARIABLE) or os.path.join(os.path.expanduser("~"), ".cache", "cambrian-gaze")
 
 
-def index_places(path: str | os.PathLike[str]) -> tuple[str, str]:
-    """Where the index of a file may lie: beside it, and in the cache folder."""
+def index_places(path: str | os.PathLike[str], suffix: str = "index") -> tuple[str, str]:
+    """Where the index of a file, or another table of its rows, may lie: beside it, and in the cache folder."""
     folder, name = os.path.split(os.path.abspath(path))
     key = hashlib.blake2b(os.fsencode(os.path.realpath(path)), digest_size=8).hexdigest()
-    return os.path.join(folder, f".{name}.index"), os.path.join(cache_folder(), "indexes", f"{key}-{name}.index")
+    return os.path.join(folder, f".{name}.{suffix}"), os.path.join(cache_folder(), "indexes", f"{key}-{name}.{suffix}")
 
 
 def _first_fitting(places: tuple[str, str], identity: FileIdentity) -> RowIndex | None:
     return next((found for place in places if (found := load_index(place, identity)) is not None), None)
 
 
-def _writable(places: tuple[str, str], path: str | os.PathLike[str]) -> str:
+def writable_place(places: tuple[str, str], path: str | os.PathLike[str]) -> str:
     """The first place whose folder takes files."""
     beside, cached = places
     try:
@@ -230,7 +235,7 @@ def _writable(places: tuple[str, str], path: str | os.PathLike[str]) -> str:
 
 
 @contextlib.contextmanager
-def _locked(place: str) -> Iterator[None]:
+def locked(place: str) -> Iterator[None]:
     """One process at a time. Only time depends on it: `store_index` is safe from any number of processes."""
     lock = f"{place}.lock"
     descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)

@@ -9,6 +9,7 @@ from torch.utils.data import Dataset
 from cambrian_gaze.data.dataset import ConversationDataset, Sample
 from cambrian_gaze.data.mixture import Mixture
 from cambrian_gaze.data.quarantine import Quarantined
+from cambrian_gaze.data.records import Record
 
 
 class MixtureDataset(Dataset):
@@ -31,3 +32,8 @@ class MixtureDataset(Dataset):
     def __getitem__(self, index: int) -> Sample | Quarantined:
         source, row = self.mixture.locate(index)
         return self.parts[source][row]
+
+    def record(self, index: int) -> Record:
+        """What item `index` is made of. Raises RecordError."""
+        source, row = self.mixture.locate(index)
+        return self.parts[source].record(row)

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
 from cambrian_gaze.data.records import ROLES, Record
 
 
@@ -21,6 +23,15 @@ class PromptedRecords(Sequence[Record]):
     def __getitem__(self, index: Any) -> Any:
         found = self.records[index]
         return [self._prompted(record) for record in found] if isinstance(index, slice) else self._prompted(found)
+
+    @property
+    def file(self) -> str:
+        """The file that the records are of."""
+        return self.records.file
+
+    def row_numbers(self) -> np.ndarray:
+        """`Record.row` of every record, int64 [records]."""
+        return self.records.row_numbers()
 
     def _prompted(self, record: Record) -> Record:
         turns = list(record.conversations)

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from cambrian_gaze.data.index import RowIndex, open_index
 
 MAX_ROW_BYTES = 16 << 20
@@ -117,6 +119,10 @@ class Records(Sequence[Record]):
         index = int(index) % len(self)
         row = self.index.row(index)
         return parse_record(self._parse(index, row), self.file, row)
+
+    def row_numbers(self) -> np.ndarray:
+        """`Record.row` of every record, int64 [records]."""
+        return self.index.rows()
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_fd": None}
