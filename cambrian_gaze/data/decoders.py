@@ -90,7 +90,7 @@ class PyavVideo:
     def __init__(self, path: str):
         self._av = require("av", extra="pyav")
         self._path = path
-        starts, keys = [], []
+        starts, keys = [], {}
         with self._av.open(path) as container:
             stream = _video_stream(container, path)
             self._base: Fraction = stream.time_base
@@ -100,11 +100,13 @@ class PyavVideo:
                     continue
                 starts.append(start)
                 if packet.is_keyframe:
-                    keys.append(start)
+                    keys[start] = start if packet.dts is None else min(start, packet.dts)
                 _check_length(len(starts))
         if not starts:
             raise MediaError("it holds no frames", _DAMAGED)
-        self._starts, self._keys = np.unique(starts), np.unique(keys)
+        self._starts = np.unique(starts)
+        # Containers seek by decoding time, which can lie well before the time at which the keyframe is shown.
+        self._keys = np.array(sorted(keys.items()), dtype=np.int64).reshape(-1, 2)
         self.timeline = Timeline.of_starts(self._starts * float(self._base))
 
     def frames(self, indices: list[int]) -> Iterator[np.ndarray]:
@@ -115,8 +117,8 @@ class PyavVideo:
             decoded, position = container.decode(stream), None
             for index in indices:
                 wanted = int(self._starts[index])
-                if self._seek_pays(position, wanted):
-                    container.seek(wanted, stream=stream, backward=True)
+                if (target := self._seek_target(position, wanted)) is not None:
+                    container.seek(target, stream=stream, backward=True)
                     decoded = container.decode(stream)
                 frame = next((frame for frame in decoded if frame.pts is not None and frame.pts >= wanted), None)
                 if frame is None or frame.pts != wanted:
@@ -126,12 +128,11 @@ class PyavVideo:
                 turns = -round(getattr(frame, "rotation", 0) / 90) % 4
                 yield np.rot90(frame.to_ndarray(format="rgb24"), -turns)
 
-    def _seek_pays(self, position: int | None, wanted: int) -> bool:
-        """Whether a keyframe lies between the last frame decoded and the one wanted."""
-        if not len(self._keys):
-            return False
-        key = self._keys[max(0, np.searchsorted(self._keys, wanted, side="right") - 1)]
-        return key > (self._starts[0] if position is None else position)
+    def _seek_target(self, position: int | None, wanted: int) -> int | None:
+        """Where to seek for a frame: None where no keyframe lies between the last frame decoded and that one."""
+        before = np.searchsorted(self._keys[:, 0], wanted, side="right") - 1
+        last = self._starts[0] if position is None else position
+        return int(self._keys[before, 1]) if before >= 0 and self._keys[before, 0] > last else None
 
 
 def _video_stream(container: Any, path: str) -> Any:

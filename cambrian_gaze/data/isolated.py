@@ -31,6 +31,7 @@ from cambrian_gaze.data.media import MediaError
 _MEMORY = 6 * 2**30
 """Address space of a child in bytes; a decoder that wants more fails, and takes nothing from the training process."""
 _START_TIMEOUT = 120.0
+_CHILD = "cambrian_gaze.data.isolated"
 _HEADER = struct.Struct("<IQ")
 """Bytes of the JSON part, bytes of the pixels after it."""
 _CHILDREN: dict[int, DecoderProcess] = {}
@@ -65,6 +66,11 @@ class DecoderProcess:
         self._process: subprocess.Popen | None = None
         self._socket: socket.socket | None = None
         self._messages: Any = None
+
+    @property
+    def pid(self) -> int | None:
+        """Process id of the child, None while there is none."""
+        return None if self._process is None else self._process.pid
 
     def ask(self, request: dict[str, Any], timeout: float) -> Any:
         """The frames or the count that a request asks for. Raises MediaError, also where the child hangs or dies."""
@@ -105,9 +111,10 @@ class DecoderProcess:
         self._owner = os.getpid()
         self._messages = tempfile.TemporaryFile()  # closed by `stop`
         self._socket, other = socket.socketpair()
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2**22)
         with other:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", __name__, str(other.fileno())],
+                [sys.executable, "-m", _CHILD, str(other.fileno())],
                 stdin=subprocess.DEVNULL,
                 stdout=self._messages,
                 stderr=self._messages,
@@ -130,7 +137,7 @@ class DecoderProcess:
                 return message["count"]
             if "shape" not in message:
                 return frames
-            frames.append(np.frombuffer(pixels, dtype=np.uint8).reshape(message["shape"]))
+            frames.append(pixels.reshape(message["shape"]))
 
     def _cause_of_death(self) -> str:
         try:
@@ -156,11 +163,11 @@ def _send(connection: socket.socket, message: dict[str, Any], pixels: np.ndarray
     connection.sendall(body)
 
 
-def _receive(connection: socket.socket, deadline: float | None = None) -> tuple[dict[str, Any], bytearray]:
+def _receive(connection: socket.socket, deadline: float | None = None) -> tuple[dict[str, Any], np.ndarray]:
     """One message and its pixels. Raises TimeoutError, and EOFError where the other side is gone."""
 
-    def read(size: int) -> bytearray:
-        data = bytearray(size)
+    def read(size: int) -> np.ndarray:
+        data = np.empty(size, dtype=np.uint8)
         place = memoryview(data)
         while place:
             if deadline is not None:
@@ -173,7 +180,7 @@ def _receive(connection: socket.socket, deadline: float | None = None) -> tuple[
             place = place[got:]
         return data
 
-    text, pixels = _HEADER.unpack(bytes(read(_HEADER.size)))
+    text, pixels = _HEADER.unpack(read(_HEADER.size))
     return json.loads(bytes(read(text))), read(pixels)
 
 

@@ -42,9 +42,13 @@ class Source:
     origin: str = "--data_path"
     """Where this source was named: the recipe and its entry."""
 
+    def is_missing(self) -> bool:
+        """Whether there is nothing at `path`."""
+        return not os.path.exists(self.path)
+
     def records(self) -> Sequence[Record]:
         """All rows of the file, in its order, read on demand in O(1). Raises RecordError, RecipeError."""
-        if not os.path.exists(self.path):
+        if self.is_missing():
             raise RecipeError(f"{self.origin}: {self.path} does not exist; download it, or correct the path or `root`")
         records = read_records(self.path)
         if self.system_prompt is None and self.prompt_suffix is None:

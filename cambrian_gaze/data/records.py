@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from cambrian_gaze.data.index import RowIndex, open_index
+from cambrian_gaze.data.scan import DamagedArrayError
 
 MAX_ROW_BYTES = 16 << 20
 """Longest row that is parsed."""
@@ -103,7 +104,7 @@ class Records(Sequence[Record]):
             self.index = open_index(path) if index is None else index
         except OSError as error:
             raise RecordError(f"{self.file}: {error.strerror or error}", "check --data_path") from error
-        except ValueError as error:
+        except DamagedArrayError as error:
             raise RecordError(f"{self.file} is not a valid JSON array: {error}", "repair or re-download it") from error
         if not len(self):
             raise RecordError(f"{self.file} holds no records", "check --data_path, or remove the file from the mixture")

@@ -213,6 +213,12 @@ class DataArguments:
     video_force_sample: bool = False
     """Always take `video_max_frames` frames, uniformly."""
 
+    video_backend: Literal["decord", "pyav"] = "decord"
+    """Decoder of video files. The one that is named decodes, or says why it cannot."""
+
+    video_timeout: float = 120.0
+    """Seconds that a video file may take, in a process of its own; 0 decodes in the worker, without a limit."""
+
     max_length: int = 2048
     """Most tokens of a sample, or of a row of packed samples, visual and context tokens included."""
 

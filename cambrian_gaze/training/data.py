@@ -36,7 +36,9 @@ def build_dataset(args: DataArguments, paths: list[str], processor: Any, quarant
     return MixtureDataset(
         Mixture(recipe_of(paths, args.image_folder, args.video_folder)),
         processor,
-        sampling=FrameSampling(args.video_fps, args.video_max_frames, args.video_force_sample),
+        sampling=FrameSampling(
+            args.video_fps, args.video_max_frames, args.video_force_sample, args.video_backend, args.video_timeout
+        ),
         max_length=args.max_length,
         overlong=args.overlong,
         quarantine=quarantine,
