@@ -8,6 +8,7 @@ import pytest
 
 from cambrian_gaze.training.checkpoint import MARKER
 from cambrian_gaze.training.log import read_log
+from cambrian_gaze.training.position import Position
 from tests.training._ranks import launch
 from tests.training._runs import ROOT, flags, run, write_data
 
@@ -22,13 +23,28 @@ def exact(folder: Path) -> list[tuple]:
     return [tuple(line.get(key) for key in EXACT) for line in read_log(folder)]
 
 
-@pytest.mark.parametrize(("ranks", "stage"), [(1, None), (2, 1), (2, 2)], ids=["1 rank", "ZeRO-1", "ZeRO-2"])
-def test_kill_and_resume_is_exact(pages: Path, tmp_path: Path, ranks: int, stage: int | None) -> None:
-    changes = {"deepspeed": zero(stage)} if stage else {}
+PACKED = {
+    **{"packing": True, "max_length": 128, "per_device_train_batch_size": 1, "gradient_accumulation_steps": 2},
+    **{"dataloader_num_workers": 2, "dataloader_multiprocessing_context": "fork"},
+}
+
+
+@pytest.mark.parametrize(
+    ("ranks", "stage", "changes"),
+    [(1, None, {}), (2, 1, {}), (2, 2, {}), (2, 2, PACKED)],
+    ids=["1 rank", "ZeRO-1", "ZeRO-2", "ZeRO-2, packed, workers"],
+)
+def test_kill_and_resume_is_exact(pages: Path, tmp_path: Path, ranks: int, stage: int | None, changes: dict) -> None:
+    """With packing the checkpoint lies in mid-epoch, and the dead run has read ahead of it."""
+    if changes:
+        pages = write_data(tmp_path / "many", list("iitiiiitiiii" * 5))
+    changes = {**changes, "deepspeed": zero(stage)} if stage else changes
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     assert launch(ranks, run, flags(pages, whole, **changes)) == [0] * ranks
     assert -signal.SIGKILL in launch(ranks, run, flags(pages, broken, **changes), 6)
     assert [line["step"] for line in read_log(broken)] == [1, 2, 3, 4, 5]
+    if changes.get("packing"):
+        assert Position.load(broken / "checkpoint-3").packs == 12
     # What a run leaves that dies while it writes its next checkpoint: it must not be resumed from.
     shutil.copytree(broken / "checkpoint-3", broken / "checkpoint-6")
     (broken / "checkpoint-6" / MARKER).unlink()
