@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 SUBCOMMANDS = {
     "index": ("cambrian_gaze.cli.data_index", "build the row index of recipes and files before a run needs it"),
+    "check": ("cambrian_gaze.cli.data_check", "read every record and its media; say what a run could not use"),
 }
 """Name → module with `main(argv)`, and summary."""
 

@@ -12,7 +12,7 @@ from PIL import Image
 from cambrian_gaze.data.decoders import count_in_file, frames_of_file
 from cambrian_gaze.data.frame_sampling import FrameSampling, Timeline, clip_number, select_frames
 from cambrian_gaze.data.isolated import count_in_child, decode_in_child
-from cambrian_gaze.data.media import MAX_PIXELS, MediaError, load_image, resolve_path
+from cambrian_gaze.data.media import MAX_PIXELS, MediaError, load_image, regular_file, resolve_path
 
 _SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"})
 
@@ -52,18 +52,20 @@ def count_frames(
     return len(_select_pictures(video, root, sampling, clip)[1])
 
 
+def video_files(video: str | list[str], root: str | os.PathLike[str] | None) -> list[str]:
+    """The files that a video consists of: itself, or the pictures of a list or folder. Raises MediaError."""
+    if _video_file(video, root) is not None:
+        return [video]
+    return list_frames(video, root) if isinstance(video, str) else video
+
+
 def _video_file(video: str | list[str], root: str | os.PathLike[str] | None) -> str | None:
     """The real path of a video file; None for lists and folders of frames."""
     if not isinstance(video, str):
         return None
-    real = resolve_path(video, root, "--video_folder")
-    if os.path.isdir(real):
+    if os.path.isdir(resolve_path(video, root, "--video_folder")):
         return None
-    if not os.path.isfile(real):
-        raise MediaError(f"{video!r} is not a regular file", "name a video file or a folder of frames")
-    if not os.path.getsize(real):
-        raise MediaError(f"{video!r} is empty (0 bytes)", "download it again, or delete the row")
-    return real
+    return regular_file(video, root, "--video_folder")
 
 
 def _select_pictures(
