@@ -6,6 +6,7 @@ A table's rows become LLaVA's form by `columns`, which maps a record's key to th
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -87,7 +88,7 @@ class TableStream:
         if table.column_names is not None:
             _check_columns(table.column_names, self.columns, path)
         distribute = require("datasets.distributed", extra="data")
-        self._table = distribute.split_dataset_by_node(table.with_format("arrow"), rank, world_size)
+        self._fresh = self._table = distribute.split_dataset_by_node(table.with_format("arrow"), rank, world_size)
         self._row, self._world_size = 0, world_size
 
     def state(self) -> dict[str, Any]:
@@ -98,10 +99,10 @@ class TableStream:
         """Go on where another stream over the same table and rank was. Raises ValueError for other numbers of ranks."""
         if state["world_size"] != self._world_size:
             raise ValueError(
-                f"{self.file}: the stream was read by {state['world_size']} ranks and now has {self._world_size}; start "
-                "as many, or index the data instead of streaming it"
+                f"{self.file}: {state['world_size']} ranks read the stream when it was saved, now there are "
+                f"{self._world_size}; start as many, or index the data instead of streaming it"
             )
-        self._row = state["row"]
+        self._row, self._table = state["row"], copy.deepcopy(self._fresh)
         self._table.load_state_dict(state["table"])
 
     def __iter__(self) -> Iterator[Record | RecordError]:
@@ -113,7 +114,8 @@ class TableStream:
                     yield record_of_row(row, self.columns, self.file, self._row)
                 except RecordError as error:
                     yield error
-        self._row = 0
+        # A table that was resumed begins there each time.
+        self._row, self._table = 0, self._fresh
 
 
 def record_of_row(row: Mapping[str, Any], columns: Mapping[str, str], file: str, number: int) -> Record:
