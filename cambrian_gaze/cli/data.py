@@ -10,6 +10,8 @@ from collections.abc import Sequence
 SUBCOMMANDS = {
     "index": ("cambrian_gaze.cli.data_index", "build the row index of recipes and files before a run needs it"),
     "check": ("cambrian_gaze.cli.data_check", "read every record and its media; say what a run could not use"),
+    "stats": ("cambrian_gaze.cli.data_stats", "plot lengths, sizes and shapes"),
+    "preview": ("cambrian_gaze.cli.data_preview", "a page of samples as the model sees them"),
 }
 """Name → module with `main(argv)`, and summary."""
 

@@ -25,7 +25,7 @@ def add_data(parser: argparse.ArgumentParser) -> None:
         "--video_backend", choices=("decord", "pyav"), default="decord", help="decoder of video files; default: decord"
     )
     parser.add_argument(
-        "--video_timeout", type=float, default=120.0, metavar="S", help="seconds for one video; default: 120, 0: no limit"
+        "--video_timeout", type=float, default=120.0, metavar="S", help="seconds for a video; default: 120, 0: no limit"
     )
 
 

@@ -90,8 +90,9 @@ def describe(report: Any) -> Iterator[str]:
     if report.survey.broken:
         yield f"  cannot be read: {report.survey.broken}"
         return
-    more = f", {facts.duplicates:,} of them repeated" if facts.duplicates else ""
-    yield f"  {facts.rows:,} rows{more}; {facts.images:,} images, {facts.videos:,} videos, {facts.text_only:,} text only"
+    more = f" ({facts.duplicates:,} of them repeat others)" if facts.duplicates else ""
+    media = f"{facts.images:,} images, {facts.videos:,} videos, {facts.text_only:,} rows of text only"
+    yield f"  {facts.rows:,} rows{more}; {media}"
     for kind, name in NAMES.items():
         if count := facts.problems[kind]:
             shown = report.examples[kind]

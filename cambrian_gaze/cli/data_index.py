@@ -41,9 +41,16 @@ def index_file(path: str, rebuild: bool) -> str:
     """Index one file; one line that says what there is."""
     from cambrian_gaze.data.index import open_index
     from cambrian_gaze.data.records import Records
+    from cambrian_gaze.data.scan import DamagedArrayError
+    from cambrian_gaze.data.tables import is_table
 
+    if is_table(path):
+        return f"{path}: a table, which has an index of its own"
     began = time.perf_counter()
-    index = open_index(path, rebuild=rebuild, store=True)
+    try:
+        index = open_index(path, rebuild=rebuild, store=True)
+    except DamagedArrayError as error:
+        raise ValueError(f"{path} is not a valid JSON array: {error}; repair or re-download it") from error
     seconds = time.perf_counter() - began
     rows = len(Records(path, index))
     rate = f"{index.identity.size / 1e6:,.1f} MB in {seconds:.2f} s, {index.identity.size / 1e6 / seconds:,.0f} MB/s"

@@ -1,4 +1,4 @@
-"""`data check`: is a recipe ready to train on? Counts per source, differences from what was expected, a quarantine list."""
+"""Is a recipe ready to train on? Counts per source, differences from what was expected, a quarantine list."""
 
 from __future__ import annotations
 

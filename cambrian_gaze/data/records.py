@@ -46,8 +46,8 @@ class Record:
     id: str
     conversations: list[dict[str, str]]
     """Turns as written: {"from": a key of ROLES, "value": text with `<image>` and `<video>` placeholders}."""
-    images: list[str] = field(default_factory=list)
-    """Paths below the image folder, in the order of their placeholders."""
+    images: list[str | bytes] = field(default_factory=list)
+    """In the order of their placeholders: paths below the image folder, or an image file's bytes out of a table."""
     video: str | list[str] | None = None
     """A video file or a folder of frames below the video folder, or a list of frames."""
     file: str = ""
@@ -79,7 +79,7 @@ def parse_record(raw: Any, file: str, row: int) -> Record:
             raise fail(f'turn {number} of {len(turns)} is from "{turn["from"]}"', f'set "from" to one of: {known}')
     images, video = raw.get("image"), raw.get("video")
     images = [] if images is None else [images] if isinstance(images, str) else images
-    if not _are_paths(images):
+    if not (isinstance(images, list) and all(isinstance(image, bytes) or _are_paths([image]) for image in images)):
         raise fail('"image" is neither a path nor a list of paths', "give non-empty relative paths, or drop the key")
     if video is not None and (video == [] or not _are_paths([video] if isinstance(video, str) else video)):
         raise fail('"video" is neither a path nor a list of frame paths', "give non-empty relative paths, or drop it")

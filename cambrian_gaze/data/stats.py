@@ -75,6 +75,7 @@ def statistics(facts: Facts) -> dict[str, Any]:
     return {
         "tokens": summary(facts.lengths),
         "visual_tokens": summary(facts.visual),
+        "units": summary(facts.units),
         "frames_per_video": summary(facts.frames),
         "longer_side_px": summary(longer),
         "aspect_ratio": {key: round(value, 3) for key, value in summary(aspect_ratios(facts)).items()},

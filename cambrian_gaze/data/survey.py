@@ -7,7 +7,7 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from torch.utils.data import DataLoader, Dataset
@@ -55,6 +55,8 @@ class Facts:
     """(width, height) in pixels → images."""
     frames: Counter[int] = field(default_factory=Counter)
     """Frames taken of a video → videos."""
+    units: Counter[int] = field(default_factory=Counter)
+    """Images and frames of a sample → samples."""
 
     def add(self, other: Facts) -> None:
         """Adds up the other's numbers."""
@@ -132,8 +134,9 @@ class _Parts:
         if rows <= _CHUNK:
             workers = 0
         done = 0
+        loader = DataLoader(chunks, batch_size=None, num_workers=workers, prefetch_factor=4 if workers else None)
         try:
-            for part in DataLoader(chunks, batch_size=None, num_workers=workers, prefetch_factor=4 if workers else None):
+            for part in loader:
                 done += part.facts.rows
                 yield part
         except RuntimeError as error:
@@ -173,6 +176,7 @@ class _Chunks(Dataset):
                 if found.length is not None:
                     facts.lengths[found.length] += 1
                     facts.visual[found.visual] += 1
+                    facts.units[found.images + (found.frames or 0)] += 1
                 if found.fingerprint is not None:
                     fingerprints.append(found.fingerprint)
                 if found.problems:
