@@ -1,63 +1,28 @@
 """The row index of a JSONL file or a JSON array: byte offsets, built once, kept on disk and mapped into memory.
 
 A process that reads rows at random touches the pages of the index that it needs; forked and spawned workers, and all
-ranks of a machine, share them. The index lies beside the data as `.NAME.index`, or in the cache folder where the data's
-folder cannot be written.
+ranks of a machine, share them. The index lies beside the data as `.NAME.index` (see `places`).
 """
 
 from __future__ import annotations
 
-import contextlib
 import errno
-import fcntl
-import hashlib
 import io
 import json
-import logging
 import os
-import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
 import numpy as np
 
+from cambrian_gaze.data.places import FileIdentity, locked, places_beside, writable_place, written_whole
 from cambrian_gaze.data.scan import ArrayScanner, LineScanner, first_byte
-
-logger = logging.getLogger(__name__)
-
-CACHE_VARIABLE = "CAMBRIAN_GAZE_CACHE"
-"""Environment variable that names the cache folder; by default `~/.cache/cambrian-gaze`."""
 
 FORMAT = "cambrian-gaze rows 1"
 HEADER_BYTES = 4096
 BLOCK_BYTES = 1 << 20
 STORE_FROM_BYTES = 16 << 20
 """A smaller file is scanned in milliseconds wherever it is opened, and leaves no index file."""
-
-_SAMPLES, _SAMPLE_BYTES = 16, 1 << 14
-
-
-@dataclass(frozen=True)
-class FileIdentity:
-    """What tells one content of a file from another without reading all of it."""
-
-    size: int
-    mtime_ns: int
-    digest: str
-    """Of the size, the head, the tail and pieces between them at even distances."""
-
-    @staticmethod
-    def of(path: str | os.PathLike[str]) -> FileIdentity:
-        """Raises OSError."""
-        with open(path, "rb") as stream:
-            status = os.fstat(stream.fileno())
-            digest = hashlib.blake2b(str(status.st_size).encode(), digest_size=16)
-            last = max(0, status.st_size - _SAMPLE_BYTES)
-            for place in np.linspace(0, last, _SAMPLES).astype(np.int64).tolist():
-                digest.update(os.pread(stream.fileno(), _SAMPLE_BYTES, place))
-        return FileIdentity(status.st_size, status.st_mtime_ns, digest.hexdigest())
 
 
 class RowIndex:
@@ -74,6 +39,8 @@ class RowIndex:
         """`offsets`: int64 [rows + 1], `blanks`: int64, see `data/scan.py`."""
         self.kind, self.identity, self.stored = kind, identity, stored
         self._offsets, self._blanks = offsets, blanks
+        self.built = stored is None
+        """Whether opening it meant scanning the file."""
 
     def __len__(self) -> int:
         return len(self._offsets) - 1
@@ -109,13 +76,13 @@ def open_index(path: str | os.PathLike[str], *, rebuild: bool = False, store: bo
 
     store: keep it on disk; by default where the file has at least `STORE_FROM_BYTES`. Processes that open one file at
     once wait for the first of them where the file system has locks, and otherwise each build it.
-    Raises OSError, and ValueError for an array that is damaged.
+    Raises OSError, DamagedArrayError, and ValueError where no folder takes the index.
     """
     identity = FileIdentity.of(path)
     store = identity.size >= STORE_FROM_BYTES if store is None else store
     if not store:
         return build_index(path, identity)
-    places = index_places(path)
+    places = places_beside(path, "index")
     if not rebuild and (found := _first_fitting(places, identity)):
         return found
     place = writable_place(places, path)
@@ -127,11 +94,12 @@ def open_index(path: str | os.PathLike[str], *, rebuild: bool = False, store: bo
     found = load_index(place, identity)
     if found is None:
         raise OSError(f"{place} was written, and does not read back; is the disk damaged or full?")
+    found.built = True
     return found
 
 
 def build_index(path: str | os.PathLike[str], identity: FileIdentity, block_bytes: int = BLOCK_BYTES) -> RowIndex:
-    """An index in memory. Raises OSError, ValueError (see `scan`)."""
+    """An index in memory. Raises OSError, DamagedArrayError."""
     stream = io.BytesIO()
     _write_index(path, identity, stream, block_bytes)
     whole = stream.getvalue()
@@ -139,18 +107,9 @@ def build_index(path: str | os.PathLike[str], identity: FileIdentity, block_byte
 
 
 def store_index(path: str | os.PathLike[str], identity: FileIdentity, place: str) -> None:
-    """An index on disk, written under another name and moved to `place`: a reader sees all of it or nothing."""
-    handle, temporary = tempfile.mkstemp(dir=os.path.dirname(place), prefix=f"{os.path.basename(place)}.")
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            _write_index(path, identity, stream)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, place)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    """An index on disk. Raises OSError, DamagedArrayError."""
+    with written_whole(place) as stream:
+        _write_index(path, identity, stream)
 
 
 def _write_index(
@@ -199,56 +158,8 @@ def _as_index(header: dict[str, Any], table: np.ndarray, identity: FileIdentity,
     return RowIndex(header["kind"], table[: rows + 1], table[rows + 1 :], identity, place)
 
 
-def cache_folder() -> str:
-    """Where files go that cannot lie beside the data."""
-    return os.environ.get(CACHE_VARIABLE) or os.path.join(os.path.expanduser("~"), ".cache", "cambrian-gaze")
-
-
-def index_places(path: str | os.PathLike[str], suffix: str = "index") -> tuple[str, str]:
-    """Where the index of a file, or another table of its rows, may lie: beside it, and in the cache folder."""
-    folder, name = os.path.split(os.path.abspath(path))
-    key = hashlib.blake2b(os.fsencode(os.path.realpath(path)), digest_size=8).hexdigest()
-    return os.path.join(folder, f".{name}.{suffix}"), os.path.join(cache_folder(), "indexes", f"{key}-{name}.{suffix}")
-
-
 def _first_fitting(places: tuple[str, str], identity: FileIdentity) -> RowIndex | None:
     return next((found for place in places if (found := load_index(place, identity)) is not None), None)
-
-
-def writable_place(places: tuple[str, str], path: str | os.PathLike[str]) -> str:
-    """The first place whose folder takes files."""
-    beside, cached = places
-    try:
-        with tempfile.TemporaryFile(dir=os.path.dirname(beside)):
-            return beside
-    except OSError as error:
-        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
-            raise
-    try:
-        os.makedirs(os.path.dirname(cached), exist_ok=True)
-        with tempfile.TemporaryFile(dir=os.path.dirname(cached)):
-            return cached
-    except OSError as error:
-        folders = f"neither {os.path.dirname(beside)} nor {os.path.dirname(cached)} can be written"
-        remedy = f"set {CACHE_VARIABLE} to a folder that can"
-        raise ValueError(f"no place for the row index of {os.fspath(path)}: {folders}; {remedy}") from error
-
-
-@contextlib.contextmanager
-def locked(place: str) -> Iterator[None]:
-    """One process at a time. Only time depends on it: `store_index` is safe from any number of processes."""
-    lock = f"{place}.lock"
-    descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        except OSError as error:
-            logger.info("%s cannot be locked (%s); every process builds the index by itself", lock, error.strerror)
-        yield
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(lock)
-    finally:
-        os.close(descriptor)
 
 
 def _blocks(path: str | os.PathLike[str], size: int, bar: Any = None, start: int = 0) -> Iterator[np.ndarray]:

@@ -61,7 +61,11 @@ class Inspector:
         found = Inspected(record.id, record.row, images=len(record.images), videos=int(record.video is not None))
         found.fingerprint = _fingerprint(record)
         for path in record.images:
-            size, problem = _image(path, folders[0], self.media, self.max_pixels)
+            if isinstance(path, bytes):  # it exists, and is too large to be kept in a cache
+                level = "header" if self.media == "exists" else self.media
+                size, problem = _image.__wrapped__(path, None, level, self.max_pixels)
+            else:
+                size, problem = _image(path, folders[0], self.media, self.max_pixels)
             found.sizes += [size] if size else []
             found.problems += [problem] if problem else []
         if record.video is not None:
@@ -131,7 +135,7 @@ def _problem(error: RecordError) -> Problem:
 
 @lru_cache(maxsize=65_536)  # many rows share a picture
 def _image(
-    path: str, folder: str | None, media: str, max_pixels: int
+    path: str | bytes, folder: str | None, media: str, max_pixels: int
 ) -> tuple[tuple[int, int] | None, Problem | None]:
     """(size, problem) of an image."""
     look: Callable[[], Any] = {
@@ -147,5 +151,6 @@ def _image(
 
 
 def _fingerprint(record: Record) -> int:
-    text = json.dumps([record.id, record.images, record.video, record.conversations], ensure_ascii=True)
+    images = [hashlib.blake2b(i).hexdigest() if isinstance(i, bytes) else i for i in record.images]
+    text = json.dumps([record.id, images, record.video, record.conversations], ensure_ascii=True)
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")

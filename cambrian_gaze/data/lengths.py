@@ -19,9 +19,9 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from cambrian_gaze.data.dataset import ConversationDataset
-from cambrian_gaze.data.index import FileIdentity, index_places, locked, writable_place
 from cambrian_gaze.data.media import MediaError
 from cambrian_gaze.data.mixture_dataset import MixtureDataset
+from cambrian_gaze.data.places import FileIdentity, locked, places_beside, writable_place
 from cambrian_gaze.data.prompts import PromptedRecords
 from cambrian_gaze.data.records import RecordError
 
@@ -81,7 +81,7 @@ def measure_rows(
 def table_place(dataset: ConversationDataset) -> str:
     """The file that holds the table of a dataset."""
     file, key = os.path.abspath(dataset.records.file), _key(dataset)
-    return writable_place(index_places(file, f"{key}.lengths"), file)
+    return writable_place(places_beside(file, f"{key}.lengths"), file)
 
 
 def _key(dataset: ConversationDataset) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import stat
 from collections.abc import Iterator
@@ -15,6 +16,9 @@ from cambrian_gaze.data.records import RecordError
 
 MAX_PIXELS = 89_478_485
 """Largest picture that is decoded, in pixels: Pillow's own limit, 256 MiB as RGB."""
+
+EMBEDDED = "a picture in the table"
+"""Stands in messages where a picture has no file of its own."""
 
 # Named, because Pillow would also hand PostScript files to Ghostscript.
 _FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000")
@@ -66,19 +70,19 @@ def regular_file(path: str, root: str | os.PathLike[str] | None, flag: str = "--
 
 
 def load_image(
-    path: str, root: str | os.PathLike[str] | None, max_pixels: int = MAX_PIXELS, flag: str = "--image_folder"
+    path: str | bytes, root: str | os.PathLike[str] | None, max_pixels: int = MAX_PIXELS, flag: str = "--image_folder"
 ) -> Image.Image:
     """The picture as `to_rgb` gives it, decoded, its file closed again; of an animation, the first frame.
 
-    Raises MediaError that names the file and the remedy.
+    `path` may be the file's content, as tables hold it. Raises MediaError that names the file and the remedy.
     """
     with _open(path, root, max_pixels, flag) as image:
         image.load()
-        return to_rgb(image, path)
+        return to_rgb(image, path if isinstance(path, str) else EMBEDDED)
 
 
 def image_size(
-    path: str, root: str | os.PathLike[str] | None, max_pixels: int = MAX_PIXELS, flag: str = "--image_folder"
+    path: str | bytes, root: str | os.PathLike[str] | None, max_pixels: int = MAX_PIXELS, flag: str = "--image_folder"
 ) -> tuple[int, int]:
     """(width, height) of the picture that `load_image` gives, from the file's header. Raises MediaError."""
     with _open(path, root, max_pixels, flag) as image:
@@ -88,12 +92,14 @@ def image_size(
 
 @contextmanager
 def _open(
-    path: str, root: str | os.PathLike[str] | None, max_pixels: int, flag: str
+    path: str | bytes, root: str | os.PathLike[str] | None, max_pixels: int, flag: str
 ) -> Iterator[Image.Image]:
     """The picture, its header read. Whatever goes wrong inside becomes a MediaError."""
-    real = regular_file(path, root, flag)
+    content, path = (path, EMBEDDED) if isinstance(path, bytes) else (None, path)
+    real = regular_file(path, root, flag) if content is None else ""
     try:
-        with open(real, "rb") as stream, Image.open(stream, formats=_FORMATS) as image:
+        source = open(real, "rb") if content is None else io.BytesIO(content)
+        with source as stream, Image.open(stream, formats=_FORMATS) as image:
             _check_size(image, path, max_pixels)
             yield image
     except (MediaError, MemoryError):

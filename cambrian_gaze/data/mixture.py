@@ -14,10 +14,14 @@ from pathlib import Path
 
 import numpy as np
 
-from cambrian_gaze.data.prompts import PromptedRecords
+from cambrian_gaze.data.prompts import PromptedRecords, add_prompts
 from cambrian_gaze.data.recipe_file import RecipeError, read_recipe, read_share
 from cambrian_gaze.data.records import Record, read_records
 from cambrian_gaze.data.sampling import ChosenRows, Sampling
+from cambrian_gaze.data.tables import HUB, TableRecords, TableStream, is_table
+
+PLAIN_KEYS = ("system_prompt", "prompt_suffix", "expected", "columns", "config", "split", "streaming")
+"""Keys of an entry that are fields of `Source` as they stand."""
 
 RECIPE_SUFFIXES = (".yaml", ".yml")
 
@@ -39,17 +43,50 @@ class Source:
     """Added on a line of its own to the last human turn, such as "Answer with one word."."""
     expected: Mapping[str, int] = field(default_factory=dict)
     """Counts to compare a download with, see `EXPECTED_KEYS`; `rows` are those of the whole file."""
+    columns: Mapping[str, str] = field(default_factory=dict)
+    """Of a table: key of a record → column."""
+    config: str | None = None
+    """Of a hub dataset: its configuration."""
+    split: str = "train"
+    """Of a hub dataset."""
+    streaming: bool = False
+    """Read in the table's order, without random access."""
     origin: str = "--data_path"
     """Where this source was named: the recipe and its entry."""
 
+    def is_missing(self) -> bool:
+        """Whether there is nothing at `path`."""
+        return not self.path.startswith(HUB) and not os.path.exists(self.path)
+
     def records(self) -> Sequence[Record]:
         """All rows of the file, in its order, read on demand in O(1). Raises RecordError, RecipeError."""
-        if not os.path.exists(self.path):
-            raise RecipeError(f"{self.origin}: {self.path} does not exist; download it, or correct the path or `root`")
-        records = read_records(self.path)
+        if self.streaming:
+            raise RecipeError(f"{self.origin}: {self.path} is streamed, and this needs random access; drop `streaming`")
+        self._check_there()
+        if is_table(self.path):
+            records = TableRecords(self.path, self.columns, self.config, self.split)
+        else:
+            records = read_records(self.path)
         if self.system_prompt is None and self.prompt_suffix is None:
             return records
         return PromptedRecords(records, self.system_prompt, self.prompt_suffix)
+
+    def stream(self, rank: int = 0, world_size: int = 1) -> TableStream:
+        """The rows of a table in its order, this rank's share. Raises RecordError, RecipeError."""
+        self._check_there()
+        if not is_table(self.path):
+            raise RecipeError(f"{self.origin}: {self.path} is no table; JSON is read in place, drop `streaming`")
+        if self.sampling != Sampling():
+            raise RecipeError(f"{self.origin}: a stream is read whole; drop its sampling_strategy, weight or share")
+        return TableStream(self.path, self.columns, self.config, self.split, rank=rank, world_size=world_size)
+
+    def prompt(self, record: Record) -> Record:
+        """The record with this source's prompt options."""
+        return add_prompts(record, self.system_prompt, self.prompt_suffix)
+
+    def _check_there(self) -> None:
+        if self.is_missing():
+            raise RecipeError(f"{self.origin}: {self.path} does not exist; download it, or correct the path or `root`")
 
 
 @dataclass(frozen=True)
@@ -81,9 +118,10 @@ def load_recipe(path: str | os.PathLike[str]) -> Recipe:
         if not 0 < weight < math.inf:
             raise RecipeError(f"{where}: weight is {weight:g}; write a positive number, or delete the entry")
         share = read_share(entry["share"], where) if "share" in entry else None
-        plain = {key: entry[key] for key in ("system_prompt", "prompt_suffix", "expected") if key in entry}
+        plain = {key: entry[key] for key in PLAIN_KEYS if key in entry}
         folders = {key: _below(root, entry[key]) for key in ("image_folder", "video_folder") if key in entry}
-        source = _below(root, entry.get("path") or entry["json_path"])
+        source = entry.get("path") or entry["json_path"]
+        source = source if source.startswith(HUB) else _below(root, source)
         name = entry.get("name") or _free_name(Path(source).stem, [source.name for source in sources])
         if name in [source.name for source in sources]:
             raise RecipeError(f"{where}: the name {name!r} is taken by another entry; give each its own")

@@ -34,11 +34,16 @@ class PromptedRecords(Sequence[Record]):
         return self.records.row_numbers()
 
     def _prompted(self, record: Record) -> Record:
-        turns = list(record.conversations)
-        if self.prompt_suffix is not None:
-            asked = [i for i, turn in enumerate(turns) if ROLES[turn["from"]] == "user"]
-            for i in asked[-1:]:
-                turns[i] = {**turns[i], "value": f"{turns[i]['value']}\n{self.prompt_suffix}"}
-        if self.system_prompt is not None and ROLES[turns[0]["from"]] != "system":
-            turns.insert(0, {"from": "system", "value": self.system_prompt})
-        return replace(record, conversations=turns)
+        return add_prompts(record, self.system_prompt, self.prompt_suffix)
+
+
+def add_prompts(record: Record, system_prompt: str | None, prompt_suffix: str | None) -> Record:
+    """The record with a system turn, where it has none, and with `prompt_suffix` under its last human turn."""
+    turns = list(record.conversations)
+    if prompt_suffix is not None:
+        asked = [i for i, turn in enumerate(turns) if ROLES[turn["from"]] == "user"]
+        for i in asked[-1:]:
+            turns[i] = {**turns[i], "value": f"{turns[i]['value']}\n{prompt_suffix}"}
+    if system_prompt is not None and ROLES[turns[0]["from"]] != "system":
+        turns.insert(0, {"from": "system", "value": system_prompt})
+    return replace(record, conversations=turns)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from cambrian_gaze.data.index import RowIndex, open_index
+from cambrian_gaze.data.scan import DamagedArrayError
 
 MAX_ROW_BYTES = 16 << 20
 """Longest row that is parsed."""
@@ -45,8 +46,8 @@ class Record:
     id: str
     conversations: list[dict[str, str]]
     """Turns as written: {"from": a key of ROLES, "value": text with `<image>` and `<video>` placeholders}."""
-    images: list[str] = field(default_factory=list)
-    """Paths below the image folder, in the order of their placeholders."""
+    images: list[str | bytes] = field(default_factory=list)
+    """In the order of their placeholders: paths below the image folder, or an image file's bytes out of a table."""
     video: str | list[str] | None = None
     """A video file or a folder of frames below the video folder, or a list of frames."""
     file: str = ""
@@ -78,7 +79,7 @@ def parse_record(raw: Any, file: str, row: int) -> Record:
             raise fail(f'turn {number} of {len(turns)} is from "{turn["from"]}"', f'set "from" to one of: {known}')
     images, video = raw.get("image"), raw.get("video")
     images = [] if images is None else [images] if isinstance(images, str) else images
-    if not _are_paths(images):
+    if not (isinstance(images, list) and all(isinstance(image, bytes) or _are_paths([image]) for image in images)):
         raise fail('"image" is neither a path nor a list of paths', "give non-empty relative paths, or drop the key")
     if video is not None and (video == [] or not _are_paths([video] if isinstance(video, str) else video)):
         raise fail('"video" is neither a path nor a list of frame paths', "give non-empty relative paths, or drop it")
@@ -103,7 +104,7 @@ class Records(Sequence[Record]):
             self.index = open_index(path) if index is None else index
         except OSError as error:
             raise RecordError(f"{self.file}: {error.strerror or error}", "check --data_path") from error
-        except ValueError as error:
+        except DamagedArrayError as error:
             raise RecordError(f"{self.file} is not a valid JSON array: {error}", "repair or re-download it") from error
         if not len(self):
             raise RecordError(f"{self.file} holds no records", "check --data_path, or remove the file from the mixture")

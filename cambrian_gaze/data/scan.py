@@ -40,6 +40,10 @@ def first_byte(blocks: Iterable[np.ndarray]) -> bytes:
     return b""
 
 
+class DamagedArrayError(ValueError):
+    """A JSON array whose elements cannot be told apart."""
+
+
 class LineScanner:
     """Rows of a JSONL file: its lines, blank ones left out. A row reaches to the next row's offset, or to `end`.
 
@@ -94,7 +98,7 @@ class ArrayScanner:
     def scan(self, blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
         """uint8 blocks of the file in order → int64 byte offsets at which rows start, an array per block.
 
-        Raises ValueError where the array does not end, or is followed by something else.
+        Raises DamagedArrayError where the array does not end, or is followed by something else.
         """
         base = depth = rows = 0
         in_string = escaped = False
@@ -128,13 +132,13 @@ class ArrayScanner:
             rows += int(begins.sum())
             yield base_of_block + places[begins] + 1
         if not self.end:
-            raise ValueError(f"it ends within element {rows}, at byte {base}")
+            raise DamagedArrayError(f"it ends within element {rows}, at byte {base}")
 
 
 def _refuse(rest: np.ndarray, base: int) -> None:
     at = _first_content(rest)
     if at is not None:
-        raise ValueError(f"it is closed before byte {base + at}, where more follows")
+        raise DamagedArrayError(f"it is closed before byte {base + at}, where more follows")
 
 
 def _escaped(block: np.ndarray, first: bool) -> tuple[np.ndarray, bool]:

@@ -12,7 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cambrian_gaze.data import index as index_module
-from cambrian_gaze.data.index import CACHE_VARIABLE, FileIdentity, build_index, index_places, open_index
+from cambrian_gaze.data import places
+from cambrian_gaze.data.index import build_index, open_index
+from cambrian_gaze.data.places import CACHE_VARIABLE, FileIdentity, places_beside
 from cambrian_gaze.data.scan import ArrayScanner, LineScanner
 
 BLOCKS = st.sampled_from([1, 2, 3, 5, 8, 64, 1 << 20])
@@ -155,18 +157,18 @@ def test_a_folder_that_cannot_be_written(tmp_path, monkeypatch):
     file, cache = write(tmp_path / "data.jsonl", 100), tmp_path / "cache"
     monkeypatch.setenv(CACHE_VARIABLE, str(cache))
     refused = [str(tmp_path)]
-    plain = index_module.tempfile.TemporaryFile
+    plain = places.tempfile.TemporaryFile
 
     def temporary(dir):
         if str(dir) in refused:
             raise PermissionError(13, "Permission denied")
         return plain(dir=dir)
 
-    monkeypatch.setattr(index_module.tempfile, "TemporaryFile", temporary)
-    assert open_index(file, store=True).stored == index_places(file)[1]
+    monkeypatch.setattr(places.tempfile, "TemporaryFile", temporary)
+    assert open_index(file, store=True).stored == places_beside(file, "index")[1]
     assert len(list(cache.rglob("*-data.jsonl.index"))) == 1
-    refused.append(str(cache / "indexes"))
-    with pytest.raises(ValueError, match=f"no place for the row index.*set {CACHE_VARIABLE}"):
+    refused.append(str(cache / "data"))
+    with pytest.raises(ValueError, match=f"no place for what belongs to .*set {CACHE_VARIABLE}"):
         open_index(file, store=True, rebuild=True)
 
 
