@@ -117,9 +117,11 @@ def preview_row(
     preview.num_visual = sum(kind != TEXT for kind in types)
     if grids:
         runs = [piece for piece in preview.pieces if isinstance(piece, VisualRun)]
-        names = [f"{run.name}, frame {i + 1}" if run.frames > 1 else run.name for run in runs for i in range(run.frames)]
-        starts = np.cumsum([0, *(run.frames for run in runs)])
-        shown = [int(start) + i for start, run in zip(starts, runs, strict=False) for i in spread(run.frames, MAX_FRAMES)]
+        names: list[str] = []
+        shown: list[int] = []
+        for run in runs:
+            shown += [len(names) + frame for frame in spread(run.frames, MAX_FRAMES)]
+            names += [f"{run.name}, frame {i}" for i in range(1, run.frames + 1)] if run.frames > 1 else [run.name]
         pixels = sample["pixel_values"][shown]
         preview.pictures = [Picture(names[i], picture(one, mean, std)) for i, one in zip(shown, pixels, strict=True)]
         preview.hidden_frames = len(names) - len(shown)
@@ -166,7 +168,7 @@ def _pieces(
 
 
 def _texts(ids: list[int], types: list[int], tokenizer: Any) -> list[str]:
-    """What each text token stands for. Of a character in several tokens, the first has all of it, the others nothing."""
+    """What each text token stands for. Of a character in several tokens the first has all, the others nothing."""
     texts, place = [""] * len(ids), 0
     while place < len(ids):
         if types[place] != TEXT:

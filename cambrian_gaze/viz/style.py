@@ -96,7 +96,8 @@ details > :nth-child(2) { margin-top:12px }
 .pictures { display:flex; flex-wrap:wrap; gap:8px; align-content:flex-start }
 .pictures figure { margin:0 }
 .pictures figcaption { font-size:12px; margin-top:3px }
-.tokens { font:13px/1.95 ui-monospace,SFMono-Regular,Menlo,Consolas,"Liberation Mono",monospace; overflow-wrap:anywhere }
+.tokens { font:13px/1.95 ui-monospace,SFMono-Regular,Menlo,Consolas,"Liberation Mono",monospace;
+  overflow-wrap:anywhere }
 .token { border-radius:3px; padding:1px 0; margin-right:1px; white-space:pre-wrap; background:var(--soft);
   box-shadow:inset 0 0 0 1px var(--line) }
 .key .token { padding:1px 6px }
