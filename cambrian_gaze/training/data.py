@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from typing import Any
 
 import numpy as np
@@ -85,10 +86,10 @@ def build_order(
 
 
 def _read_list(path: str) -> list[dict[str, Any]]:
-    entries = read_quarantine(path)
-    if not entries:
-        raise ValueError(f"exclude: {path} is not there or lists nothing; correct the path, or leave it out")
-    return entries
+    # A list without entries is what `data check` writes for clean data.
+    if not os.path.isfile(path):
+        raise ValueError(f"exclude: {path} is not there; correct the path, or leave it out")
+    return read_quarantine(path)
 
 
 def _measure_on_all_ranks(dataset: MixtureDataset, args: TrainingArguments) -> np.ndarray:
