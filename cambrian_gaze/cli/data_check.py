@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -48,6 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from cambrian_gaze.data.check import check, is_clean
     from cambrian_gaze.data.inspection import Inspector
     from cambrian_gaze.data.survey import WorkerDied
+    from cambrian_gaze.viz.files import write_text
 
     try:
         recipe = recipe_from(arguments)
@@ -75,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             "clean": clean,
             "sources": [report.to_dict() for report in reports],
         }
-        write_json(arguments.json, content)
+        write_text(arguments.json, json.dumps(content, indent=2) + "\n")
     rows, bad = (sum(getattr(r.survey.facts, name) for r in reports) for name in ("rows", "bad_rows"))
     print(f"{'clean' if clean else 'findings'}: {bad:,} of {rows:,} rows have something wrong")
     if arguments.quarantine is not None:
@@ -117,13 +117,3 @@ def histogram(content: dict[str, Any]) -> Iterator[str]:
     for one in bins:
         bar = "#" * -(-_BAR * one["samples"] // most)
         yield f"  {one['from']:>9,} to {one['to'] - 1:>9,}  {one['samples']:>10,}  {bar}".rstrip()
-
-
-def write_json(path: str, content: Any) -> None:
-    """Written beside `path`, then moved there."""
-    os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
-    partial = f"{path}.partial"
-    with open(partial, "w", encoding="utf-8") as stream:
-        json.dump(content, stream, indent=2)
-        stream.write("\n")
-    os.replace(partial, path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,8 +15,8 @@ from cambrian_gaze.cli.data_arguments import add_data, add_workers, processor_fr
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="cambrian-gaze data stats",
-        description="Plot lengths, visual tokens, frames, sizes and aspect ratios of a recipe's rows. Media are read as "
-        "far as their headers; rows with something wrong are left out (see `data check`).",
+        description="Plot lengths, visual tokens, frames, sizes and shapes of a recipe's rows. Of media the headers "
+        "are read; what cannot be read is left out (see `data check`).",
     )
     add_data(parser)
     parser.add_argument("--out", required=True, metavar="DIR", help="folder for lengths.png, pictures.png, stats.json")
@@ -46,11 +47,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def write(recipe: Any, inspector: Any, arguments: argparse.Namespace) -> list[str]:
     """The files, and a line about each."""
-    from cambrian_gaze.cli.data_check import write_json
     from cambrian_gaze.data.stats import statistics
     from cambrian_gaze.data.survey import Facts, survey
-    from cambrian_gaze.viz.files import write_png
     from cambrian_gaze.viz.data_charts import length_panels, picture_panels
+    from cambrian_gaze.viz.files import write_png, write_text
     from cambrian_gaze.viz.histograms import draw_histograms
 
     surveys = {id(one): one for one, _ in survey(recipe, inspector, arguments.workers)}.values()
@@ -72,5 +72,5 @@ def write(recipe: Any, inspector: Any, arguments: argparse.Namespace) -> list[st
             lines.append(f"{out / name}: not written, there is nothing to plot")
     content = {"recipe": recipe.name, "tokens_as": counted_by, "all": statistics(whole)}
     content["sources"] = {one.source.name: statistics(one.facts) for one in surveys}
-    write_json(str(out / "stats.json"), content)
+    write_text(out / "stats.json", json.dumps(content, indent=2) + "\n")
     return [*lines, f"{out / 'stats.json'}: the numbers, by source"]

@@ -127,6 +127,18 @@ class ConversationDataset(Dataset):
         with _placed(record):
             return self._measure(record, messages_from_record(record))
 
+    def fault(self, index: int) -> Quarantined:
+        """Why record `index` is no sample, as far as that shows without its pictures."""
+        identity = ""
+        try:
+            record = self.record(index)
+            identity = record.id
+            length, _, frames = self.measure(index)
+            reason = f"its {length} tokens, in {frames} frames of video, exceed max_length {self.max_length}"
+            raise OverlongError(reason, "raise max_length, or shorten it", record.file, record.row)
+        except RecordError as error:
+            return Quarantined(error.file or "", error.row or 0, identity, str(error), self.source)
+
     def _encode(self, record: Record) -> Sample:
         with _placed(record):
             messages = messages_from_record(record)

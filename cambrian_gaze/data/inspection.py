@@ -80,7 +80,7 @@ class Inspector:
 
     def _inspect_video(self, record: Record, folder: str | None, found: Inspected) -> None:
         try:
-            if self.media == "exists":
+            if self.media != "decode":
                 for path in video_files(record.video, folder):
                     regular_file(path, folder, "--video_folder")
             if self.media == "decode":

@@ -37,3 +37,8 @@ class MixtureDataset(Dataset):
         """What item `index` is made of. Raises RecordError."""
         source, row = self.mixture.locate(index)
         return self.parts[source].record(row)
+
+    def fault(self, index: int) -> Quarantined:
+        """Why item `index` is no sample, as far as that shows without its pictures."""
+        source, row = self.mixture.locate(index)
+        return self.parts[source].fault(row)

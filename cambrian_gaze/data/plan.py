@@ -62,12 +62,14 @@ class EpochOrder:
         shuffle: bool = True,
         lengths: np.ndarray | None = None,
         capacity: int | None = None,
+        units: np.ndarray | None = None,
         window: int = WINDOW,
     ) -> None:
         """Args:
             rows: int64 [n], the rows of the mixture that are read, or how many there are.
             lengths: int [rows of the mixture], tokens of each row; packs hold up to `capacity` of them. Without it each
                 row is a pack of its own.
+            units: int [rows of the mixture], images and frames of each row.
 
         Raises: ValueError where there is nothing to read.
         """
@@ -77,7 +79,7 @@ class EpochOrder:
         if (lengths is None) != (capacity is None):
             raise ValueError("packing needs the lengths of the samples and the capacity of a pack")
         self.seed, self.shuffle, self.window = seed, shuffle, window
-        self.lengths, self.capacity = lengths, capacity
+        self.lengths, self.capacity, self.units = lengths, capacity, units
         self._plan: tuple[int, Packs] | None = None
         self._sizes: dict[int, int] = {}
 
@@ -197,8 +199,8 @@ class PlannedDataset(Dataset):
         """The table of lengths that packs were made by says less."""
         record = self.dataset.record(row)
         reason = (
-            f"its {len(sample['input_ids'])} tokens do not fit into the pack that was made for it: its video has changed "
-            "since tokens were counted. Remedy: restore the video, or delete the table of lengths"
+            f"its {len(sample['input_ids'])} tokens do not fit into the pack that was made for it: its video has "
+            "changed since tokens were counted. Remedy: restore the video, or delete the table of lengths"
         )
         item = Quarantined(record.file, record.row, record.id, reason, sample.get("source", ""))
         if self.quarantine is not None:

@@ -17,6 +17,10 @@ logger = logging.getLogger(__name__)
 _MAX_REASON = 1000
 
 
+class TooManyQuarantined(ValueError):
+    """More samples than allowed could not be used."""
+
+
 @dataclass(frozen=True)
 class Quarantined:
     """Stands in a batch for a sample that could not be used; the collator drops and counts it."""

@@ -220,10 +220,18 @@ class DataArguments:
     """Seconds that a video file may take, in a process of its own; 0 decodes in the worker, without a limit."""
 
     max_length: int = 2048
-    """Most tokens of a sample, visual and context tokens included."""
+    """Most tokens of a sample, or of a row of packed samples, visual and context tokens included."""
 
-    overlong: Literal["quarantine", "truncate_text"] = "quarantine"
-    """What becomes of a longer sample: left out and logged, or its text cut at the end."""
+    overlong: Literal["quarantine", "truncate_text", "drop", "fewer_frames"] = "quarantine"
+    """What becomes of a longer sample: left out and logged, its text cut at the end, left out and counted, or its video
+    sampled again with the most frames that fit. Images are never cut."""
+
+    packing: bool = False
+    """Put several samples into each row of a batch, up to `max_length` tokens, without attention between them;
+    `per_device_train_batch_size` then counts rows. Tokens are counted once and kept beside the data."""
+
+    exclude: list[str] | None = None
+    """JSONL lists of records to leave out from the start, as `cambrian-gaze data check` and training write them."""
 
     max_pixels: int = 89_478_485
     """Larger images are refused as decompression bombs."""

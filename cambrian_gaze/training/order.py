@@ -54,8 +54,8 @@ class OrderedBatches(Sampler[list[Draw]]):
 
     A last micro-batch that is short is shared out evenly, and a rank that is left without any pack gets an empty batch,
     so that all ranks make the same number of steps. Nothing is repeated. Unpacked, ranks take neighbouring slices.
-    Packs of a step are dealt out by what they cost, so that ranks wait little for each other: micro-batches get packs of
-    like cost, and within one each goes to the rank that has the least so far.
+    Packs of a step are dealt out by what they cost, so that ranks wait little for each other: micro-batches get packs
+    of like cost, and within one each goes to the rank that has the least so far.
     """
 
     def __init__(
@@ -113,7 +113,7 @@ class OrderedBatches(Sampler[list[Draw]]):
 
 
 def deal_evenly(packs: Sequence[int], costs: Sequence[float], quotas: Sequence[int]) -> list[list[int]]:
-    """Packs by falling cost → those of each rank, `quotas[rank]` of them; each to the rank that has cost least so far."""
+    """Packs by falling cost → `quotas[rank]` of them for each rank; each goes to the one that has the least so far."""
     dealt: list[list[int]] = [[] for _ in quotas]
     loads = [0.0] * len(quotas)
     for pack, cost in zip(packs, costs, strict=True):

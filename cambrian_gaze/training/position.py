@@ -58,9 +58,9 @@ class Position:
         facts = "; ".join(f"{key}: {self.order.get(key)} then, {now.get(key)} now" for key in changed)
         if self.packs:
             raise ValueError(
-                f"the checkpoint stands {self.packs} samples or packs into epoch {self.epoch}, and the order of the data "
-                f"has changed since ({facts}): go on with the same data, exclude list, max_length, packing and seed, or "
-                "start a new run with model_name_or_path on the checkpoint"
+                f"the checkpoint stands {self.packs} samples or packs into epoch {self.epoch}, and the order of the "
+                f"data has changed since ({facts}): go on with the same data, exclude list, max_length, packing and "
+                "seed, or start a new run with model_name_or_path on the checkpoint"
             )
         logger.warning("epoch %d follows another order of the data than those before it (%s)", self.epoch, facts)
 
@@ -96,11 +96,14 @@ class Course:
             end = packs if max_steps else math.ceil(packs * min(1.0, epochs - epoch))
             begin = start.packs if epoch == start.epoch else 0
             left = max(0, end - begin)
-            part = Part(epoch, begin, packs, done, split.micro_steps(left), split.steps(left))
-            self.parts[epoch] = part
-            done, epoch = done + part.steps, epoch + 1
-        self.end_epoch = epoch
-        """The first epoch that is not entered."""
+            if steps := split.steps(left):
+                self.parts[epoch] = Part(epoch, begin, packs, done, split.micro_steps(left), steps)
+            elif begin == 0:
+                raise ValueError(
+                    f"epoch {epoch} has {packs} packs, less than a batch of all ranks; use smaller batches"
+                )
+            done, epoch = done + steps, epoch + 1
+        self.epochs = range(min(self.parts, default=start.epoch), max(self.parts, default=start.epoch - 1) + 1)
         self.max_steps = max_steps or done
 
     def position(self, step: int) -> Position:
@@ -128,7 +131,7 @@ class Course:
         if before in (None, now):
             return
         logger.warning(
-            "the global batch was %d and is %d: epoch %d goes on after %d samples or packs, none twice and none lost. The "
-            "run now ends at step %d, and learning rate and keep ratio follow their schedules for that number of steps",
+            "the global batch was %d and is %d: epoch %d goes on after %d samples or packs, none twice and none lost. "
+            "The run ends at step %d, and the schedules of learning rate and keep ratio are those of so many steps",
             *(before, now, self.start.epoch, self.start.packs, self.max_steps),
         )

@@ -20,7 +20,7 @@ from cambrian_gaze.training.arguments import TrainingArguments
 from cambrian_gaze.training.build import build_model
 from cambrian_gaze.training.checkpoint import incomplete_because, last_complete_checkpoint, read_marker, write_json
 from cambrian_gaze.training.config import RunConfig
-from cambrian_gaze.training.data import build_collator, build_datasets
+from cambrian_gaze.training.data import build_collator, build_datasets, build_order
 from cambrian_gaze.training.layers import ConfigError
 from cambrian_gaze.training.ranks import start_ranks
 from cambrian_gaze.training.trainer import CambrianTrainer
@@ -65,11 +65,12 @@ def train(run: RunConfig, callbacks: Sequence[TrainerCallback] = ()) -> Cambrian
         train_dataset=train_data,
         eval_dataset=eval_data,
         data_collator=build_collator(run.data, processor),
+        order=build_order(run.data, args, train_data, quarantine),
+        quarantine=quarantine,
         processing_class=processor,
         callbacks=list(callbacks),
         progressive=run.gaze.progressive,
         max_quarantined_share=run.data.max_quarantined_share,
-        quarantine_log=quarantine.path,
     )
     if trainer.is_world_process_zero():
         write_json(Path(args.output_dir) / "run_config.json", {"values": run.values, "sources": run.sources})

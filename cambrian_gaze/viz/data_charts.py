@@ -70,4 +70,5 @@ def _shapes(ratios: Mapping[float, int]) -> Histogram:
     numbers = summary(ratios)
     note = f"median {numbers['median']:.2f}, from {numbers['min']:.2f} to {numbers['max']:.2f}"
     label = "width : height (the outermost bars hold all that lies beyond)"
-    return Histogram("Shape of the images", edges, even_bins(inside, edges), label, note, [_SHAPES.get(p, "") for p in places])
+    names = [_SHAPES.get(place, "") for place in places]
+    return Histogram("Shape of the images", edges, even_bins(inside, edges), label, note, names)
