@@ -12,10 +12,9 @@ from cambrian_gaze.cli.main import main
 def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Image.linear_gradient("L").convert("RGB").resize((60, 40)).save(tmp_path / "a.png")
-    rows = [
-        {"id": f"r{n}", "image": "a.png", "conversations": [{"from": "human", "value": "<image>?"}, {"from": "gpt", "value": "x" * (n + 1)}]}
-        for n in range(5)
-    ]  # fmt: skip
+    asked = {"from": "human", "value": "<image>?"}
+    talks = [[asked, {"from": "gpt", "value": "x" * n}] for n in range(1, 6)]
+    rows = [{"id": f"r{n}", "image": "a.png", "conversations": talk} for n, talk in enumerate(talks)]
     (tmp_path / "good.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     rows[2]["image"] = "gone.png"
     (tmp_path / "bad.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"half')
@@ -47,7 +46,7 @@ def test_wrong_usage(folder, arguments, capsys):
 def test_stats_and_preview(folder, capsys):
     assert main(["data", "stats", "good.jsonl", "--out", "stats"]) == 0
     assert json.loads((folder / "stats" / "stats.json").read_text())["all"]["tokens"]["count"] == 5
-    assert Image.open(folder / "stats" / "lengths.png").width > 1000 < Image.open(folder / "stats" / "pictures.png").width
+    assert all(Image.open(folder / "stats" / name).width > 1000 for name in ("lengths.png", "pictures.png"))
     main(["data", "check", "bad.jsonl", "--quarantine", "q.jsonl", "--workers", "0"])
     capsys.readouterr()
     assert main(["data", "preview", "bad.jsonl", "--samples", "2", "--quarantine", "q.jsonl", "--out", "p.html"]) == 0

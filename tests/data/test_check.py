@@ -25,8 +25,8 @@ def folder(tmp_path):
     return tmp_path
 
 
-def recipe_file(folder, rows, **expected):
-    write_jsonl(folder / "rows.jsonl", rows)
+def recipe_file(folder, content, **expected):
+    write_jsonl(folder / "rows.jsonl", content)
     entry = {"path": "rows.jsonl", "image_folder": ".", "expected": expected}
     (folder / "recipe.yaml").write_text(json.dumps({"datasets": [entry]}))
     return load_recipe(folder / "recipe.yaml")
@@ -63,7 +63,7 @@ def test_a_list_of_what_to_leave_out_without_the_overlong(folder, processor):
     ]
     assert os.listdir(folder / "out") == ["q.jsonl"]
     histogram = report.to_dict()["token_histogram"]
-    assert sum(one["samples"] for one in histogram) == 3 - 0 and histogram[0]["from"] == 0
+    assert sum(one["samples"] for one in histogram) == 3 and histogram[0]["from"] == 0
 
 
 def test_workers_find_what_one_process_finds(folder):

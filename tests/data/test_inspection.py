@@ -35,8 +35,8 @@ def test_a_good_row_and_its_tokens(look, processor):
     found = look({"id": "x", "image": ["a.png", "wide.jpg"], "conversations": turns("<image><image>?", "Yes.")})
     assert (found.id, found.row, found.images, found.videos, found.problems) == ("x", 1, 2, 0, [])
     assert found.sizes == [(8, 8), (30, 10)] and found.length is None
-    found = look({"image": "a.png", "conversations": ASK}, processor=processor)
-    text = "<|im_start|>user\n\nWhat?<|im_end|>\n<|im_start|>assistant\nThis.<|im_end|>\n"
+    found = look({"image": "a.png", "conversations": turns("<image>", "This.")}, processor=processor)
+    text = "<|im_start|>user\n<|im_end|>\n<|im_start|>assistant\nThis.<|im_end|>\n"
     assert found.length == len(processor.tokenizer(text)["input_ids"]) + 8 and found.visual == 8  # 2x3 + 2
     found = look({"video": "frames", "fps": 1, "conversations": turns("<video>", "x")}, processor=processor)
     assert found.frames == 3 and found.visual == 24 and not found.problems
@@ -52,7 +52,7 @@ def test_every_problem_of_a_row_is_told(look, processor):
     assert all(problem.remedy for problem in found.problems)
     assert kinds(look({"image": "a.png", "conversations": ASK}, processor=processor, max_length=30)) == ["overlong"]
     assert kinds(look({"image": "a.png", "conversations": ASK}, processor=processor, max_length=500)) == []
-    assert kinds(look([])) == ["malformed"]
+    assert kinds(look(7)) == ["malformed"]
 
 
 def test_a_missing_frame_is_seen_without_decoding(look):
