@@ -28,7 +28,7 @@ COMMANDS: dict[str, Command] = {
     "answer": Command("answer every record of a data file, into a journal", "cambrian_gaze.cli.answer:main"),
     "data": Command("index, check, count or look at data before a run", "cambrian_gaze.cli.data:main"),
     "cost": Command("count the KV entries that a query attends to, for a grid and a K", "cambrian_gaze.cli.cost:main"),
-    "bench": Command("measure attention, decoding or training steps beside dense ones", "cambrian_gaze.cli.bench:main"),
+    "bench": Command("measure attention, decoding, data or training steps", "cambrian_gaze.cli.bench:main"),
 }
 
 

@@ -39,6 +39,8 @@ class Collator:
         Counts (int): `num_samples`; `num_quarantined`, samples left out as unusable; `num_filled`, how many of their
         places another sample took; `num_overlong`, samples that the policy for over-long ones dropped or shortened.
 
+        `stream_state` (str), that of the last item, where the data is streamed.
+
         An item without samples gives no row. A batch of which nothing is left holds one unsupervised text row, so that
         every rank takes part in the step.
         """
@@ -51,6 +53,8 @@ class Collator:
         for key in ("pixel_values", "grid_thw"):
             if parts := [sample[key] for sample in samples if key in sample]:
                 batch[key] = torch.cat(parts)
+        if states := [pack.stream_state for pack in packs if pack.stream_state is not None]:
+            batch["stream_state"] = states[-1]
         lost = [item for pack in packs for item in pack.lost]
         dropped = sum(isinstance(item, Dropped) for item in lost)
         batch["num_samples"] = len(samples)

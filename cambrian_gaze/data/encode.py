@@ -14,8 +14,8 @@ IGNORE = -100
 """Label of a token that is not supervised."""
 
 OVERLONG = ("quarantine", "truncate_text", "drop", "fewer_frames")
-"""What may happen to a sample longer than the limit: left out and logged; its text cut at the end; left out and counted;
-its video sampled again with the most frames that fit (a sample without a video is then left out and logged)."""
+"""What may happen to a sample longer than the limit: left out and logged; its text cut at the end; left out and
+counted; its video sampled again with the most frames that fit (a sample without a video is left out and logged)."""
 
 
 class OverlongError(RecordError):
@@ -74,8 +74,8 @@ def frames_that_fit(length: int, frames: int, frame_tokens: int, max_length: int
 def limit_length(sample: dict[str, list[int]], max_length: int, overlong: str = "quarantine") -> dict[str, list[int]]:
     """The sample, at most `max_length` tokens long.
 
-    With "truncate_text" the text at the end is cut. Raises OverlongError for a longer sample otherwise, and when the cut
-    would touch a visual or context token or leave nothing supervised.
+    With "truncate_text" the text at the end is cut. Raises OverlongError for a longer sample otherwise, and when the
+    cut would touch a visual or context token or leave nothing supervised.
     """
     length = len(sample["input_ids"])
     if length <= max_length:

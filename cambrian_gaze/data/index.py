@@ -1,7 +1,8 @@
-"""The row index of a JSONL file or a JSON array: byte offsets, built once, kept on disk and mapped into memory.
+"""The row index of a JSONL file or a JSON array: byte offsets, built once, and read where they lie on disk.
 
-A process that reads rows at random touches the pages of the index that it needs; forked and spawned workers, and all
-ranks of a machine, share them. The index lies beside the data as `.NAME.index` (see `places`).
+To read a row a process reads two offsets, and holds none: its memory does not depend on the number of rows. Forked and
+spawned workers, and all ranks of a machine, share the page cache. The index lies beside the data as `.NAME.index` (see
+`places`).
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import errno
 import io
 import json
 import os
+import struct
 from collections.abc import Iterator
 from typing import Any, BinaryIO, Literal
 
@@ -21,12 +23,13 @@ from cambrian_gaze.data.scan import ArrayScanner, LineScanner, first_byte
 FORMAT = "cambrian-gaze rows 1"
 HEADER_BYTES = 4096
 BLOCK_BYTES = 1 << 20
+_TWO_OFFSETS = struct.Struct("<qq")
 STORE_FROM_BYTES = 16 << 20
 """A smaller file is scanned in milliseconds wherever it is opened, and leaves no index file."""
 
 
 class RowIndex:
-    """Where each row of one file lies. `stored` is the file that it is mapped from; None: held in memory."""
+    """Where each row of one file lies. `stored` is the file on disk that says so; None: it is held in memory."""
 
     def __init__(
         self,
@@ -39,6 +42,7 @@ class RowIndex:
         """`offsets`: int64 [rows + 1], `blanks`: int64, see `data/scan.py`."""
         self.kind, self.identity, self.stored = kind, identity, stored
         self._offsets, self._blanks = offsets, blanks
+        self._fd: int | None = None
         self.built = stored is None
         """Whether opening it meant scanning the file."""
 
@@ -47,7 +51,13 @@ class RowIndex:
 
     def span(self, index: int) -> tuple[int, int]:
         """First byte of row `index` and the byte after it; white space and blank lines may surround the row."""
-        start, stop = int(self._offsets[index]), int(self._offsets[index + 1])
+        if self.stored is None:
+            start, stop = self._offsets[index : index + 2].tolist()
+        else:
+            # Not through the map: its pages would count as this process's memory, as many as there are rows.
+            if self._fd is None:
+                self._fd = os.open(self.stored, os.O_RDONLY | os.O_CLOEXEC)
+            start, stop = _TWO_OFFSETS.unpack(os.pread(self._fd, _TWO_OFFSETS.size, HEADER_BYTES + 8 * index))
         return (start, stop - 1) if self.kind == "array" else (start, stop)
 
     def row(self, index: int) -> int:
@@ -60,7 +70,13 @@ class RowIndex:
         return numbers + 1 + np.searchsorted(self._blanks, numbers, side="right")
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_offsets": None, "_blanks": None} if self.stored is not None else self.__dict__
+        if self.stored is None:
+            return self.__dict__
+        return {**self.__dict__, "_offsets": None, "_blanks": None, "_fd": None}
+
+    def __del__(self) -> None:
+        if getattr(self, "_fd", None) is not None:
+            os.close(self._fd)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)

@@ -1,7 +1,8 @@
 """Tokens of every row that a mixture reads, counted once without decoding a picture and kept in a table on disk.
 
-A table belongs to one data file and to all that its counts depend on: the file's content, prompts, tokenizer, grid, |C|,
-frame sampling and the folder of the videos. It lies beside the data as `.NAME.KEY.lengths`, or in the cache folder.
+A table belongs to one data file and to all that its counts depend on: the file's content, prompts, tokenizer, grid,
+|C|, frame sampling and the folder of the videos. It lies beside the data as `.NAME.KEY.lengths`, or in the cache
+folder.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import hashlib
 import json
 import os
 import tempfile
+import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -35,6 +37,7 @@ UNCOUNTED, BAD_RECORD, BAD_VIDEO = -1, -2, -3
 """Not asked for yet; a record that is no sample; a video whose frames cannot be counted, which may change."""
 
 _CHUNK = 256
+_STORE_SECONDS = 60.0
 _IN_PROCESS = 2048
 """So few rows are counted sooner than workers start."""
 
@@ -73,8 +76,7 @@ def measure_rows(
             missing = _missing(table, wanted, retry)
             if len(missing):
                 table = np.array(table)
-                table[missing] = _count(dataset, missing, workers)
-                _write(place, table)
+                _fill(dataset, table, missing, workers, place)
     return np.asarray(table[rows])
 
 
@@ -116,18 +118,24 @@ def _missing(table: np.ndarray, wanted: np.ndarray, retry: bool) -> np.ndarray:
     return wanted[(lengths == UNCOUNTED) | ((lengths == BAD_VIDEO) if retry else False)]
 
 
-def _count(dataset: ConversationDataset, rows: np.ndarray, workers: int | None) -> np.ndarray:
+def _fill(dataset: ConversationDataset, table: np.ndarray, rows: np.ndarray, workers: int | None, place: str) -> None:
+    """Count `rows` into the table and store it, also on the way, so that an interruption costs little."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     workers = 0 if len(rows) <= _IN_PROCESS else cores if workers is None else workers
     chunks = [rows[start : start + _CHUNK] for start in range(0, len(rows), _CHUNK)]
-    loader = DataLoader(_Chunks(dataset, chunks), batch_size=None, num_workers=workers, prefetch_factor=8 if workers else None)
+    loader = DataLoader(
+        _Chunks(dataset, chunks), batch_size=None, num_workers=workers, prefetch_factor=8 if workers else None
+    )
     name = f"counting tokens of {os.path.basename(dataset.records.file)}"
-    counted = []
+    stored = time.monotonic()
     with tqdm(total=len(rows), desc=name, unit=" rows", unit_scale=True, delay=1.0, leave=False) as bar:
-        for measures in loader:
-            counted.append(np.asarray(measures))
-            bar.update(len(counted[-1]))
-    return np.concatenate(counted)
+        for chunk, measures in zip(chunks, loader, strict=True):
+            table[chunk] = measures
+            bar.update(len(chunk))
+            if time.monotonic() - stored > _STORE_SECONDS:
+                _write(place, table)
+                stored = time.monotonic()
+    _write(place, table)
 
 
 class _Chunks(Dataset):

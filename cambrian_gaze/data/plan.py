@@ -49,6 +49,8 @@ class Pack:
     lost: list[Quarantined] = field(default_factory=list)
     filled: int = 0
     """How many of the lost ones another sample stands in for."""
+    stream_state: str | None = None
+    """Of streamed data, see `data/streams.py`."""
 
 
 class EpochOrder:

@@ -16,7 +16,9 @@ from cambrian_gaze.data.mixture import Mixture, recipe_of
 from cambrian_gaze.data.mixture_dataset import MixtureDataset
 from cambrian_gaze.data.plan import EpochOrder
 from cambrian_gaze.data.quarantine import QuarantineLog, TooManyQuarantined, read_quarantine
+from cambrian_gaze.data.recipe_file import RecipeError
 from cambrian_gaze.data.selection import Selection, excluded_rows, select
+from cambrian_gaze.data.streams import StreamDataset, StreamOrder
 from cambrian_gaze.data.video import FrameSampling
 from cambrian_gaze.training.arguments import DataArguments, TrainingArguments
 
@@ -32,11 +34,12 @@ def build_datasets(args: DataArguments, processor: Any, quarantine: QuarantineLo
     return train, evaluation
 
 
-def build_dataset(args: DataArguments, paths: list[str], processor: Any, quarantine: QuarantineLog) -> MixtureDataset:
-    """The mixture of recipes and data files."""
-    return MixtureDataset(
-        Mixture(recipe_of(paths, args.image_folder, args.video_folder)),
-        processor,
+def build_dataset(
+    args: DataArguments, paths: list[str], processor: Any, quarantine: QuarantineLog
+) -> MixtureDataset | StreamDataset:
+    """The mixture of recipes and data files, or their stream. Raises RecipeError where only some are streamed."""
+    recipe = recipe_of(paths, args.image_folder, args.video_folder)
+    options = dict(
         sampling=FrameSampling(
             args.video_fps, args.video_max_frames, args.video_force_sample, args.video_backend, args.video_timeout
         ),
@@ -45,10 +48,17 @@ def build_dataset(args: DataArguments, paths: list[str], processor: Any, quarant
         quarantine=quarantine,
         max_pixels=args.max_pixels,
     )
+    streamed = [source for source in recipe.sources if source.streaming]
+    if not streamed:
+        return MixtureDataset(Mixture(recipe), processor, **options)
+    if len(streamed) < len(recipe.sources):
+        first = streamed[0]
+        raise RecipeError(f"{first.origin}: {first.path} is streamed and others are not; stream all or none")
+    return StreamDataset(streamed, processor, **options)
 
 
 def build_order(
-    data: DataArguments, args: TrainingArguments, dataset: MixtureDataset, quarantine: QuarantineLog
+    data: DataArguments, args: TrainingArguments, dataset: MixtureDataset | StreamDataset, quarantine: QuarantineLog
 ) -> EpochOrder:
     """Which rows the run reads, and in which order. With packing, tokens are counted where no table has them yet.
 
@@ -59,6 +69,8 @@ def build_order(
         raise ValueError(
             f"train_sampling_strategy={strategy} is not offered; use random or sequential, and packing against padding"
         )
+    if isinstance(dataset, StreamDataset):
+        return _stream_order(data, args, dataset)
     excluded = None
     if data.exclude:
         entries = [entry for path in data.exclude for entry in _read_list(path)]
@@ -83,6 +95,20 @@ def build_order(
         units=selection.units,
         capacity=data.max_length if data.packing else None,
     )
+
+
+def _stream_order(data: DataArguments, args: TrainingArguments, dataset: StreamDataset) -> StreamOrder:
+    """Raises ValueError for what a stream cannot do."""
+    if data.packing or data.exclude:
+        raise ValueError("packing and exclude need to know the rows; leave them out, or drop `streaming`")
+    if args.max_steps < 1 or args.dataloader_num_workers > 1:
+        raise ValueError(
+            f"a stream has no end and one reader: set max_steps (now {args.max_steps}) and dataloader_num_workers to 0 "
+            f"or 1 (now {args.dataloader_num_workers})"
+        )
+    places = args.max_steps * args.global_batch_size
+    dataset.share(args.process_index, max(1, args.world_size), places)
+    return StreamOrder(dataset, places)
 
 
 def _read_list(path: str) -> list[dict[str, Any]]:

@@ -121,7 +121,7 @@ class Meter:
 
     @property
     def seen(self) -> int:
-        """Places of the plan met so far in this attempt, those of quarantined samples included, as of the last report."""
+        """Places of the plan met so far in this attempt, filled or not, as of the last report."""
         return self._total["samples"] + self._total["quarantined"] - self._total["filled"]
 
 

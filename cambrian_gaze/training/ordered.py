@@ -6,6 +6,8 @@ steps. Here the loader begins at the position that the checkpoint names, and eve
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,8 @@ from transformers import TrainingArguments as HfTrainingArguments
 
 from cambrian_gaze.data.plan import EpochOrder, PlannedDataset
 from cambrian_gaze.data.quarantine import QuarantineLog
+from cambrian_gaze.data.streams import StreamDataset, StreamedPlan
+from cambrian_gaze.training.checkpoint import write_json
 from cambrian_gaze.training.order import OrderedBatches, Split, train_loader
 from cambrian_gaze.training.position import Course, Position
 
@@ -36,12 +40,29 @@ class OrderedTrainer(Trainer):
         super().__init__(*args, **kwargs)
         self.order, self.quarantine = order, quarantine
         self._start = Position()
+        self._stream_state: str | None = None
         self.add_callback(ExactEpoch(self))
 
     def train(self, resume_from_checkpoint: str | None = None, **kwargs: Any) -> Any:
         """As Trainer's; `resume_from_checkpoint` is a folder. Raises ValueError where its position does not fit."""
         self._start = Position.load(resume_from_checkpoint) if resume_from_checkpoint else Position()
+        if resume_from_checkpoint and isinstance(self.train_dataset, StreamDataset):
+            self._stream_state = self._stream_file(resume_from_checkpoint).read_text(encoding="utf-8")
+            self.train_dataset.resume(json.loads(self._stream_state))
         return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+
+    def take_stream_states(self, batches: list[dict[str, Any]]) -> None:
+        """Of streamed data, remember where the stream is after these batches; what was read ahead does not count."""
+        for batch in batches:
+            self._stream_state = batch.pop("stream_state", self._stream_state)
+
+    def save_stream_state(self, checkpoint: Path) -> None:
+        """Of streamed data, write where this rank's stream is."""
+        if self._stream_state is not None:
+            write_json(self._stream_file(checkpoint), json.loads(self._stream_state))
+
+    def _stream_file(self, checkpoint: Path | str) -> Path:
+        return Path(checkpoint) / f"data_stream_{self.args.process_index}.json"
 
     def get_train_dataloader(self) -> torch.utils.data.DataLoader:
         """Batches of this rank in the order of `OrderedBatches`."""
@@ -53,7 +74,8 @@ class OrderedTrainer(Trainer):
         )
         cost = None if self.order.units is None else self.pack_cost
         self._batches = OrderedBatches(self.order, split, rank=args.process_index, cost=cost)
-        dataset = PlannedDataset(self.train_dataset, self.order.capacity, self.quarantine)
+        plan = StreamedPlan if isinstance(self.train_dataset, StreamDataset) else PlannedDataset
+        dataset = plan(self.train_dataset, self.order.capacity, self.quarantine)
         return train_loader(dataset, self.data_collator, self._batches, args)
 
     def pack_cost(self, rows: np.ndarray) -> float:

@@ -81,6 +81,7 @@ class CambrianTrainer(OrderedTrainer):
                 batches.append(next(epoch_iterator))
             except StopIteration:
                 break
+        self.take_stream_states(batches)
         return batches, self.meter.add(batches, device) if batches else None
 
     # Optimizer
@@ -254,6 +255,7 @@ class CambrianTrainer(OrderedTrainer):
             super()._save_checkpoint(model, trial)
         finally:
             self.args.save_total_limit = limit
+        self.save_stream_state(folder)
         self._wait_for_all()
         if self.args.should_save:
             facts = {"world_size": self.meter.world_size, "resumable": not self.args.save_only_model}

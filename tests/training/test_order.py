@@ -14,7 +14,11 @@ CAPACITY = 100
 
 def an_order(n: int, packed: bool, **options) -> EpochOrder:
     if packed:
-        options |= {"lengths": np.random.default_rng(n).integers(1, CAPACITY + 1, n), "capacity": CAPACITY, "window": 16}
+        options |= {
+            "lengths": np.random.default_rng(n).integers(1, CAPACITY + 1, n),
+            "capacity": CAPACITY,
+            "window": 16,
+        }
     return EpochOrder(n, seed=3, **options)
 
 
