@@ -10,10 +10,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
 import time
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,8 +21,7 @@ from tqdm import tqdm
 from cambrian_gaze.data.dataset import ConversationDataset
 from cambrian_gaze.data.media import MediaError
 from cambrian_gaze.data.mixture_dataset import MixtureDataset
-from cambrian_gaze.data.places import FileIdentity, locked, places_beside, writable_place
-from cambrian_gaze.data.prompts import PromptedRecords
+from cambrian_gaze.data.places import locked, places_beside, writable_place, written_whole
 from cambrian_gaze.data.records import RecordError
 
 FORMAT = 1
@@ -87,17 +84,13 @@ def table_place(dataset: ConversationDataset) -> str:
 
 
 def _key(dataset: ConversationDataset) -> str:
-    records, prompts = dataset.records, []
-    if isinstance(records, PromptedRecords):
-        prompts = [records.system_prompt, records.prompt_suffix]
     folder = "" if dataset.video_folder is None else os.path.realpath(dataset.video_folder)
     sampling = asdict(dataset.sampling)
     del sampling["video_timeout"]
     facts = {
         "format": FORMAT,
-        "data": asdict(FileIdentity.of(records.file)),
-        "rows": len(records),
-        "prompts": prompts,
+        "records": dataset.records.identity(),
+        "rows": len(dataset.records),
         "tokenizer": _tokenizer_digest(dataset.processor.tokenizer),
         "grid": [int(n) for n in dataset.processor.grid_hw],
         "context": dataset.processor.num_context_tokens,
@@ -169,15 +162,5 @@ def _read(place: str, rows: int) -> np.ndarray | None:
 
 
 def _write(place: str, table: np.ndarray) -> None:
-    """Written beside `place` and moved there: a reader sees the old table or the new one."""
-    handle, temporary = tempfile.mkstemp(dir=os.path.dirname(place), prefix=f"{os.path.basename(place)}.")
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            np.save(stream, table, allow_pickle=False)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, place)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    with written_whole(place) as stream:
+        np.save(stream, table, allow_pickle=False)

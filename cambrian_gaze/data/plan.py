@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -65,6 +65,7 @@ class EpochOrder:
         lengths: np.ndarray | None = None,
         capacity: int | None = None,
         units: np.ndarray | None = None,
+        left_out: Mapping[str, int] | None = None,
         window: int = WINDOW,
     ) -> None:
         """Args:
@@ -72,6 +73,7 @@ class EpochOrder:
             lengths: int [rows of the mixture], tokens of each row; packs hold up to `capacity` of them. Without it each
                 row is a pack of its own.
             units: int [rows of the mixture], images and frames of each row.
+            left_out: reason → how many rows are not among these, for reports.
 
         Raises: ValueError where there is nothing to read.
         """
@@ -82,6 +84,7 @@ class EpochOrder:
             raise ValueError("packing needs the lengths of the samples and the capacity of a pack")
         self.seed, self.shuffle, self.window = seed, shuffle, window
         self.lengths, self.capacity, self.units = lengths, capacity, units
+        self.left_out = dict(left_out or {})
         self._plan: tuple[int, Packs] | None = None
         self._sizes: dict[int, int] = {}
 

@@ -33,6 +33,10 @@ class PromptedRecords(Sequence[Record]):
         """`Record.row` of every record, int64 [records]."""
         return self.records.row_numbers()
 
+    def identity(self) -> dict[str, Any]:
+        """What tells these records from others and from an older state of the file, for JSON."""
+        return {**self.records.identity(), "prompts": [self.system_prompt, self.prompt_suffix]}
+
     def _prompted(self, record: Record) -> Record:
         return add_prompts(record, self.system_prompt, self.prompt_suffix)
 

@@ -125,6 +125,10 @@ class Records(Sequence[Record]):
         """`Record.row` of every record, int64 [records]."""
         return self.index.rows()
 
+    def identity(self) -> dict[str, Any]:
+        """What tells these records from others and from an older state of the file, for JSON."""
+        return vars(self.index.identity)
+
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_fd": None}
 

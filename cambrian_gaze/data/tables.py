@@ -63,6 +63,10 @@ class TableRecords(Sequence[Record]):
         """`Record.row` of every record, int64 [records]."""
         return np.arange(1, len(self) + 1)
 
+    def identity(self) -> dict[str, Any]:
+        """What tells these records from others and from an older state of the table, for JSON."""
+        return {"table": self._table._fingerprint, "columns": self.columns}
+
 
 class TableStream:
     """The records of one table in its order, read as they come: this rank's share, a part of a stream of its own.

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
+import zlib
 from typing import Any
 
 import numpy as np
+import torch
 import torch.distributed as dist
 from torch.utils.data import Dataset
 
@@ -87,14 +90,18 @@ def build_order(
         frame_tokens=height * width + processor.num_context_tokens,
     )
     _report(selection, data, dataset, quarantine if args.process_index == 0 else None)
-    return EpochOrder(
+    order = EpochOrder(
         selection.rows,
         seed=args.seed if args.data_seed is None else args.data_seed,
         shuffle=strategy == "random",
         lengths=selection.lengths,
         units=selection.units,
+        left_out={reason: len(rows) for reason, rows in selection.left_out.items()},
         capacity=data.max_length if data.packing else None,
     )
+    if args.world_size > 1:
+        _check_same_on_all_ranks(order, args)
+    return order
 
 
 def _stream_order(data: DataArguments, args: TrainingArguments, dataset: StreamDataset) -> StreamOrder:
@@ -126,6 +133,18 @@ def _measure_on_all_ranks(dataset: MixtureDataset, args: TrainingArguments) -> n
         dist.barrier()  # The first rank has tried again what failed before.
         measures = measures if first else measure_mixture(dataset)
     return measures
+
+
+def _check_same_on_all_ranks(order: EpochOrder, args: TrainingArguments) -> None:
+    """Raises ValueError on all ranks where they would read different plans."""
+    mark = zlib.crc32(json.dumps(order.fingerprint()).encode())
+    bounds = torch.tensor([mark, -mark], device=args.device)
+    dist.all_reduce(bounds, dist.ReduceOp.MAX)
+    if bounds[0] != -bounds[1]:
+        raise ValueError(
+            "the ranks do not see the same data: a file, a video or a table of lengths differs between machines; give "
+            "all of them the same files, and delete the `.lengths` tables beside the data"
+        )
 
 
 def _report(

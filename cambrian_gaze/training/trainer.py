@@ -175,6 +175,7 @@ class CambrianTrainer(OrderedTrainer):
             logs.update(self.meter.report())
         if "train_loss" in logs:
             logs.update(self.meter.summary())
+            logs.update({f"left_out/{reason}": float(count) for reason, count in self.order.left_out.items()})
         super().log(logs, start_time)
         if "loss" in logs:
             self._check_quarantine()

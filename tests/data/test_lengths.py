@@ -1,5 +1,6 @@
 """Counted lengths are those of the samples, and are counted once."""
 
+import json
 import os
 
 import numpy as np
@@ -109,3 +110,17 @@ def test_a_damaged_table_is_counted_anew(folder, processor):
     with open(table_place(data.parts[0]), "r+b") as stream:
         stream.truncate(100)
     assert measure_mixture(data).tolist() == good.tolist()
+
+
+def test_tables_and_prompts_are_told_apart(tmp_path, processor):
+    datasets = pytest.importorskip("datasets")
+    rows = [{"id": "t", "conversations": turns("q", "a")}, {"id": "u", "conversations": turns("q", "a longer one")}]
+    datasets.Dataset.from_list(rows).to_parquet(tmp_path / "rows.parquet")
+    recipe = {"path": "rows.parquet", "system_prompt": "Answer."}
+    (tmp_path / "said.yaml").write_text(json.dumps({"datasets": [recipe]}))
+    plain, said = (
+        MixtureDataset(Mixture(recipe_of([tmp_path / name])), processor) for name in ("rows.parquet", "said.yaml")
+    )
+    for data in (plain, said):
+        assert measure_mixture(data)[:, 0].tolist() == [len(data[row]["input_ids"]) for row in range(2)]
+    assert (measure_mixture(said)[:, 0] > measure_mixture(plain)[:, 0]).all()

@@ -108,35 +108,6 @@ def test_interrupted_epochs_lose_nothing_and_repeat_nothing(n, packed, attempts,
     assert position.step == course.max_steps
 
 
-def test_a_checkpoint_keeps_the_position(tmp_path) -> None:
-    order = an_order(40, True)
-    course = Course(order, Split(2), Position(), epochs=1)
-    course.position(3).save(tmp_path)
-    assert Position.load(tmp_path) == course.position(3)
-    assert course.progress(3) == pytest.approx(6 / order.num_packs(0))
-    (tmp_path / "data_position.json").write_text('{"epoch": 1')
-    with pytest.raises(ValueError, match="nobody knows which samples"):
-        Position.load(tmp_path)
-
-
-def test_another_order_is_refused_in_mid_epoch(caplog) -> None:
-    course = Course(an_order(40, False), Split(4), Position(), epochs=3)
-    fewer = EpochOrder(np.delete(np.arange(40), 7), seed=3)
-    with pytest.raises(ValueError, match="8 samples or packs into epoch 0.*rows: 40 then, 39 now"):
-        course.position(2).check(fewer)
-    course.position(10).check(fewer)
-    assert "epoch 1 follows another order" in caplog.text
-
-
-def test_a_new_split_is_announced(caplog) -> None:
-    order = an_order(40, False)
-    position = Course(order, Split(4), Position(), epochs=1).position(5)
-    course = Course(order, Split(2, 2, 2), position, epochs=1)
-    course.say_changes()
-    assert course.max_steps == 8  # 20 samples in 5 steps, and 20 in steps of 8
-    assert "was 4 and is 8: epoch 0 goes on after 20" in caplog.text and "ends at step 8" in caplog.text
-
-
 def test_packs_are_dealt_out_by_cost() -> None:
     assert deal_evenly("abcd", [9.0, 4.0, 3.0, 2.0], [2, 2]) == [["a", "d"], ["b", "c"]]
     order = EpochOrder(400, seed=1, lengths=np.random.default_rng(0).integers(1, 101, 400), capacity=100)

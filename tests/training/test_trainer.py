@@ -124,7 +124,8 @@ def test_an_excluded_row_is_no_part_of_the_plan(tmp_path: Path) -> None:
     trainer = train(data, tmp_path / "second", exclude=listed, **options)
     assert [line["quarantined"] for line in read_log(tmp_path / "second")] == [0, 0, 0, 0]
     assert trainer.order.rows.tolist() == [0, 1, 3, 4, 5, 6, 7]
-    with pytest.raises(ValueError, match="exclude: .*none.jsonl is not there or lists nothing"):
+    assert read_log(tmp_path / "second", "end")[-1]["left_out/excluded"] == 1
+    with pytest.raises(ValueError, match="exclude: .*none.jsonl is not there"):
         train(data, tmp_path / "third", exclude=tmp_path / "none.jsonl")
 
 
@@ -146,6 +147,7 @@ def test_over_long_samples_are_counted(tmp_path: Path, packing: bool | None) -> 
     assert end["truncate_text"]["samples"] == 9 and end["truncate_text"]["overlong"] == 3
     if packing:  # known beforehand, so no part of the plan
         assert end["quarantine"]["samples"] == end["drop"]["samples"] == 6
+        assert end["quarantine"]["left_out/overlong"] == end["drop"]["left_out/overlong"] == 3
         with pytest.raises(TooManyQuarantined, match=r"3 of 9 samples .33.3%. cannot be used .*over-long: 3"):
             train(data, tmp_path / "stops", **{**options, "max_quarantined_share": 0.1})
     else:
