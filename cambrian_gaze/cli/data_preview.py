@@ -64,6 +64,7 @@ def write(arguments: argparse.Namespace) -> str:
         "picture": f"{settings.size['height']} x {settings.size['width']} pixels, padded with the mean colour",
         "grid": f"{processor.grid_hw[0]} x {processor.grid_hw[1]} visual tokens and "
         f"{processor.num_context_tokens} context tokens for each image or frame",
+        "regions": ", ".join(f"{kind}s {tall} x {wide} tokens" for kind, (tall, wide) in regions.items()),
         "rows": f"{len(mixture):,} in an epoch of {recipe.name}",
     }
     path = preview_page(recipe.name, previews, regions, facts).write(arguments.out)

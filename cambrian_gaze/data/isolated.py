@@ -79,6 +79,7 @@ class DecoderProcess:
                 self._start()
             deadline = time.monotonic() + timeout
             try:
+                self._socket.settimeout(timeout)
                 _send(self._socket, {**request, "clip": _plain(request["clip"])})
                 return self._answer(deadline)
             except TimeoutError:
