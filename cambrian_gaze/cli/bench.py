@@ -1,4 +1,4 @@
-"""`cambrian-gaze bench`: measure attention, decoding or training steps, and write what was measured.
+"""`cambrian-gaze bench`: measure attention, decoding, data or training steps, and write what was measured.
 
 A bench is a module with `add_arguments(parser)`, `run(args)` → rows (`attention/measure.py`), `COLUMNS`, `SECTION` and
 `QUICK`. The one that is asked for is imported, no other.
@@ -16,6 +16,7 @@ from typing import Any
 BENCHES = {
     "attention": ("cambrian_gaze.attention.bench_attention", "one layer of a training sample, every backend"),
     "decode": ("cambrian_gaze.attention.bench_decode", "one decoding step of one layer"),
+    "data": ("cambrian_gaze.data.bench", "the row index, records, pictures and videos per worker, padding"),
     "train-step": ("cambrian_gaze.training.bench", "a whole training step of a preset, with random weights"),
 }
 """Name → module and summary."""

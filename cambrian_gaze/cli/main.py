@@ -29,13 +29,14 @@ COMMANDS: dict[str, Command] = {
     "plan": Command("say what training runs will take: memory, FLOPs, hours", "cambrian_gaze.cli.plan:main"),
     "generate": Command("answer a prompt about images with a saved model", "cambrian_gaze.cli.generate:main"),
     "answer": Command("answer every record of a data file, into a journal", "cambrian_gaze.cli.answer:main"),
+    "data": Command("index, check, count or look at data before a run", "cambrian_gaze.cli.data:main"),
     "cost": Command("count the KV entries that a query attends to, for a grid and a K", "cambrian_gaze.cli.cost:main"),
     "export": Command(
         "write a saved model as a dense model of transformers, in bf16, int8 or int4", "cambrian_gaze.cli.export:main"
     ),
     "push": Command("upload a saved model with a card made of its run", "cambrian_gaze.cli.push:main"),
     "checkpoint": Command("show what made a saved model", "cambrian_gaze.cli.checkpoint:main"),
-    "bench": Command("measure attention, decoding or training steps beside dense ones", "cambrian_gaze.cli.bench:main"),
+    "bench": Command("measure attention, decoding, data or training steps", "cambrian_gaze.cli.bench:main"),
 }
 
 

@@ -10,18 +10,20 @@ import torch
 
 from cambrian_gaze.data.encode import IGNORE
 from cambrian_gaze.data.expand import TEXT
-from cambrian_gaze.data.quarantine import Quarantined
+from cambrian_gaze.data.plan import Pack
+from cambrian_gaze.data.quarantine import Dropped, Quarantined
 
 
 @dataclass(frozen=True)
 class Collator:
-    """Pads samples to one length and puts their pictures in order; drops and counts quarantined ones."""
+    """Puts samples and packs into rows of one length and their pictures in order; leaves out quarantined ones, counted.
+    """
 
     pad_token_id: int
     padding_side: str = "right"
     """"right" for training, "left" for generation."""
     max_length: int | None = None
-    """A sample that is longer is an error: the dataset's `max_length` should have dealt with it."""
+    """A row that is longer is an error: the dataset's `max_length` should have dealt with it."""
     pad_to_multiple_of: int = 1
     """Keeps the number of different shapes small (compiled models)."""
 
@@ -29,25 +31,43 @@ class Collator:
         if self.padding_side not in ("left", "right"):
             raise ValueError(f'padding_side={self.padding_side!r} is unknown; use "left" or "right"')
 
-    def __call__(self, samples: Sequence[dict[str, Any] | Quarantined]) -> dict[str, Any]:
+    def __call__(self, items: Sequence[dict[str, Any] | Quarantined | Pack]) -> dict[str, Any]:
         """`input_ids`, `attention_mask`, `mm_token_type_ids`, `labels` (int64 [B, S]); `pixel_values` (float32
-        [units, 3, H, W]) and `grid_thw` (int64 [items, 3]) where the batch has pictures; `num_quarantined` (int).
+        [units, 3, H, W]) and `grid_thw` (int64 [items, 3]) where the batch has pictures; `sample_ids` (int64 [B, S], -1
+        for padding) where a row holds several samples.
 
-        A batch of which nothing is left holds one unsupervised text row, so that every rank takes part in the step.
+        Counts (int): `num_samples`; `num_quarantined`, samples left out as unusable; `num_filled`, how many of their
+        places another sample took; `num_overlong`, samples that the policy for over-long ones dropped or shortened.
+
+        `stream_state` (str), that of the last item, where the data is streamed.
+
+        An item without samples gives no row. A batch of which nothing is left holds one unsupervised text row, so that
+        every rank takes part in the step.
         """
-        kept = [sample for sample in samples if not isinstance(sample, Quarantined)]
-        batch: dict[str, Any] = self._pad(kept or [self._blank()])
+        packs = [_as_pack(item) for item in items]
+        rows = [pack.samples for pack in packs if pack.samples]
+        samples = [sample for row in rows for sample in row]
+        batch: dict[str, Any] = self._pad([_join(row) for row in rows] or [self._blank()])
+        if any(len(row) > 1 for row in rows):
+            batch["sample_ids"] = _sample_ids(rows, batch["attention_mask"], self.padding_side)
         for key in ("pixel_values", "grid_thw"):
-            if parts := [sample[key] for sample in kept if key in sample]:
+            if parts := [sample[key] for sample in samples if key in sample]:
                 batch[key] = torch.cat(parts)
-        batch["num_quarantined"] = len(samples) - len(kept)
+        if states := [pack.stream_state for pack in packs if pack.stream_state is not None]:
+            batch["stream_state"] = states[-1]
+        lost = [item for pack in packs for item in pack.lost]
+        dropped = sum(isinstance(item, Dropped) for item in lost)
+        batch["num_samples"] = len(samples)
+        batch["num_quarantined"] = len(lost) - dropped
+        batch["num_filled"] = sum(pack.filled for pack in packs)
+        batch["num_overlong"] = dropped + sum("overlong" in sample for sample in samples)
         return batch
 
     def _pad(self, samples: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
         longest = max(len(sample["input_ids"]) for sample in samples)
         if self.max_length is not None and longest > self.max_length:
             raise ValueError(
-                f"a sample of {longest} tokens exceeds max_length {self.max_length}; "
+                f"a row of {longest} tokens exceeds max_length {self.max_length}; "
                 "give the dataset the same max_length"
             )
         shape = (len(samples), -(-longest // self.pad_to_multiple_of) * self.pad_to_multiple_of)
@@ -70,3 +90,32 @@ class Collator:
         ids = torch.full((2,), self.pad_token_id)
         types, labels = torch.full_like(ids, TEXT), torch.full_like(ids, IGNORE)
         return {"input_ids": ids, "mm_token_type_ids": types, "labels": labels}
+
+
+def _as_pack(item: dict[str, Any] | Quarantined | Pack) -> Pack:
+    if isinstance(item, Pack):
+        return item
+    return Pack([], [item]) if isinstance(item, Quarantined) else Pack([item])
+
+
+def _join(samples: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
+    """One row of several samples. The first token of each is not predicted, since none of its sample comes before."""
+    if len(samples) == 1:
+        return samples[0]
+    row = {key: torch.cat([sample[key] for sample in samples]) for key in ("input_ids", "mm_token_type_ids", "labels")}
+    start = 0
+    for sample in samples:
+        row["labels"][start] = IGNORE
+        start += len(sample["input_ids"])
+    return row
+
+
+def _sample_ids(
+    rows: Sequence[Sequence[dict[str, Any]]], attention_mask: torch.Tensor, padding_side: str
+) -> torch.Tensor:
+    ids = torch.full_like(attention_mask, -1)
+    for row, samples in enumerate(rows):
+        lengths = torch.tensor([len(sample["input_ids"]) for sample in samples])
+        start = 0 if padding_side == "right" else ids.shape[1] - int(lengths.sum())
+        ids[row, start : start + int(lengths.sum())] = torch.arange(len(samples)).repeat_interleave(lengths)
+    return ids

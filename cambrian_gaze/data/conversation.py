@@ -45,6 +45,16 @@ CHAT_TEMPLATE = """\
 """
 """Qwen's ChatML with one placeholder token per image or video; no default system prompt, no thinking block."""
 
+
+
+class PlaceholderMismatch(RecordError):
+    """A record whose text and lists of media disagree about their number."""
+
+
+class EmptyAnswer(RecordError):
+    """A record with an answer that says nothing."""
+
+
 Message = Mapping[str, Any]
 Visual = Literal["image", "video"]
 
@@ -109,7 +119,7 @@ def messages_from_record(record: Record) -> list[dict[str, Any]]:
             )
         if not text.strip():
             reason = f"turn {number} of {len(turns)}, an answer, is empty"
-            raise RecordError(reason, "write the answer, or delete the turn and its question", record.file, record.row)
+            raise EmptyAnswer(reason, "write the answer, or delete the turn and its question", record.file, record.row)
     questions = " ".join(text for role, text in turns if role != "assistant")
     counts = {"image": questions.count("<image>"), "video": questions.count("<video>")}
     alias = record.video is not None and not record.images and not counts["video"]
@@ -117,7 +127,7 @@ def messages_from_record(record: Record) -> list[dict[str, Any]]:
         counts = {"image": 0, "video": counts["image"]}
     given = {"image": len(record.images), "video": int(record.video is not None)}
     if counts != given:
-        raise RecordError(
+        raise PlaceholderMismatch(
             f"the text holds {counts['image']} <image> and {counts['video']} <video> placeholders, "
             f"the record lists {given['image']} images and {given['video']} videos",
             "write one placeholder per image or video into the human turns, or correct the lists",

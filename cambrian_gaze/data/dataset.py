@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
-from typing import Any, Protocol
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -13,11 +15,18 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from cambrian_gaze.data.conversation import messages_from_record, visuals
-from cambrian_gaze.data.encode import OVERLONG, encode_conversation, limit_length
-from cambrian_gaze.data.media import MAX_PIXELS, load_image
-from cambrian_gaze.data.quarantine import Quarantined, QuarantineLog
+from cambrian_gaze.data.encode import (
+    OVERLONG,
+    OverlongError,
+    count_tokens,
+    encode_conversation,
+    frames_that_fit,
+    limit_length,
+)
+from cambrian_gaze.data.media import MAX_PIXELS, MediaError, load_image
+from cambrian_gaze.data.quarantine import Dropped, Quarantined, QuarantineLog
 from cambrian_gaze.data.records import Record, RecordError
-from cambrian_gaze.data.video import FrameSampling, load_frames
+from cambrian_gaze.data.video import FrameSampling, count_frames, load_frames
 
 logger = logging.getLogger(__name__)
 
@@ -36,12 +45,23 @@ class SampleProcessor(Protocol):
         """RGB pictures → float32 [len(images), 3, H, W]."""
 
 
+class Measure(NamedTuple):
+    """What a sample weighs before any limit, known without decoding a picture."""
+
+    length: int
+    """Tokens, visual and context tokens included."""
+    units: int
+    """Images and frames."""
+    frames: int
+    """Frames of its video, 0 without one."""
+
+
 class ConversationDataset(Dataset):
     """Map-style: item i is record i as tensors, or a `Quarantined` that says why there is none.
 
-    A sample: `id` (str), `input_ids`, `labels`, `mm_token_type_ids` (int64 [S]) and, unless it is text only,
-    `pixel_values` (float32 [units, 3, H, W]: images and frames in order of appearance) and `grid_thw` (int64
-    [items, 3]: one row per image or video).
+    A sample: `id` and `source` (str), `input_ids`, `labels`, `mm_token_type_ids` (int64 [S]) and, unless it is text
+    only, `pixel_values` (float32 [units, 3, H, W]: images and frames in order of appearance) and `grid_thw` (int64
+    [items, 3]: one row per image or video). One that was longer than the limit carries `overlong`, what was done.
     """
 
     def __init__(
@@ -57,8 +77,9 @@ class ConversationDataset(Dataset):
         on_error: str = "quarantine",
         quarantine: QuarantineLog | None = None,
         max_pixels: int = MAX_PIXELS,
+        source: str = "",
     ):
-        """`video_folder` is `image_folder` unless given. `overlong`: see `limit_length`.
+        """`video_folder` is `image_folder` unless given. `overlong`: see `OVERLONG`. `source`: its name in the log.
 
         `on_error`: "quarantine" turns a record's errors into `Quarantined` items, logged in `quarantine` where given;
         "raise" raises them.
@@ -79,6 +100,7 @@ class ConversationDataset(Dataset):
         self.on_error = on_error
         self.quarantine = quarantine
         self.max_pixels = max_pixels
+        self.source = source
 
     def __len__(self) -> int:
         return len(self.records)
@@ -92,28 +114,74 @@ class ConversationDataset(Dataset):
         except RecordError as error:
             if self.on_error == "raise":
                 raise
-            return self._set_aside(Quarantined(error.file or "", error.row or 0, identity, str(error)))
+            kind = Dropped if isinstance(error, OverlongError) and self.overlong == "drop" else Quarantined
+            return self._set_aside(kind(error.file or "", error.row or 0, identity, str(error), self.source))
+
+    def record(self, index: int) -> Record:
+        """What item `index` is made of. Raises RecordError."""
+        return self.records[index]
+
+    def measure(self, index: int) -> Measure:
+        """Tokens and pictures of record `index`. Raises RecordError where it has no placeholders or video to count."""
+        record = self.records[index]
+        with _placed(record):
+            return self._measure(record, messages_from_record(record))
+
+    def fault(self, index: int) -> Quarantined:
+        """Why record `index` is no sample, as far as that shows without its pictures."""
+        identity = ""
+        try:
+            record = self.record(index)
+            identity = record.id
+            length, _, frames = self.measure(index)
+            reason = f"its {length} tokens, in {frames} frames of video, exceed max_length {self.max_length}"
+            raise OverlongError(reason, "raise max_length, or shorten it", record.file, record.row)
+        except RecordError as error:
+            return Quarantined(error.file or "", error.row or 0, identity, str(error), self.source)
 
     def _encode(self, record: Record) -> Sample:
-        try:
+        with _placed(record):
             messages = messages_from_record(record)
-            images, grids = self._load(record, visuals(messages))
+            sampling = self._sampling_that_fits(record, messages)
+            images, grids = self._load(record, visuals(messages), sampling)
             tokenizer, num_context_tokens = self.processor.tokenizer, self.processor.num_context_tokens
-            encoded = encode_conversation(messages, tokenizer, grids, num_context_tokens)
+            whole = encoded = encode_conversation(messages, tokenizer, grids, num_context_tokens)
             if self.max_length is not None:
-                encoded = limit_length(encoded, self.max_length, self.overlong)
-        except RecordError as error:
-            raise error.at(record.file, record.row) from error.__cause__
-        except OSError as error:
-            reason, remedy = f"its media cannot be read ({error})", "check the disk and the folder's permissions"
-            raise RecordError(reason, remedy, record.file, record.row) from error
+                encoded = limit_length(whole, self.max_length, self.overlong)
         sample: Sample = {key: torch.from_numpy(np.array(values, dtype=np.int64)) for key, values in encoded.items()}
         if images:
             sample["pixel_values"] = self.processor.preprocess_images(images)
             sample["grid_thw"] = torch.tensor(grids, dtype=torch.int64)
-        return sample | {"id": record.id}
+        if encoded is not whole or sampling is not self.sampling:
+            sample["overlong"] = self.overlong
+        return sample | {"id": record.id, "source": self.source}
 
-    def _load(self, record: Record, kinds: Sequence[str]) -> tuple[list[Image.Image], list[tuple[int, int, int]]]:
+    def _measure(self, record: Record, messages: list[dict[str, Any]]) -> Measure:
+        kinds = visuals(messages)
+        frames = 0
+        if "video" in kinds:
+            frames = count_frames(record.video, self.video_folder, self.sampling, record.extra)
+        grids = [(frames if kind == "video" else 1, *self.processor.grid_hw) for kind in kinds]
+        length = count_tokens(messages, self.processor.tokenizer, grids, self.processor.num_context_tokens)
+        return Measure(length, sum(grid[0] for grid in grids), frames)
+
+    def _sampling_that_fits(self, record: Record, messages: list[dict[str, Any]]) -> FrameSampling:
+        """The run's sampling, or with "fewer_frames" one that brings a video's sample down to `max_length`."""
+        if self.overlong != "fewer_frames" or self.max_length is None or record.video is None:
+            return self.sampling
+        length, _, frames = self._measure(record, messages)
+        if length <= self.max_length:
+            return self.sampling
+        height, width = self.processor.grid_hw
+        kept = frames_that_fit(length, frames, height * width + self.processor.num_context_tokens, self.max_length)
+        if not kept:
+            reason = f"{length} tokens exceed max_length {self.max_length}, even with a single one of {frames} frames"
+            raise OverlongError(reason, "raise max_length, or shorten the text")
+        return replace(self.sampling, video_max_frames=kept)
+
+    def _load(
+        self, record: Record, kinds: Sequence[str], sampling: FrameSampling
+    ) -> tuple[list[Image.Image], list[tuple[int, int, int]]]:
         """All pictures in order of appearance, and the grid of each image or video."""
         pictures: list[Image.Image] = []
         grids = []
@@ -122,14 +190,28 @@ class ConversationDataset(Dataset):
             if kind == "image":
                 loaded = [load_image(next(paths), self.image_folder, self.max_pixels)]
             else:
-                loaded = load_frames(record.video, self.video_folder, self.sampling, record.extra, self.max_pixels)
+                loaded = load_frames(record.video, self.video_folder, sampling, record.extra, self.max_pixels)
             pictures += loaded
             grids.append((len(loaded), *self.processor.grid_hw))
         return pictures, grids
 
     def _set_aside(self, item: Quarantined) -> Quarantined:
+        if isinstance(item, Dropped):
+            return item
         if self.quarantine is None:
             logger.warning("quarantined %s", item.reason)
         else:
             self.quarantine.add(item)
         return item
+
+
+@contextmanager
+def _placed(record: Record) -> Iterator[None]:
+    """Errors within name the record's file and row; those of reading its media become MediaErrors."""
+    try:
+        yield
+    except RecordError as error:
+        raise error.at(record.file, record.row) from error.__cause__
+    except OSError as error:
+        reason, remedy = f"its media cannot be read ({error})", "check the disk and the folder's permissions"
+        raise MediaError(reason, remedy, record.file, record.row) from error

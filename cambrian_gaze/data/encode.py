@@ -7,14 +7,19 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from cambrian_gaze.data.conversation import Message, Segment, render
-from cambrian_gaze.data.expand import TEXT, Grid, PlaceholderIds, expand_placeholders
+from cambrian_gaze.data.expand import TEXT, Grid, PlaceholderIds, check_grids, expand_placeholders
 from cambrian_gaze.data.records import RecordError
 
 IGNORE = -100
 """Label of a token that is not supervised."""
 
-OVERLONG = ("quarantine", "truncate_text")
-"""What may happen to a sample longer than the limit."""
+OVERLONG = ("quarantine", "truncate_text", "drop", "fewer_frames")
+"""What may happen to a sample longer than the limit: left out and logged; its text cut at the end; left out and
+counted; its video sampled again with the most frames that fit (a sample without a video is left out and logged)."""
+
+
+class OverlongError(RecordError):
+    """A sample that is longer than the limit and stays so."""
 
 
 _CONTROL_IDS: WeakKeyDictionary[Any, dict[str, list[int]]] = WeakKeyDictionary()
@@ -51,23 +56,38 @@ def encode_conversation(
     }
 
 
+def count_tokens(messages: Sequence[Message], tokenizer: Any, grids: Sequence[Grid], num_context_tokens: int) -> int:
+    """Tokens that `encode_conversation` gives. Raises RecordError when placeholders and grids disagree in number."""
+    placeholders = PlaceholderIds.from_tokenizer(tokenizer)
+    ids = [i for piece in _tokenize(render(messages), tokenizer, placeholders) for i in piece]
+    check_grids(ids, grids, placeholders)
+    visual = sum(frames * (height * width + num_context_tokens) for frames, height, width in grids)
+    return len(ids) - len(grids) + visual
+
+
+def frames_that_fit(length: int, frames: int, frame_tokens: int, max_length: int) -> int:
+    """The most frames that a video of `frames` frames, `frame_tokens` tokens each, may keep in a sample of `length`
+    tokens in all; 0 where its text and images alone exceed `max_length`."""
+    return max(0, min(frames, (max_length - (length - frames * frame_tokens)) // frame_tokens))
+
+
 def limit_length(sample: dict[str, list[int]], max_length: int, overlong: str = "quarantine") -> dict[str, list[int]]:
     """The sample, at most `max_length` tokens long.
 
-    With "truncate_text" the text at the end is cut. Raises RecordError for a longer sample with "quarantine", and when
-    the cut would touch a visual or context token or leave nothing supervised.
+    With "truncate_text" the text at the end is cut. Raises OverlongError for a longer sample otherwise, and when the
+    cut would touch a visual or context token or leave nothing supervised.
     """
     length = len(sample["input_ids"])
     if length <= max_length:
         return sample
     types = sample["mm_token_type_ids"]
     counts = f"{length} tokens, {sum(kind != TEXT for kind in types)} of them visual, exceed max_length {max_length}"
-    if overlong == "quarantine":
-        raise RecordError(counts, "raise max_length, use fewer images or frames, or set overlong to truncate_text")
+    if overlong != "truncate_text":
+        raise OverlongError(counts, "raise max_length, use fewer images or frames, or set overlong to truncate_text")
     if any(kind != TEXT for kind in types[max_length:]):
-        raise RecordError(f"{counts}; visual tokens lie beyond it", "raise max_length, or use fewer images or frames")
+        raise OverlongError(f"{counts}; visual tokens lie beyond it", "raise max_length, or use fewer images or frames")
     if all(label == IGNORE for label in sample["labels"][:max_length]):
-        raise RecordError(f"{counts}; no supervised token would be left", "raise max_length, or shorten the question")
+        raise OverlongError(f"{counts}; no supervised token would be left", "raise max_length, or shorten the question")
     return {key: values[:max_length] for key, values in sample.items()}
 
 

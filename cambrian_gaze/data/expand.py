@@ -47,6 +47,15 @@ def find_placeholders(ids: Sequence[int], placeholders: PlaceholderIds) -> list[
     return [i for i, token in enumerate(ids) if token in (placeholders.image, placeholders.video)]
 
 
+def check_grids(ids: Sequence[int], grids: Sequence[Grid], placeholders: PlaceholderIds) -> list[int]:
+    """`find_placeholders`, one per grid. Raises RecordError with the counts when `ids` and `grids` disagree."""
+    positions = find_placeholders(ids, placeholders)
+    if len(positions) != len(grids):
+        counts = f"{len(positions)} image and video placeholders, but {len(grids)} images and videos were given"
+        raise RecordError(f"the text holds {counts}", "give one image or video per placeholder")
+    return positions
+
+
 def expand_placeholders(
     ids: Sequence[int], grids: Sequence[Grid], placeholders: PlaceholderIds, num_context_tokens: int
 ) -> Expanded:
@@ -55,10 +64,7 @@ def expand_placeholders(
     Each frame (an image is one) gives height·width placeholders and `num_context_tokens` context tokens; nothing is
     put around or between them. Raises RecordError with the counts when `ids` and `grids` disagree.
     """
-    positions = find_placeholders(ids, placeholders)
-    if len(positions) != len(grids):
-        counts = f"{len(positions)} image and video placeholders, but {len(grids)} images and videos were given"
-        raise RecordError(f"the text holds {counts}", "give one image or video per placeholder")
+    positions = check_grids(ids, grids, placeholders)
     out = Expanded([], [], [])
     start = 0
     for position, grid in zip(positions, grids, strict=True):

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import io
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 from cambrian_gaze.data.records import RecordError
 
 MAX_PIXELS = 89_478_485
 """Largest picture that is decoded, in pixels: Pillow's own limit, 256 MiB as RGB."""
+
+EMBEDDED = "a picture in the table"
+"""Stands in messages where a picture has no file of its own."""
 
 # Named, because Pillow would also hand PostScript files to Ghostscript.
 _FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000")
@@ -20,6 +26,10 @@ _FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000")
 
 class MediaError(RecordError):
     """A picture or video that cannot be used."""
+
+
+class MissingMedia(MediaError):
+    """A picture or video that is not where the record says."""
 
 
 def resolve_path(path: str, root: str | os.PathLike[str] | None, flag: str = "--image_folder") -> str:
@@ -42,29 +52,56 @@ def resolve_path(path: str, root: str | os.PathLike[str] | None, flag: str = "--
         os.stat(real)
     except OSError as error:
         remedy = f"check the path and {flag}, or delete the row"
-        raise MediaError(f"{path!r} cannot be found in {base}: {error.strerror}", remedy) from error
+        kind = MissingMedia if isinstance(error, FileNotFoundError | NotADirectoryError) else MediaError
+        raise kind(f"{path!r} cannot be found in {base}: {error.strerror}", remedy) from error
     return real
 
 
-def load_image(
-    path: str, root: str | os.PathLike[str] | None, max_pixels: int = MAX_PIXELS, flag: str = "--image_folder"
-) -> Image.Image:
-    """The picture as `to_rgb` gives it, decoded, its file closed again; of an animation, the first frame.
-
-    Raises MediaError that names the file and the remedy.
-    """
+def regular_file(path: str, root: str | os.PathLike[str] | None, flag: str = "--image_folder") -> str:
+    """The real path of a file that holds something. Raises MediaError for folders, pipes and empty files too."""
     real = resolve_path(path, root, flag)
     status = os.stat(real)
     if not stat.S_ISREG(status.st_mode):
         kind = "a folder" if stat.S_ISDIR(status.st_mode) else "not a regular file"
-        raise MediaError(f"{path!r} is {kind}", "name an image file")
+        raise MediaError(f"{path!r} is {kind}", "name a file, or delete the row")
     if status.st_size == 0:
         raise MediaError(f"{path!r} is empty (0 bytes)", "download it again, or delete the row")
+    return real
+
+
+def load_image(
+    path: str | bytes, root: str | os.PathLike[str] | None, max_pixels: int = MAX_PIXELS, flag: str = "--image_folder"
+) -> Image.Image:
+    """The picture as `to_rgb` gives it, decoded, its file closed again; of an animation, the first frame.
+
+    `path` may be the file's content, as tables hold it. Raises MediaError that names the file and the remedy.
+    """
+    with _open(path, root, max_pixels, flag) as image:
+        image.load()
+        return to_rgb(image, path if isinstance(path, str) else EMBEDDED)
+
+
+def image_size(
+    path: str | bytes, root: str | os.PathLike[str] | None, max_pixels: int = MAX_PIXELS, flag: str = "--image_folder"
+) -> tuple[int, int]:
+    """(width, height) of the picture that `load_image` gives, from the file's header. Raises MediaError."""
+    with _open(path, root, max_pixels, flag) as image:
+        turned = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
+        return image.size[::-1] if turned else image.size
+
+
+@contextmanager
+def _open(
+    path: str | bytes, root: str | os.PathLike[str] | None, max_pixels: int, flag: str
+) -> Iterator[Image.Image]:
+    """The picture, its header read. Whatever goes wrong inside becomes a MediaError."""
+    content, path = (path, EMBEDDED) if isinstance(path, bytes) else (None, path)
+    real = regular_file(path, root, flag) if content is None else ""
     try:
-        with open(real, "rb") as stream, Image.open(stream, formats=_FORMATS) as image:
+        source = open(real, "rb") if content is None else io.BytesIO(content)
+        with source as stream, Image.open(stream, formats=_FORMATS) as image:
             _check_size(image, path, max_pixels)
-            image.load()
-            return to_rgb(image, path)
+            yield image
     except (MediaError, MemoryError):
         raise
     except Image.UnidentifiedImageError as error:

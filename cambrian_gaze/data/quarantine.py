@@ -10,9 +10,15 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any
 
+from cambrian_gaze.data.records import Record
+
 logger = logging.getLogger(__name__)
 
 _MAX_REASON = 1000
+
+
+class TooManyQuarantined(ValueError):
+    """More samples than allowed could not be used."""
 
 
 @dataclass(frozen=True)
@@ -24,10 +30,17 @@ class Quarantined:
     id: str
     reason: str
     """What was wrong, and the remedy."""
+    source: str = ""
+    """Name of the mixture's source."""
+
+
+@dataclass(frozen=True)
+class Dropped(Quarantined):
+    """A sample that the policy for over-long ones leaves out: counted, but no fault of the data and not logged."""
 
 
 class QuarantineLog:
-    """Appends {file, row, id, reason, time, rank} once per record, from any number of processes.
+    """Appends {file, row, id, reason, source, time, rank, step} once per record, from any number of processes.
 
     A line is one `write` to a file opened with O_APPEND, so lines of several workers and ranks never mix. Before
     writing, the lines that others appended are read, so that another epoch or worker does not log a record again.
@@ -36,6 +49,8 @@ class QuarantineLog:
     def __init__(self, path: str | os.PathLike[str], rank: int | None = None):
         self.path = os.fspath(path)
         self.rank = int(os.environ.get("RANK", "0")) if rank is None else rank
+        self.step: int | None = None
+        """Optimizer step that this process reads for; None outside training."""
         self._seen: set[tuple[str, int]] = set()
         self._read = 0
 
@@ -47,18 +62,31 @@ class QuarantineLog:
         if key in self._seen:
             return False
         self._seen.add(key)
-        now = datetime.now(timezone.utc).isoformat(timespec="seconds")
-        entry = {**vars(item), "reason": item.reason[:_MAX_REASON], "time": now, "rank": self.rank}
-        line = (json.dumps(entry) + "\n").encode("ascii")
-        os.makedirs(os.path.dirname(self.path) or ".", exist_ok=True)
-        fd = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        try:
-            if os.write(fd, line) != len(line):
-                raise OSError(f"{self.path}: a line was written in part; is the disk full?")
-        finally:
-            os.close(fd)
+        self._append(self.path, {**vars(item), "reason": item.reason[:_MAX_REASON]})
         logger.warning("quarantined %s (log: %s)", item.reason, self.path)
         return True
+
+    def add_fill(self, lost: Quarantined, filler: Record) -> None:
+        """Logs in `fills` that the sample of `filler` took the place of `lost`."""
+        by = {"file": filler.file, "row": filler.row, "id": filler.id}
+        self._append(self.fills, {"file": lost.file, "row": lost.row, "id": lost.id, "filled_by": by})
+
+    @property
+    def fills(self) -> str:
+        """JSONL beside the log: whose place was filled by which record, and in which step."""
+        return os.path.splitext(self.path)[0] + ".fills.jsonl"
+
+    def _append(self, path: str, entry: dict[str, Any]) -> None:
+        now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        entry = {**entry, "time": now, "rank": self.rank, "step": self.step}
+        line = (json.dumps(entry) + "\n").encode("ascii")
+        os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+        fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            if os.write(fd, line) != len(line):
+                raise OSError(f"{path}: a line was written in part; is the disk full?")
+        finally:
+            os.close(fd)
 
     def _catch_up(self) -> None:
         for entry, end in _entries(self.path, self._read):

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import json
 import os
-from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+
+from cambrian_gaze.data.index import RowIndex, open_index
+from cambrian_gaze.data.scan import DamagedArrayError
+
+MAX_ROW_BYTES = 16 << 20
+"""Longest row that is parsed."""
 
 ROLES = {"system": "system", "human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant"}
 """Speaker in a record ("from") → role in a chat message."""
@@ -39,8 +46,8 @@ class Record:
     id: str
     conversations: list[dict[str, str]]
     """Turns as written: {"from": a key of ROLES, "value": text with `<image>` and `<video>` placeholders}."""
-    images: list[str] = field(default_factory=list)
-    """Paths below the image folder, in the order of their placeholders."""
+    images: list[str | bytes] = field(default_factory=list)
+    """In the order of their placeholders: paths below the image folder, or an image file's bytes out of a table."""
     video: str | list[str] | None = None
     """A video file or a folder of frames below the video folder, or a list of frames."""
     file: str = ""
@@ -72,54 +79,55 @@ def parse_record(raw: Any, file: str, row: int) -> Record:
             raise fail(f'turn {number} of {len(turns)} is from "{turn["from"]}"', f'set "from" to one of: {known}')
     images, video = raw.get("image"), raw.get("video")
     images = [] if images is None else [images] if isinstance(images, str) else images
-    if not _are_paths(images):
+    if not (isinstance(images, list) and all(isinstance(image, bytes) or _are_paths([image]) for image in images)):
         raise fail('"image" is neither a path nor a list of paths', "give non-empty relative paths, or drop the key")
     if video is not None and (video == [] or not _are_paths([video] if isinstance(video, str) else video)):
         raise fail('"video" is neither a path nor a list of frame paths', "give non-empty relative paths, or drop it")
     identity = raw.get("id")
     identity = f"{Path(file).name}:{row}" if identity is None else str(identity)
+    if not _is_text(identity):
+        raise fail('"id" is no valid Unicode', "correct it, or drop it")
     extra = {key: value for key, value in raw.items() if key not in _KNOWN_KEYS}
     return Record(identity, turns, images, video, file, row, extra)
 
 
 class Records(Sequence[Record]):
-    """The records of one file, each parsed when it is asked for, so that a bad row fails alone.
-
-    A JSONL file stays on disk: memory holds 16 bytes a row, and forked or spawned workers share nothing but the path.
-    A JSON array is read whole; a large one is better stored as JSONL.
+    """The records of one JSON array or JSONL file, each read and parsed when it is asked for, so that a bad row fails
+    alone. The file stays on disk and so does its index: memory does not grow with the rows, and workers share it.
     """
 
-    def __init__(self, path: str | os.PathLike[str]):
+    def __init__(self, path: str | os.PathLike[str], index: RowIndex | None = None):
+        """`index`: where the rows are, by default `open_index(path)`."""
         self.file = os.fspath(path)
         self._fd: int | None = None
-        self._rows: list[Any] | None = None
-        self._starts, self._lines = array("q"), array("q")
         try:
-            with open(self.file, "rb") as stream:
-                self._read_array() if _first_byte(stream) == b"[" else self._index_lines(stream)
+            self.index = open_index(path) if index is None else index
         except OSError as error:
-            raise RecordError(f"{self.file}: {error.strerror}", "check --data_path") from error
+            raise RecordError(f"{self.file}: {error.strerror or error}", "check --data_path") from error
+        except DamagedArrayError as error:
+            raise RecordError(f"{self.file} is not a valid JSON array: {error}", "repair or re-download it") from error
         if not len(self):
             raise RecordError(f"{self.file} holds no records", "check --data_path, or remove the file from the mixture")
 
     def __len__(self) -> int:
-        return len(self._starts) if self._rows is None else len(self._rows)
+        return len(self.index)
 
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
         if not -len(self) <= index < len(self):
             raise IndexError(f"record {index} of {len(self)} in {self.file}")
-        index %= len(self)
-        if self._rows is not None:
-            return parse_record(self._rows[index], self.file, index + 1)
-        row = self._lines[index]
-        try:
-            raw = json.loads(self._line(index))
-        except (ValueError, RecursionError) as error:
-            remedy = "write one JSON object per line, in UTF-8 (or one JSON array for the whole file)"
-            raise RecordError(f"the line is not valid JSON ({error})", remedy, self.file, row) from error
-        return parse_record(raw, self.file, row)
+        index = int(index) % len(self)
+        row = self.index.row(index)
+        return parse_record(self._parse(index, row), self.file, row)
+
+    def row_numbers(self) -> np.ndarray:
+        """`Record.row` of every record, int64 [records]."""
+        return self.index.rows()
+
+    def identity(self) -> dict[str, Any]:
+        """What tells these records from others and from an older state of the file, for JSON."""
+        return vars(self.index.identity)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_fd": None}
@@ -128,29 +136,47 @@ class Records(Sequence[Record]):
         if getattr(self, "_fd", None) is not None:
             os.close(self._fd)
 
-    def _read_array(self) -> None:
+    def _parse(self, index: int, row: int) -> Any:
+        """The row's JSON. Raises RecordError."""
+        raw = self._read(index, row)
         try:
-            with open(self.file, encoding="utf-8-sig") as stream:
-                self._rows = json.load(stream)
+            return json.loads(raw.decode("utf-8-sig"), object_pairs_hook=_without_duplicates)
+        except RecordError as error:
+            raise error.at(self.file, row) from None
+        except RecursionError as error:
+            remedy = "flatten it, or delete the row"
+            raise RecordError("its values are nested too deeply", remedy, self.file, row) from error
         except ValueError as error:
-            raise RecordError(f"{self.file} is not a valid JSON array ({error})", "repair or re-download it") from error
+            reason, remedy = self._why_not_json(raw, index, error)
+            raise RecordError(reason, remedy, self.file, row) from error
 
-    def _index_lines(self, stream: Any) -> None:
-        position = 0
-        for number, line in enumerate(stream, 1):
-            if line.strip(b" \t\r\n\xef\xbb\xbf"):
-                self._starts.append(position)
-                self._lines.append(number)
-            position += len(line)
-        self._size = position
+    def _why_not_json(self, raw: bytes, index: int, error: ValueError) -> tuple[str, str]:
+        what = "element" if self.index.kind == "array" else "line"
+        if isinstance(error, UnicodeDecodeError):
+            return f"the {what} is not UTF-8 ({error.reason} at byte {error.start})", "convert the file to UTF-8"
+        if zeros := raw.count(0):
+            return f"the {what} holds {zeros} NUL bytes", "download it again: a full disk or a crash leaves such holes"
+        reason = f"the {what} is not valid JSON ({error})"
+        if what == "line" and index == len(self) - 1 and not raw.endswith(b"\n"):
+            return f"{reason} and the file ends within it", "finish or delete it: its writing was interrupted"
+        return reason, "write one JSON object per line, in UTF-8 (or one JSON array for the whole file)"
 
-    def _line(self, index: int) -> str:
+    def _read(self, index: int, row: int) -> bytes:
+        """The row's bytes, of a line with its newline. Raises RecordError beyond MAX_ROW_BYTES."""
         # pread keeps no position: one descriptor serves threads and forked workers alike.
         if self._fd is None:
             self._fd = os.open(self.file, os.O_RDONLY | os.O_CLOEXEC)
-        start = self._starts[index]
-        end = self._starts[index + 1] if index + 1 < len(self._starts) else self._size
-        return os.pread(self._fd, end - start, start).decode("utf-8-sig")
+        start, stop = self.index.span(index)
+        size = min(stop - start, MAX_ROW_BYTES + 1)
+        raw = os.pread(self._fd, size, start)
+        if len(raw) < size:
+            raise RecordError("the file is shorter than when it was opened", "start again", self.file, row)
+        if self.index.kind == "lines":  # blank lines may follow
+            raw = raw[: raw.find(b"\n") + 1 or None]
+        if len(raw) > MAX_ROW_BYTES:
+            reason = f"the row has {stop - start:,} bytes, more than {MAX_ROW_BYTES:,}"
+            raise RecordError(reason, "keep media in files of their own, or split the conversation", self.file, row)
+        return raw
 
 
 def read_records(path: str | os.PathLike[str]) -> Records:
@@ -172,7 +198,11 @@ def _is_text(value: Any) -> bool:
     return True
 
 
-def _first_byte(stream: Any) -> bytes:
-    head = stream.read(4096).lstrip(b" \t\r\n\xef\xbb\xbf")[:1]
-    stream.seek(0)
-    return head
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object as a dict. json itself would keep the last of two values without a word."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise RecordError(f"the key {twice!r} stands twice in one object", "delete one of the two")
+    return found

@@ -195,13 +195,13 @@ class DataArguments:
     """Where the samples come from, and what becomes of those that cannot be read."""
 
     data_path: list[str] | None = None
-    """JSON or JSONL files in LLaVA's form."""
+    """Recipes (YAML, see data_recipes/README.md) and JSON, JSONL or Parquet files in LLaVA's form."""
 
     eval_data_path: list[str] | None = None
     """As `data_path`, for the loss that `eval_strategy` asks for."""
 
     image_folder: str = "."
-    """Folder that the records' image paths are relative to. No path may leave it."""
+    """Folder that the records' image paths are relative to, where a recipe names none. No path may leave it."""
 
     video_folder: str | None = None
     """Folder that the records' video paths are relative to; by default `image_folder`."""
@@ -215,11 +215,25 @@ class DataArguments:
     video_force_sample: bool = False
     """Always take `video_max_frames` frames, uniformly."""
 
-    max_length: int = 2048
-    """Most tokens of a sample, visual and context tokens included."""
+    video_backend: Literal["decord", "pyav"] = "decord"
+    """Decoder of video files. The one that is named decodes, or says why it cannot."""
 
-    overlong: Literal["quarantine", "truncate_text"] = "quarantine"
-    """What becomes of a longer sample: left out and logged, or its text cut at the end."""
+    video_timeout: float = 120.0
+    """Seconds that a video file may take, in a process of its own; 0 decodes in the worker, without a limit."""
+
+    max_length: int = 2048
+    """Most tokens of a sample, or of a row of packed samples, visual and context tokens included."""
+
+    overlong: Literal["quarantine", "truncate_text", "drop", "fewer_frames"] = "quarantine"
+    """What becomes of a longer sample: left out and logged, its text cut at the end, left out and counted, or its video
+    sampled again with the most frames that fit. Images are never cut."""
+
+    packing: bool = False
+    """Put several samples into each row of a batch, up to `max_length` tokens, without attention between them;
+    `per_device_train_batch_size` then counts rows. Tokens are counted once and kept beside the data."""
+
+    exclude: list[str] | None = None
+    """JSONL lists of records to leave out from the start, as `cambrian-gaze data check` and training write them."""
 
     max_pixels: int = 89_478_485
     """Larger images are refused as decompression bombs."""

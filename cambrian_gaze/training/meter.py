@@ -1,4 +1,4 @@
-"""What a batch holds, and what a window of steps achieved: tokens per second, FLOP/s, MFU, quarantined samples."""
+"""What a batch holds, and what a window of steps achieved: tokens per second, FLOP/s, MFU, padding, lost samples."""
 
 from __future__ import annotations
 
@@ -16,23 +16,40 @@ IGNORE = -100
 CONTEXT_TYPE = 3
 """`mm_token_type_ids`: 0 text, 1 image patch, 2 video patch, 3 context token."""
 
-COUNTS = ("supervised", "samples", "quarantined", "visual", "context", "text", "squared", "images")
-"""What `count_batch` counts, in its order. `supervised` are tokens that the shifted loss predicts; `squared` is the sum
-over rows of their length squared; `images` counts images and frames."""
+COUNTS = (
+    *("supervised", "samples", "quarantined", "filled", "overlong"),
+    *("visual", "context", "text", "padding", "squared", "images"),
+)
+"""What `count_batch` counts, in its order. `supervised` are tokens that the shifted loss predicts; `quarantined`,
+`filled` and `overlong` are the collator's; `padding` counts tokens; `squared` is the sum over samples of their length
+squared; `images` counts images and frames."""
 
 
 def count_batch(batch: Mapping[str, Any]) -> Tensor:
-    """int64 [8] on the CPU, see `COUNTS`. A lone row without supervision is the collator's filler: no sample."""
-    types, labels = batch["mm_token_type_ids"], batch["labels"]
-    lengths = batch["attention_mask"].sum(1)
-    supervised = int((labels[:, 1:] != IGNORE).sum())
+    """int64 [11] on the CPU, see `COUNTS`."""
+    types, labels, mask = batch["mm_token_type_ids"], batch["labels"], batch["attention_mask"]
     per_type = torch.bincount(types.flatten(), minlength=CONTEXT_TYPE + 1).tolist()
-    visual, context = per_type[1] + per_type[2], per_type[CONTEXT_TYPE]
-    rows = 0 if labels.shape[0] == 1 and supervised == 0 else labels.shape[0]
-    images = batch["pixel_values"].shape[0] if batch.get("pixel_values") is not None else 0
-    text = int(lengths.sum()) - visual - context
-    counts = [supervised, rows, batch.get("num_quarantined", 0), visual, context, text, int((lengths**2).sum()), images]
-    return torch.tensor(counts)
+    visual, context, tokens = per_type[1] + per_type[2], per_type[CONTEXT_TYPE], int(mask.sum())
+    counts = {
+        "supervised": int((labels[:, 1:] != IGNORE).sum()),
+        **{name: batch[f"num_{name}"] for name in ("samples", "quarantined", "filled", "overlong")},
+        "visual": visual,
+        "context": context,
+        "text": tokens - visual - context,
+        "padding": mask.numel() - tokens,
+        "squared": int((_sample_lengths(mask, batch.get("sample_ids")) ** 2).sum()),
+        "images": batch["pixel_values"].shape[0] if batch.get("pixel_values") is not None else 0,
+    }
+    return torch.tensor([counts[name] for name in COUNTS])
+
+
+def _sample_lengths(mask: Tensor, sample_ids: Tensor | None) -> Tensor:
+    """Tokens of each sample of a batch; of each row where nothing is packed."""
+    if sample_ids is None:
+        return mask.sum(1)
+    most = int(sample_ids.max()) + 1
+    numbers = sample_ids + most * torch.arange(len(sample_ids))[:, None]
+    return torch.bincount(numbers[mask.bool()])
 
 
 class Meter:
@@ -84,11 +101,18 @@ class Meter:
             "samples_per_s": window["samples"] / seconds,
             "step_seconds": seconds / steps,
             "flops_per_s": achieved / seconds,
-            "quarantined": float(self._total["quarantined"]),
+            "padding": _padding(window),
+            **{name: float(self._total[name]) for name in ("quarantined", "filled", "overlong")},
         }
         if self.peak is not None:
             report["mfu"] = report["flops_per_s"] / (self.peak * self.world_size)
         return report
+
+    def summary(self) -> dict[str, float]:
+        """Counts of the whole attempt, over all ranks. Ends the window; synchronises."""
+        self.report()
+        names = ("samples", "quarantined", "filled", "overlong")
+        return {"padding": _padding(self._total), **{name: float(self._total[name]) for name in names}}
 
     @property
     def quarantined(self) -> int:
@@ -97,5 +121,11 @@ class Meter:
 
     @property
     def seen(self) -> int:
-        """Samples met so far in this attempt, quarantined ones included, as of the last report."""
-        return self._total["quarantined"] + self._total["samples"]
+        """Places of the plan met so far in this attempt, filled or not, as of the last report."""
+        return self._total["samples"] + self._total["quarantined"] - self._total["filled"]
+
+
+def _padding(counts: Mapping[str, int]) -> float:
+    """Share of padding among all tokens."""
+    tokens = counts["visual"] + counts["context"] + counts["text"] + counts["padding"]
+    return counts["padding"] / max(1, tokens)

@@ -22,7 +22,7 @@ from cambrian_gaze.training.arguments import TrainingArguments
 from cambrian_gaze.training.build import build_model
 from cambrian_gaze.training.checkpoint import incomplete_because, last_complete_checkpoint, read_marker
 from cambrian_gaze.training.config import RunConfig
-from cambrian_gaze.training.data import build_collator, build_datasets
+from cambrian_gaze.training.data import build_collator, build_datasets, build_order
 from cambrian_gaze.training.layers import ConfigError
 from cambrian_gaze.training.origin import origin_of
 from cambrian_gaze.training.ranks import start_ranks
@@ -70,11 +70,12 @@ def train(run: RunConfig, callbacks: Sequence[TrainerCallback] = ()) -> Cambrian
         train_dataset=train_data,
         eval_dataset=eval_data,
         data_collator=build_collator(run.data, processor),
+        order=build_order(run.data, args, train_data, quarantine),
+        quarantine=quarantine,
         processing_class=processor,
         callbacks=list(callbacks),
         progressive=run.gaze.progressive,
         max_quarantined_share=run.data.max_quarantined_share,
-        quarantine_log=quarantine.path,
         origin=origin_of(run) if args.should_save else None,
     )
     if trainer.is_world_process_zero():

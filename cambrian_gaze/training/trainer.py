@@ -1,5 +1,5 @@
-"""`CambrianTrainer`: Hugging Face's Trainer with per-module learning rates, Progressive TopK, a loss over all ranks'
-supervised tokens, an exact order of the data, and logs that say what was attended."""
+"""`CambrianTrainer`: a trainer with per-module learning rates, Progressive TopK, a loss over all ranks' supervised
+tokens, and logs that say what was attended. Which data a step sees is `OrderedTrainer`'s."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from transformers import Trainer
 from transformers.trainer_callback import ProgressCallback
 
+from cambrian_gaze.data.quarantine import TooManyQuarantined
 from cambrian_gaze.gaze.config import GazeConfig
 from cambrian_gaze.models.lineage import write_lineage
 from cambrian_gaze.training.callbacks import LogAtCheckpoints, LogFile, MeterStart, ProgressLine
@@ -23,15 +24,11 @@ from cambrian_gaze.training.flops import FlopsModel, peak_flops
 from cambrian_gaze.training.log import LOG_NAME, TrainLog
 from cambrian_gaze.training.meter import Meter
 from cambrian_gaze.training.optimizer import parameter_groups
-from cambrian_gaze.training.order import OrderedBatches, train_loader
+from cambrian_gaze.training.ordered import OrderedTrainer
 from cambrian_gaze.training.projector import EXPORT_NAME, export_projector
 
 
-class TooManyQuarantined(ValueError):
-    """More samples than allowed could not be read."""
-
-
-class CambrianTrainer(Trainer):
+class CambrianTrainer(OrderedTrainer):
     """Takes this package's `TrainingArguments`, and a model with `gaze`, `return_gaze` and `num_items_in_batch`."""
 
     loss_is_scaled_for_ga = True
@@ -41,15 +38,13 @@ class CambrianTrainer(Trainer):
         *args: Any,
         progressive: bool = True,
         max_quarantined_share: float = 1.0,
-        quarantine_log: str | None = None,
         origin: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        """Args beyond those of `transformers.Trainer`:
+        """Args beyond those of `OrderedTrainer`:
 
         progressive: Progressive TopK in stage 2 (`GazeConfig.schedule`).
         max_quarantined_share: the run stops with a summary beyond it.
-        quarantine_log: named in that summary.
         origin: `parents` and `data` of the lineage beside every model that is saved (`origin.py`); None: none there.
         """
         model = kwargs.get("model", args[0] if args else None)
@@ -57,7 +52,6 @@ class CambrianTrainer(Trainer):
         super().__init__(*args, **kwargs)
         self.progressive = progressive
         self.max_quarantined_share = max_quarantined_share
-        self.quarantine_log = quarantine_log
         self.origin = origin
         self.group_modules: list[list[str]] = []
         self._frozen = frozen_parts(self.model)
@@ -76,36 +70,22 @@ class CambrianTrainer(Trainer):
 
     # Data
 
-    def get_train_dataloader(self) -> torch.utils.data.DataLoader:
-        """Batches in the order of `OrderedBatches`. Sampling strategies that look at lengths stay Trainer's own."""
-        strategy = self.args.train_sampling_strategy
-        if strategy not in ("random", "sequential"):
-            return super().get_train_dataloader()
-        batches = OrderedBatches(
-            len(self.train_dataset),
-            self.args.per_device_train_batch_size,
-            rank=self.args.process_index,
-            world_size=max(1, self.args.world_size),
-            seed=self.args.seed if self.args.data_seed is None else self.args.data_seed,
-            shuffle=strategy == "random",
-            drop_last=self.args.dataloader_drop_last,
-        )
-        return train_loader(self.train_dataset, self.data_collator, batches, self.args)
+    def pack_cost(self, rows: np.ndarray) -> float:
+        """FLOPs of a pack."""
+        lengths = self.order.lengths[rows].astype(np.float64)
+        return self.meter.flops.total(lengths.sum(), (lengths**2).sum(), float(self.order.units[rows].sum()))
 
     def get_batch_samples(
         self, epoch_iterator: Any, num_batches: int, device: torch.device
     ) -> tuple[list[dict[str, Any]], Tensor | None]:
         """The micro-batches of one optimizer step and the supervised tokens in them, over all ranks."""
         batches: list[dict[str, Any]] = []
-        if self.state.global_step >= self.state.max_steps:
-            # A finished run that is started again: Trainer would do one more step.
-            self.control.should_training_stop = True
-            return batches, None
         for _ in range(num_batches):
             try:
                 batches.append(next(epoch_iterator))
             except StopIteration:
                 break
+        self.take_stream_states(batches)
         return batches, self.meter.add(batches, device) if batches else None
 
     # Optimizer
@@ -140,7 +120,7 @@ class CambrianTrainer(Trainer):
         Ranks average their gradients, so the loss is multiplied by their number. A batch without any supervised token
         has loss zero and takes part in the step.
         """
-        inputs = {key: value for key, value in inputs.items() if key != "num_quarantined"}
+        inputs = {key: value for key, value in inputs.items() if not key.startswith("num_")}
         training = model.training
         if training:
             for part in self._frozen:
@@ -187,7 +167,8 @@ class CambrianTrainer(Trainer):
     # Logs
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Adds to a training step's logs: learning rates, K, attended KV share, throughput, MFU, quarantined samples.
+        """Adds to a training step's logs: learning rates, K, attended KV share, throughput, MFU, padding, quarantined
+        samples; and to those of the run's end the counts of the whole attempt.
 
         Raises: TooManyQuarantined beyond `max_quarantined_share`.
         """
@@ -196,6 +177,9 @@ class CambrianTrainer(Trainer):
             logs["keep_ratio"] = self._step_config.min_keep_ratio
             logs.update(self._gaze_report())
             logs.update(self.meter.report())
+        if "train_loss" in logs:
+            logs.update(self.meter.summary())
+            logs.update({f"left_out/{reason}": float(count) for reason, count in self.order.left_out.items()})
         super().log(logs, start_time)
         if "loss" in logs:
             self._check_quarantine()
@@ -234,7 +218,7 @@ class CambrianTrainer(Trainer):
             raise TooManyQuarantined(
                 f"{quarantined} of {seen} samples ({quarantined / seen:.1%}) could not be used, more than "
                 f"max_quarantined_share={self.max_quarantined_share:.1%}. "
-                + (f"{self.quarantine_log} says why for each; " if self.quarantine_log else "")
+                + (f"{self.quarantine.path} says why for each; " if self.quarantine else "")
                 + "mend the data, or raise the limit"
             )
 
@@ -279,9 +263,11 @@ class CambrianTrainer(Trainer):
             super()._save_checkpoint(model, trial)
         finally:
             self.args.save_total_limit = limit
+        self.save_stream_state(folder)
         self._wait_for_all()
         if self.args.should_save:
             facts = {"world_size": self.meter.world_size, "resumable": not self.args.save_only_model}
+            self.course.position(self.state.global_step).save(folder)
             mark_complete(folder, self.state.global_step, **facts)
             prune(folder.parent, limit, self.state.best_model_checkpoint)
         self._wait_for_all()

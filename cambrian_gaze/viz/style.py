@@ -92,6 +92,21 @@ details > :nth-child(2) { margin-top:12px }
 .key { display:flex; flex-wrap:wrap; gap:4px 18px; color:var(--quiet); font-size:13px; margin:0 0 12px;
   align-items:center }
 .swatch { display:inline-block; width:44px; height:11px; border-radius:3px; margin-right:7px; vertical-align:-1px }
+.error { background:var(--wrong-soft); color:var(--wrong); border-radius:8px; padding:8px 12px; max-width:none }
+.pictures { display:flex; flex-wrap:wrap; gap:8px; align-content:flex-start }
+.pictures figure { margin:0 }
+.pictures figcaption { font-size:12px; margin-top:3px }
+.tokens { font:13px/1.95 ui-monospace,SFMono-Regular,Menlo,Consolas,"Liberation Mono",monospace;
+  overflow-wrap:anywhere }
+.token { border-radius:3px; padding:1px 0; margin-right:1px; white-space:pre-wrap; background:var(--soft);
+  box-shadow:inset 0 0 0 1px var(--line) }
+.key .token { padding:1px 6px }
+.token.control { color:var(--quiet) }
+.token.system { background:color-mix(in srgb,var(--series-4) 16%,var(--surface)) }
+.token.user { background:color-mix(in srgb,var(--series-1) 14%,var(--surface)) }
+.token.assistant { background:color-mix(in srgb,var(--series-3) 18%,var(--surface)) }
+.token.visual { background:color-mix(in srgb,var(--series-2) 20%,var(--surface)); padding:1px 6px; margin-right:4px }
+.token.on { text-decoration:underline 2px var(--right); text-underline-offset:3px }
 @media print {
   body { background:#fff }
   section { break-inside:avoid; border-color:#ccc }

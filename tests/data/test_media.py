@@ -6,7 +6,7 @@ import warnings
 import pytest
 from PIL import Image
 
-from cambrian_gaze.data.media import MediaError, load_image, to_rgb
+from cambrian_gaze.data.media import MediaError, MissingMedia, image_size, load_image, regular_file, to_rgb
 from tests.data._stand_ins import png_header, write_bad_images, write_image
 
 
@@ -62,13 +62,41 @@ def test_a_file_without_permission(tmp_path):
         load_image("a.png", tmp_path)
 
 
-def test_orientation_is_applied(tmp_path):
+@pytest.mark.parametrize("orientation", range(1, 10))
+def test_orientation_is_applied_and_known_from_the_header(tmp_path, orientation):
     image = Image.new("RGB", (16, 8), (0, 0, 255))
+    image.paste((255, 0, 0), (0, 0, 8, 4))  # a red corner, upper left as stored
     exif = Image.Exif()
-    exif[0x0112] = 6  # turned by 90 degrees
+    exif[0x0112] = orientation  # 9 is none, and is passed over
+    corners = {1: (0, 0), 2: (1, 0), 3: (1, 1), 4: (0, 1), 5: (0, 0), 6: (1, 0), 7: (1, 1), 8: (0, 1), 9: (0, 0)}
     for name in ("a.jpg", "a.png"):
         image.save(tmp_path / name, exif=exif)
-        assert load_image(name, tmp_path).size == (8, 16)
+        upright = load_image(name, tmp_path)
+        assert upright.size == image_size(name, tmp_path) == ((8, 16) if 5 <= orientation <= 8 else (16, 8))
+        right, down = corners[orientation]
+        red, _, blue = upright.getpixel((right * (upright.width - 1), down * (upright.height - 1)))
+        assert red > 200 > 60 > blue
+
+
+def test_several_pictures_in_one_file_give_the_first(tmp_path):
+    first, second = (Image.new("RGB", (9, 7), colour) for colour in ((250, 10, 10), (10, 10, 250)))
+    for name, kind in (("a.gif", "GIF"), ("a.webp", "WEBP"), ("a.png", "PNG"), ("a.jpg", "MPO")):
+        first.save(tmp_path / name, kind, save_all=True, append_images=[second])
+        red, _, blue = load_image(name, tmp_path).getpixel((4, 3))
+        assert red > 200 > 60 > blue and image_size(name, tmp_path) == (9, 7)
+
+
+def test_missing_is_not_the_same_as_unreadable(tmp_path):
+    (tmp_path / "empty.png").write_bytes(b"")
+    (tmp_path / "file.png").write_bytes(b"x")
+    for path in ("none.png", "none/a.png", "file.png/a.png"):
+        with pytest.raises(MissingMedia, match="cannot be found"):
+            regular_file(path, tmp_path)
+    for path in ("empty.png", ".", "../x.png"):
+        with pytest.raises(MediaError) as caught:
+            regular_file(path, tmp_path)
+        assert not isinstance(caught.value, MissingMedia)
+    assert regular_file("file.png", tmp_path) == str((tmp_path / "file.png").resolve())
 
 
 @pytest.mark.parametrize(
@@ -79,6 +107,8 @@ def test_orientation_is_applied(tmp_path):
         ("I;16", 257 * 100, "png", (100, 100, 100)),
         ("I", 257 * 100, "tif", (100, 100, 100)),
         ("CMYK", (0, 255, 255, 0), "tif", (255, 0, 0)),
+        ("CMYK", (0, 255, 255, 0), "jpg", (255, 0, 0)),
+        ("I;16B", 257 * 100, "tif", (100, 100, 100)),
         ("RGBA", (10, 20, 30, 255), "png", (10, 20, 30)),
         ("RGBA", (10, 20, 30, 0), "png", (255, 255, 255)),
         ("LA", (0, 0), "png", (255, 255, 255)),

@@ -6,7 +6,7 @@ import pickle
 
 import pytest
 
-from cambrian_gaze.data.records import RecordError, parse_record, read_records
+from cambrian_gaze.data.records import MAX_ROW_BYTES, RecordError, parse_record, read_records
 from tests.data._stand_ins import turns, write_jsonl
 
 GOOD = {"id": 7, "image": "a.png", "conversations": turns("<image>", "hi"), "fps": 2}
@@ -96,3 +96,60 @@ def test_errors_survive_a_process_boundary():
     error = pickle.loads(pickle.dumps(RecordError("bad", "mend", "f", 3)))
     assert str(error) == "f, row 3: bad. Remedy: mend" and error.at("g", 4) is error
     assert str(RecordError("bad").at("g", 4)) == "g, row 4: bad"
+
+
+LINE = json.dumps(GOOD).encode()
+
+
+@pytest.mark.parametrize(
+    ("row", "reason", "remedy"),
+    [
+        (b'{"id": "\xff"}', r"not UTF-8 \(invalid start byte at byte \d\)", "convert"),
+        (b"\0\0\0", "holds 3 NUL bytes", "download it again"),
+        (LINE.replace(b'"a.png"', b'"a\0.png"'), "holds 1 NUL bytes", "download it again"),
+        (LINE.replace(b'"fps"', b'"id"'), "the key 'id' stands twice", "delete one"),
+        (b'{"conversations": [{"from": "gpt", "from": "human"}]}', "the key 'from' stands twice", "delete one"),
+        (b"[" * 100_000 + b"]" * 100_000, "nested too deeply", "flatten"),
+        (b'{"a": ' * 100_000 + b"1" + b"}" * 100_000, "nested too deeply", "flatten"),
+        (LINE.replace(b"7", b'"\\ud800"'), '"id" is no valid Unicode', "correct it"),
+        (b'{"id": ' + b"9" * 5000 + b"}", "not valid JSON .*digits", "one JSON object per line"),
+        (LINE[:-9], "not valid JSON", "one JSON object per line"),
+        (b'{"id": "' + b"x" * MAX_ROW_BYTES + b'"}', f"more than {MAX_ROW_BYTES:,}", "files of their own"),
+    ],
+    ids=lambda value: value[:20] if isinstance(value, str) else "",
+)
+@pytest.mark.parametrize("kind", ["lines", "array"])
+def test_a_damaged_row_fails_alone_in_both_forms(tmp_path, kind, row, reason, remedy):
+    if kind == "array" and (row[:1] == b"{") != (row[-1:] == b"}"):
+        pytest.skip("an array that is cut within an element is refused as a whole")
+    file = tmp_path / "a.json"
+    parts = [LINE, row, LINE]
+    file.write_bytes(b"\n".join(parts) + b"\n" if kind == "lines" else b"[\n" + b",\n".join(parts) + b"\n]")
+    records = read_records(file)
+    assert len(records) == 3 and records[0].id == records[2].id == "7"
+    with pytest.raises(RecordError, match=rf"^{file}, row 2: .*{reason}.*Remedy: .*{remedy}"):
+        records[1]
+
+
+def test_a_half_written_last_line_says_so(tmp_path):
+    file = tmp_path / "a.jsonl"
+    file.write_bytes(LINE + b"\n" + LINE[:30])
+    records = read_records(file)
+    assert records[0].id == "7"
+    with pytest.raises(RecordError, match="row 2.*the file ends within it. Remedy: finish or delete it"):
+        records[1]
+
+
+def test_a_file_cut_after_it_was_opened(tmp_path):
+    records = read_records(write_jsonl(tmp_path / "a.jsonl", [GOOD] * 5))
+    os.truncate(records.file, 200)
+    assert records[0].id == "7"
+    with pytest.raises(RecordError, match="row 5: the file is shorter than when it was opened"):
+        records[4]
+
+
+def test_a_large_gap_of_blank_lines_is_no_large_row(tmp_path):
+    file = tmp_path / "a.jsonl"
+    file.write_bytes(LINE + b"\n" * (MAX_ROW_BYTES + 5) + LINE)
+    records = read_records(file)
+    assert [records[0].row, records[1].row] == [1, MAX_ROW_BYTES + 6]

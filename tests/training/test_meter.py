@@ -4,6 +4,8 @@ import pytest
 import torch
 
 from cambrian_gaze import CambrianGazeForConditionalGeneration
+from cambrian_gaze.data.collator import Collator
+from cambrian_gaze.data.quarantine import Quarantined
 from cambrian_gaze.training.flops import FlopsModel, peak_flops
 from cambrian_gaze.training.meter import COUNTS, Meter, count_batch
 
@@ -15,7 +17,10 @@ def batch() -> dict:
         "attention_mask": torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0]]),
         "labels": torch.tensor([[7, -100, -100, 5], [-100, 5, 5, -100]]),
         "pixel_values": torch.zeros(2, 3, 4, 4),
+        "num_samples": 2,
         "num_quarantined": 1,
+        "num_filled": 1,
+        "num_overlong": 0,
     }
 
 
@@ -25,18 +30,25 @@ def test_a_batch_is_counted() -> None:
         "supervised": 3,
         "samples": 2,
         "quarantined": 1,
+        "filled": 1,
+        "overlong": 0,
         "visual": 2,
         "context": 1,
         "text": 4,
+        "padding": 1,
         "squared": 25,
         "images": 2,
     }
 
 
+def test_attention_of_a_pack_is_that_of_its_samples() -> None:
+    packed = batch() | {"sample_ids": torch.tensor([[0, 0, 0, 1], [0, 1, 2, -1]])}
+    counts = dict(zip(COUNTS, count_batch(packed).tolist(), strict=True))
+    assert counts["squared"] == 9 + 1 + 3
+
+
 def test_the_collators_filler_is_no_sample() -> None:
-    row = torch.zeros(1, 2, dtype=torch.int64)
-    filler = {"mm_token_type_ids": row, "attention_mask": row + 1, "labels": row - 100, "num_quarantined": 2}
-    counts = dict(zip(COUNTS, count_batch(filler).tolist(), strict=True))
+    counts = dict(zip(COUNTS, count_batch(Collator(0)([Quarantined("f", 1, "x", "bad")] * 2)).tolist(), strict=True))
     assert (counts["samples"], counts["quarantined"], counts["images"]) == (0, 2, 0)
 
 
@@ -49,7 +61,10 @@ def test_a_window_reports_rates_and_totals_go_on() -> None:
     assert report["mfu"] == pytest.approx(report["flops_per_s"] / 10)
     meter.add([batch()], torch.device("cpu"))
     assert meter.report()["quarantined"] == 3
-    assert (meter.quarantined, meter.seen) == (3, 9)
+    assert (meter.quarantined, meter.seen) == (3, 6)
+    assert report["padding"] == pytest.approx(1 / 8)
+    meter.add([batch()], torch.device("cpu"))
+    assert meter.summary() == {"padding": 1 / 8, "samples": 8, "quarantined": 4, "filled": 4, "overlong": 0}
     assert meter.report()["visual_tokens_per_s"] == 0
 
 

@@ -1,16 +1,33 @@
-"""The order of the data is a function of seed, epoch, step and rank."""
+"""The order of the data is a function of seed, epoch, position, split and rank."""
 
+import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cambrian_gaze.training.order import OrderedBatches
+from cambrian_gaze.data.plan import EpochOrder
+from cambrian_gaze.training.order import OrderedBatches, Split, deal_evenly
+from cambrian_gaze.training.position import Course, Position
+
+CAPACITY = 100
+
+
+def an_order(n: int, packed: bool, **options) -> EpochOrder:
+    if packed:
+        options |= {
+            "lengths": np.random.default_rng(n).integers(1, CAPACITY + 1, n),
+            "capacity": CAPACITY,
+            "window": 16,
+        }
+    return EpochOrder(n, seed=3, **options)
 
 
 def batches(rank: int = 0, world: int = 1, epoch: int = 0, n: int = 23, size: int = 4, **options) -> list[list[int]]:
-    order = OrderedBatches(n, size, rank=rank, world_size=world, seed=3, **options)
-    order.set_epoch(epoch)
-    return list(order)
+    """Rows of each batch of an unpacked epoch."""
+    drop_last = options.pop("drop_last", False)
+    order = OrderedBatches(an_order(n, False, **options), Split(size, 1, world, drop_last), rank=rank)
+    order.begin(epoch)
+    return [[draw.rows[0] for draw in batch] for batch in order]
 
 
 @given(st.integers(1, 60), st.integers(1, 7), st.integers(1, 5), st.integers(0, 3), st.booleans())
@@ -18,7 +35,7 @@ def test_each_sample_comes_once_and_ranks_keep_step(n: int, size: int, world: in
     ranks = [batches(r, world, epoch, n, size, shuffle=shuffle) for r in range(world)]
     assert sorted(i for rank in ranks for batch in rank for i in batch) == list(range(n))
     steps = {len(rank) for rank in ranks}
-    assert steps == {len(OrderedBatches(n, size, world_size=world))}
+    assert steps == {Split(size, 1, world).micro_steps(n)}
     for at_step in zip(*ranks, strict=True):
         lengths = [len(batch) for batch in at_step]
         assert max(lengths) - min(lengths) <= 1
@@ -40,6 +57,83 @@ def test_epochs_differ_and_repeat() -> None:
 
 def test_too_little_data_is_an_error() -> None:
     with pytest.raises(ValueError, match="no sample"):
-        OrderedBatches(0, 4)
+        EpochOrder(0)
     with pytest.raises(ValueError, match="dataloader_drop_last"):
-        OrderedBatches(7, 4, world_size=2, drop_last=True)
+        OrderedBatches(EpochOrder(7), Split(4, 1, 2, drop_last=True))
+
+
+splits = st.builds(Split, st.integers(1, 4), st.integers(1, 3), st.integers(1, 3))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    n=st.integers(1, 120),
+    packed=st.booleans(),
+    attempts=st.lists(st.tuples(splits, st.integers(0, 12)), min_size=1, max_size=4),
+    last=splits,
+    epochs=st.sampled_from([1, 2, 1.5]),
+)
+def test_interrupted_epochs_lose_nothing_and_repeat_nothing(n, packed, attempts, last, epochs) -> None:
+    """Each attempt has its own batch size, accumulation and number of ranks, and is killed after some steps; its
+    position goes through a checkpoint's JSON."""
+    order, position, seen = an_order(n, packed), Position(), {0: [], 1: []}
+    for split, killed_after in [*attempts, (last, None)]:
+        course = Course(order, split, position, epochs=epochs)
+        ranks = [OrderedBatches(order, split, rank=rank) for rank in range(split.world_size)]
+        step, end = position.step, course.max_steps
+        if killed_after is not None:
+            end = min(end, step + killed_after)
+        for epoch in course.epochs:
+            part = course.parts[epoch]
+            for loader in ranks:
+                loader.begin(epoch, part.start, part.first_step + 1)
+            streams = [iter(loader) for loader in ranks]
+            for number in range(part.steps):
+                if step == end:
+                    break
+                micro = min(split.accumulation, part.micro_steps - number * split.accumulation)
+                draws = [draw for _ in range(micro) for stream in streams for draw in next(stream)]
+                seen[epoch] += [row for draw in draws for row in draw.rows]
+                step += 1
+                assert {draw.step for draw in draws} == {step}
+        position = Position(**vars(course.position(step)))
+        position.check(order)
+    assert sorted(seen[0]) == list(range(n))
+    assert len(set(seen[1])) == len(seen[1])
+    if epochs == 2:
+        assert sorted(seen[1]) == list(range(n))
+    elif not packed:  # The step that reaches half of the epoch is the last one.
+        half = {1: 0, 1.5: -(-n // 2)}[epochs]
+        assert half <= len(seen[1]) <= half + max(half and split.global_batch for split, _ in [*attempts, (last, 0)])
+    assert position.step == course.max_steps
+
+
+def test_packs_are_dealt_out_by_cost() -> None:
+    assert deal_evenly("abcd", [9.0, 4.0, 3.0, 2.0], [2, 2]) == [["a", "d"], ["b", "c"]]
+    order = EpochOrder(400, seed=1, lengths=np.random.default_rng(0).integers(1, 101, 400), capacity=100)
+    split = Split(4, 2, 4)
+    ranks = [list(OrderedBatches(order, split, rank=rank)) for rank in range(4)]
+
+    def cost(batch) -> float:
+        return sum(float((order.lengths[list(draw.rows)].astype(float) ** 2).sum()) for draw in batch)
+
+    spread = [max(costs) / min(costs) for costs in zip(*[map(cost, rank) for rank in ranks], strict=True)][:-1]
+    plain = [range(start, start + 16) for start in range(0, order.num_packs(0) - 15, 16)]
+    squares = [float((order.lengths[order.plan(0)[k]].astype(float) ** 2).sum()) for k in range(order.num_packs(0))]
+    unbalanced = [[sum(squares[k] for k in chunk[r * 4 : r * 4 + 4]) for r in range(4)] for chunk in plain]
+    assert np.mean(spread) < 1.1 < np.mean([max(costs) / min(costs) for costs in unbalanced])
+
+
+def test_reserves_follow_in_the_plan_and_fit() -> None:
+    order = an_order(60, True)
+    plan = order.plan(0)
+    for number in range(len(plan)):
+        draw = order.draw(0, number)
+        taken = order.lengths[list(draw.rows)]
+        end = plan.starts[number + 1]
+        after = np.roll(plan.rows, -end).tolist()
+        places = [after.index(row) for row in draw.reserves]
+        assert places == sorted(places) and not set(draw.reserves) & set(draw.rows)
+        assert all(order.lengths[row] <= CAPACITY - taken.sum() + taken.max() for row in draw.reserves)
+    last = EpochOrder(5, shuffle=False).draw(0, 4)
+    assert (last.rows, last.reserves) == ((4,), (0, 1, 2, 3))

@@ -1,11 +1,13 @@
 """One process: loss, schedule, logs, checkpoints, quarantine."""
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
+from cambrian_gaze.data.quarantine import read_quarantine
 from cambrian_gaze.training import config, run
 from cambrian_gaze.training.checkpoint import incomplete_because
 from cambrian_gaze.training.log import read_log
@@ -93,6 +95,69 @@ def test_unreadable_samples_are_counted_and_stop_the_run_beyond_the_limit(tmp_pa
         train(data, tmp_path / "stops", max_quarantined_share=0.1, **options)
     for part in ("1 of 4 samples (25.0%)", "max_quarantined_share=10.0%", "quarantine.jsonl"):
         assert part in str(error.value)
+
+
+def test_the_place_of_an_unreadable_sample_is_filled(tmp_path: Path) -> None:
+    """By the next row of the plan, whatever the number of workers, and the log says who filled whom."""
+    data = write_data(tmp_path / "data", list("iibibbii"))
+    options = {"train_sampling_strategy": "sequential", "max_steps": 4, "max_quarantined_share": 0.9}
+    train(data, tmp_path / "run", **options)
+    train(data, tmp_path / "workers", dataloader_num_workers=2, **options)
+    lines, others = (read_log(tmp_path / name) for name in ("run", "workers"))
+    assert [line["loss"] for line in lines] == [line["loss"] for line in others]
+    assert [(line["quarantined"], line["filled"]) for line in lines] == [(0, 0), (1, 1), (3, 3), (3, 3)]
+    end = read_log(tmp_path / "run", "end")[-1]
+    assert (end["samples"], end["quarantined"], end["filled"]) == (8, 3, 3)
+    quarantined = [(entry["row"], entry["step"]) for entry in read_quarantine(tmp_path / "run" / "quarantine.jsonl")]
+    assert quarantined == [(3, 2), (5, 3), (6, 3)]
+    for name in ("run", "workers"):
+        fills = [json.loads(line) for line in (tmp_path / name / "quarantine.fills.jsonl").read_text().splitlines()]
+        by_row = sorted((fill["row"], fill["filled_by"]["row"], fill["step"]) for fill in fills)
+        assert by_row == [(3, 4, 2), (5, 7, 3), (6, 7, 3)]
+
+
+def test_an_excluded_row_is_no_part_of_the_plan(tmp_path: Path) -> None:
+    data = write_data(tmp_path / "data", list("iibiiiii"))
+    options = {"train_sampling_strategy": "sequential", "max_steps": 4, "max_quarantined_share": 0.5}
+    train(data, tmp_path / "first", **options)
+    listed = tmp_path / "first" / "quarantine.jsonl"
+    trainer = train(data, tmp_path / "second", exclude=listed, **options)
+    assert [line["quarantined"] for line in read_log(tmp_path / "second")] == [0, 0, 0, 0]
+    assert trainer.order.rows.tolist() == [0, 1, 3, 4, 5, 6, 7]
+    assert read_log(tmp_path / "second", "end")[-1]["left_out/excluded"] == 1
+    with pytest.raises(ValueError, match="exclude: .*none.jsonl is not there"):
+        train(data, tmp_path / "third", exclude=tmp_path / "none.jsonl")
+
+
+@pytest.mark.parametrize("packing", [True, None], ids=["packed", "unpacked"])
+def test_over_long_samples_are_counted(tmp_path: Path, packing: bool | None) -> None:
+    """Rows 2, 5 and 8 have 15 answer tokens, the others 5 or 10."""
+    data = write_data(tmp_path / "data", list("ttttttttt"))
+    options = {"max_steps": -1, "num_train_epochs": 1, "packing": packing, "max_quarantined_share": 0.5}
+    lengths = [len(sample["input_ids"]) for sample in train(data, tmp_path / "all", **options).train_dataset]
+    options["max_length"] = max(lengths) - 2
+    long = sum(length > options["max_length"] for length in lengths)
+    assert long == 3
+    end = {}
+    for policy in ("quarantine", "drop", "truncate_text"):
+        train(data, tmp_path / policy, overlong=policy, **options)
+        end[policy] = read_log(tmp_path / policy, "end")[-1]
+        logged = read_quarantine(tmp_path / policy / "quarantine.jsonl")
+        assert len(logged) == (3 if policy == "quarantine" else 0)
+    assert end["truncate_text"]["samples"] == 9 and end["truncate_text"]["overlong"] == 3
+    if packing:  # known beforehand, so no part of the plan
+        assert end["quarantine"]["samples"] == end["drop"]["samples"] == 6
+        assert end["quarantine"]["left_out/overlong"] == end["drop"]["left_out/overlong"] == 3
+        with pytest.raises(TooManyQuarantined, match=r"3 of 9 samples .33.3%. cannot be used .*over-long: 3"):
+            train(data, tmp_path / "stops", **{**options, "max_quarantined_share": 0.1})
+    else:
+        assert end["quarantine"]["quarantined"] == end["quarantine"]["filled"] == 3
+        assert end["drop"]["overlong"] == end["drop"]["filled"] == 3 and end["drop"]["quarantined"] == 0
+
+
+def test_sampling_by_length_is_refused(pages: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="train_sampling_strategy=group_by_length is not offered"):
+        train(pages, tmp_path, train_sampling_strategy="group_by_length")
 
 
 def test_an_evaluation_loss_is_logged(pages: Path, tmp_path: Path) -> None:

@@ -1,0 +1,43 @@
+"""docs/finetune.md, run: every command of the page, in order, on the records that it shows."""
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from tests.test_docs import SHELL, blocks_of, commands_of
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.mark.slow
+def test_the_commands_of_the_page_fine_tune_a_model(tmp_path: Path) -> None:
+    from cambrian_gaze import CambrianGazeForConditionalGeneration, CambrianGazeProcessor
+
+    CambrianGazeForConditionalGeneration.from_preset("tiny").save_pretrained(tmp_path / "runs" / "stage2")
+    CambrianGazeProcessor.from_preset("tiny").save_pretrained(tmp_path / "runs" / "stage2")
+    page = blocks_of(ROOT / "docs" / "finetune.md")
+    (text,) = (block.text for block in page if block.language == "json")
+    (tmp_path / "my.json").write_text(text)
+    for record in json.loads(text):
+        for name in [record["image"]] if isinstance(record["image"], str) else record["image"]:
+            path = tmp_path / "my_images" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.radial_gradient("L").convert("RGB").save(path)
+    (tmp_path / "train").symlink_to(ROOT / "train")
+    commands = [words for block in page if block.language in SHELL for words in commands_of(block.text)]
+    assert [words[1] for words in commands] == ["train", "data", "data", "generate"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    for words in commands:
+        command = [sys.executable, "-m", "cambrian_gaze.cli.main", *words[1:]]
+        result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=300)
+        assert result.returncode == 0, f"{shlex.join(words)}\n{result.stdout}\n{result.stderr}"
+    log = [json.loads(line) for line in (tmp_path / "runs" / "mine" / "train_log.jsonl").read_text().splitlines()]
+    assert max(line.get("epoch") or 0 for line in log) == 3
+    assert (tmp_path / "runs" / "mine" / "model.safetensors").is_file()
+    assert (tmp_path / "bad.jsonl").read_text() == "" and (tmp_path / "preview.html").is_file()
