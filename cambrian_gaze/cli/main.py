@@ -26,6 +26,7 @@ COMMANDS: dict[str, Command] = {
     "train": Command("train from a YAML config: stage 1 or stage 2", "cambrian_gaze.training.launch:main"),
     "generate": Command("answer a prompt about images with a saved model", "cambrian_gaze.cli.generate:main"),
     "answer": Command("answer every record of a data file, into a journal", "cambrian_gaze.cli.answer:main"),
+    "eval": Command("answer and score public benchmarks, fill the paper's tables", "cambrian_gaze.cli.evaluate:main"),
     "cost": Command("count the KV entries that a query attends to, for a grid and a K", "cambrian_gaze.cli.cost:main"),
     "bench": Command("measure attention, decoding or training steps beside dense ones", "cambrian_gaze.cli.bench:main"),
 }

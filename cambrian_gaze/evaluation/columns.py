@@ -8,6 +8,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from cambrian_gaze.evaluation.benchmarks.declare import Benchmark
@@ -53,18 +54,19 @@ class Column:
         """Scoring groups."""
         return sum(len(table) for table in self.tables.values())
 
-    def draws(self, count: int = DRAWS) -> np.ndarray:
-        """The figure in each bootstrap resample: [count]. The same groups are drawn for the same benchmark."""
+    @cached_property
+    def draws(self) -> np.ndarray:
+        """The figure in each bootstrap resample: [DRAWS]. The same groups are drawn for the same benchmark."""
         name = zlib.crc32(self.benchmark.name.encode())
         drawn = {}
         for stratum in self.tables:
             right, of = self._arrays(stratum)
-            drawn[stratum] = ratio_draws(right, of, count, [name, zlib.crc32(stratum.encode())])
+            drawn[stratum] = ratio_draws(right, of, DRAWS, [name, zlib.crc32(stratum.encode())])
         return self._combined(drawn)
 
     def interval(self) -> tuple[float, float]:
         """95 % bootstrap interval over scoring groups."""
-        return percentiles(self.draws())
+        return percentiles(self.draws)
 
     def check_paired(self, other: Column) -> None:
         """Raises ValueError unless `other` holds the same groups, so that the two can be compared group by group."""

@@ -18,7 +18,7 @@ from PIL import Image
 from cambrian_gaze.data.media import MediaError, load_image, to_rgb
 from cambrian_gaze.data.video import FrameSampling, load_frames
 from cambrian_gaze.evaluation.benchmarks.declare import Benchmark, Film, Picture, Source
-from cambrian_gaze.evaluation.fingerprint import file_fingerprint
+from cambrian_gaze.evaluation.fingerprint import file_fingerprint, video_fingerprint
 from cambrian_gaze.extras import require
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -38,6 +38,7 @@ class Rows:
         self._parts = [(config, _read(source, config, self.folder)) for config in configs]
         self.revision = _revision(source, self.folder, self._parts[0][1])
         """The commit that was read, or "local" where a local copy does not say."""
+        self._digests: dict[Path, str] = {}
         self._joined: Any = None
         if benchmark.join is not None:
             _, other, key = benchmark.join
@@ -79,7 +80,10 @@ class Rows:
         """Digest of a picture's or video's bytes."""
         if isinstance(medium, Picture) and medium.data is not None:
             return hashlib.sha256(medium.data).hexdigest()
-        return file_fingerprint(self.path(medium.path))
+        path = self.path(medium.path)
+        if path not in self._digests:
+            self._digests[path] = video_fingerprint(path) if isinstance(medium, Film) else file_fingerprint(path)
+        return self._digests[path]
 
     def load(self, medium: Picture | Film, sampling: FrameSampling) -> Any:
         """A picture as RGB, a video as its sampled RGB frames. Raises MediaError naming what is wrong."""
