@@ -38,7 +38,7 @@ def headings(filled: Filled) -> list[str]:
     """The columns of the report; the difference stands after Δ where there is another run."""
     names = list(HEADINGS)
     if filled.against is not None:
-        names[5:5] = [f"less {filled.against}", "95 % CI of it"]
+        names[5:5] = ["− other", "95 % CI of it"]
     return names
 
 
@@ -63,7 +63,8 @@ def cells(filled: Filled, cell: Cell) -> list[str]:
 
 def markdown(filled: Filled) -> str:
     """The row, protocol by protocol, and the paper's rows."""
-    lines = [f"# {filled.table.title}: {filled.row.name}", "", f"Model: `{filled.model}`. {LEAD}", ""]
+    other = "" if filled.against is None else f" Other: `{filled.against}`, paired by scoring group."
+    lines = [f"# {filled.table.title}: {filled.row.name}", "", f"Model: `{filled.model}`.{other} {LEAD}", ""]
     for protocol in _protocols(filled):
         lines += [
             f"## Protocol `{protocol}`",
@@ -119,15 +120,21 @@ def json_text(filled: Filled) -> str:
 
 def page(filled: Filled) -> html.Page:
     """A self-contained page: key numbers, the row per protocol, intervals, the paper's rows."""
-    whole = html.Page(f"{filled.table.title}: {filled.row.name}", f"Model {filled.model}")
+    other = "" if filled.against is None else f"; other: {filled.against}, paired by scoring group"
+    whole = html.Page(f"{filled.table.title}: {filled.row.name}", f"Model {filled.model}{other}")
     whole.section(None, html.tiles(_tiles(filled)), html.bullets(filled.notes) if filled.notes else None, lead=LEAD)
-    names = headings(filled)
-    numeric = {"measured", "95 % CI", "paper", "Δ", "n", "undecided", *names[5:7]} - {"KV attended"}
-    columns = [html.Column(name, number=name in numeric) for name in names]
+    columns = [html.Column(name, number=name not in ("column", "revision", "status")) for name in headings(filled)]
     for protocol in _protocols(filled):
         own = _of(filled, protocol)
-        rows = [cells(filled, cell) for cell in own]
-        whole.section(f"Protocol {protocol}", html.table(columns, rows, strong=[len(rows) - 1]), _chart(own, protocol))
+        # The reasons are long: the table has the word, a list below it the rest.
+        rows = [[*cells(filled, cell)[:-1], cell.status.split(":")[0].split(" (")[0]] for cell in own]
+        reasons = [f"{cell.title}: {cell.status}" for cell in own if cell.status != "complete"]
+        whole.section(
+            f"Protocol {protocol}",
+            html.table(columns, rows, strong=[len(rows) - 1]),
+            html.details(f"{len(reasons)} not complete", html.bullets(reasons)) if reasons else None,
+            _chart(own, protocol),
+        )
     heads, rows = _published(filled)
     table = html.table([heads[0], heads[1], *(html.Column(head, number=True) for head in heads[2:])], rows,
                        strong=range(len(_protocols(filled))))  # fmt: skip

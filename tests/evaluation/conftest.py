@@ -10,6 +10,7 @@ from PIL import Image
 
 from cambrian_gaze.data.records import read_records
 from tests.evaluation._fixtures import write_data_root
+from tests.evaluation._runs import evaluate
 
 
 @pytest.fixture(scope="session")
@@ -53,3 +54,11 @@ def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("benchmarks")
     datasets.config.HF_DATASETS_CACHE = folder / "cache"
     return write_data_root(folder / "data")
+
+
+@pytest.fixture(scope="session")
+def whole_run(tiny, data_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model's answers to all benchmarks under both protocols, at K=2."""
+    output = tmp_path_factory.mktemp("whole_run")
+    assert evaluate(tiny, data_root, output, ["image", "video"], gaze={"top_k": 2}) == {}
+    return output

@@ -227,8 +227,8 @@ REALWORLDQA = Benchmark(
     score={"cambrian": choices.cambrian_word, "official": choices.official_word},
 )
 
-ADE = _cv_bench("ade", "CV-Bench ADE20K", "2D", "ADE20K", 1438)
-OMNI = _cv_bench("omni", "CV-Bench Omni3D", "3D", "Omni3D", 1200)
+ADE = _cv_bench("ade", "CV-Bench ADE", "2D", "ADE20K", 1438)
+OMNI = _cv_bench("omni", "CV-Bench Omni", "3D", "Omni3D", 1200)
 
 GQA = Benchmark(
     name="gqa",
