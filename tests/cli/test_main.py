@@ -33,7 +33,8 @@ def run_light(*arguments: str) -> tuple[str, float, set[str]]:
 @pytest.mark.parametrize(
     "arguments",
     ["--help", "--version", "train --help", "quickstart --help", "generate --help", "answer --help", "cost --help"]
-    + ["bench --help", "bench attention --help", "bench train-step --help"],
+    + ["bench --help", "bench attention --help", "bench train-step --help"]
+    + ["eval --help", "eval run --help", "eval table --help"],
 )
 def test_help_takes_under_a_second_and_imports_nothing_heavy(arguments: str) -> None:
     output, seconds, heavy = run_light(*arguments.split())

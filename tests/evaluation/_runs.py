@@ -13,7 +13,7 @@ from cambrian_gaze.evaluation.benchmarks import BENCHMARKS, PROTOCOLS, find
 from cambrian_gaze.evaluation.benchmarks.rows import Rows
 from cambrian_gaze.evaluation.run import RunOptions, run
 
-LENGTH = 8
+LENGTH = 6
 """Tokens per answer."""
 
 

@@ -24,9 +24,11 @@ def answers(output: Path) -> dict[str, bytes]:
 
 def test_batch_of_one_answers_like_a_batch_of_eight(tiny, data_root: Path, whole_run: Path, tmp_path: Path) -> None:
     assert tiny[1].tokenizer.padding_side == "left"
-    assert evaluate(tiny, data_root, tmp_path, ["image", "video"], gaze={"top_k": 2}, batch_size=1) == {}
-    assert len(answers(tmp_path)) == 2 * len(BENCHMARKS)
-    assert answers(tmp_path) == answers(whole_run)
+    one_by_one = {"gaze": {"top_k": 2}, "batch_size": 1, "protocols": ["official"]}
+    assert evaluate(tiny, data_root, tmp_path, ["image", "video"], **one_by_one) == {}
+    alone, together = answers(tmp_path), answers(whole_run)
+    assert set(alone) == {f"{name}.official.jsonl" for name in BENCHMARKS}
+    assert all(alone[name] == together[name] for name in alone)
 
 
 def test_answers_are_counted_against_the_cost_model(whole_run: Path) -> None:
