@@ -180,6 +180,7 @@ HANDLERS: dict[str, Callable[[list[str]], None]] = {
     "cd": check_place,
     "source": check_place,
     "git": check_place,
+    "hf": check_tool,
     "ruff": check_tool,
     "lint-imports": check_tool,
     "tensorboard": check_tool,

@@ -1,5 +1,7 @@
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -74,6 +76,41 @@ def test_mistakes_are_named(model_dir: Path, root: Path, tmp_path: Path, capsys:
     assert "the rows are" in capsys.readouterr().err
     assert evaluate("score", tmp_path / "nothing") == 1
     assert "holds no run" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_two_processes_answer_like_one(model_dir: Path, root: Path, tmp_path: Path) -> None:
+    source = [
+        "--model",
+        model_dir,
+        "--data_root",
+        root,
+        "--device",
+        "cpu",
+        "--max_new_tokens",
+        "3",
+        "--tasks",
+        "mme,mmvp",
+    ]
+    assert evaluate("run", *source, "--output", tmp_path / "one") == 0
+    command = [sys.executable, "-m", "cambrian_gaze.cli.main", "eval", "run", *map(str, source), "--num_processes", "2"]
+    result = subprocess.run(
+        [*command, "--output", str(tmp_path / "two")], capture_output=True, text=True, cwd=ROOT, timeout=300
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("mme.cambrian") == 1
+    for name in ("mme.cambrian.jsonl", "mmvp.cambrian.jsonl"):
+        one, two = (tmp_path / run / "answers" / name for run in ("one", "two"))
+        assert one.read_bytes() == two.read_bytes()
+    assert len(list((tmp_path / "two" / "journal").glob("*.jsonl"))) == 2
+
+    broken = shutil.copytree(root / "MMVP", tmp_path / "data" / "MMVP") / "MMVP"
+    (broken / "MMVP Images" / "2.jpg").write_bytes(b"junk")
+    command[command.index(str(root))] = str(tmp_path / "data")
+    result = subprocess.run(
+        [*command, "--output", str(tmp_path / "three")], capture_output=True, text=True, cwd=ROOT, timeout=300
+    )
+    assert result.returncode != 0 and "FAILED" in result.stdout and "2.jpg" in result.stderr
 
 
 def test_gaze_options() -> None:

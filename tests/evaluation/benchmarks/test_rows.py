@@ -67,3 +67,41 @@ def test_the_commit_of_a_local_copy_is_its_revision(data_root: Path, tmp_path: P
     note.parent.mkdir(parents=True)
     note.write_text("0123456789abcdef0123456789abcdef01234567\netag\n1.0\n")
     assert Rows(BENCHMARKS["mme"], tmp_path).revision == "0123456789abcdef0123456789abcdef01234567"
+
+
+def test_the_hub_is_asked_for_the_declared_revision(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a network: what `datasets` is asked for, and the commit taken from the addresses that it downloaded."""
+    import datasets
+
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    asked = []
+
+    def load_dataset(path: str, config: str | None, **options: object) -> datasets.Dataset:
+        asked.append((path, config, options))
+        part = datasets.Dataset.from_list([{"video": "v0.mp4"}])
+        part.info.download_checksums = {f"hf://datasets/{path}@{commit}/json/{config}.json": {}}
+        return part
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    rows = Rows(BENCHMARKS["mvbench"])
+    assert len(asked) == len(rows) == 20 and rows[3]["config"] == asked[3][1] == "fine_grained_action"
+    assert asked[0][0] == "OpenGVLab/MVBench" and asked[0][2]["revision"] == "video"
+    assert rows.revision == commit
+    with pytest.raises(MediaError, match="read from a local copy only"):
+        rows.load(Film("v0.mp4"), FrameSampling())
+
+
+def test_files_of_the_hub_are_those_of_the_commit(data_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+
+    rows = Rows(BENCHMARKS["mmvp"], data_root)
+    rows.folder = None
+    asked = []
+
+    def hf_hub_download(dataset: str, name: str, **options: object) -> str:
+        asked.append((dataset, name, options["revision"]))
+        return str(data_root / dataset / name)
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", hf_hub_download)
+    assert rows.load(*media("mmvp", rows), FrameSampling()).mode == "RGB"
+    assert asked == [("MMVP/MMVP", "MMVP Images/1.jpg", "main")]
