@@ -7,7 +7,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -31,15 +31,15 @@ def _rank(arguments: Sequence[str], rank: int, world: int, port: int, cache: str
 
 
 class Interrupter:
-    """Runs the command with 1 or 2 processes, killed after some seconds or left to end."""
+    """Runs the command with 1 or 2 processes, killed at some moment or left to end."""
 
     def __init__(self, cache: Path, log: Path) -> None:
         self.context = get_context("forkserver")
         self.context.set_forkserver_preload(PRELOADED)
         self.cache, self.log = str(cache), str(log)
 
-    def run(self, arguments: Sequence[str], world: int, seconds: float | None = None) -> bool:
-        """True where it ended by itself, with status 0."""
+    def run(self, arguments: Sequence[str], world: int, killed: Callable[[], bool] = lambda: False) -> bool:
+        """True where it ended by itself, with status 0; False where `killed` became true before."""
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
@@ -49,15 +49,14 @@ class Interrupter:
         ]
         for process in ranks:
             process.start()
-        end = time.monotonic() + (120 if seconds is None else seconds)
-        while any(process.is_alive() for process in ranks) and time.monotonic() < end:
-            time.sleep(0.01)
+        end = time.monotonic() + 120
+        while any(process.is_alive() for process in ranks) and not killed() and time.monotonic() < end:
+            time.sleep(0.005)
         ended = not any(process.is_alive() for process in ranks)
         for process in ranks:
             if process.is_alive():
                 os.kill(process.pid, signal.SIGKILL)
             process.join()
-        assert ended or seconds is not None, f"not finished after 120 s: {Path(self.log).read_text()[-3000:]}"
-        if ended:
-            assert all(process.exitcode == 0 for process in ranks), Path(self.log).read_text()[-3000:]
+        assert time.monotonic() < end, f"not finished after 120 s: {Path(self.log).read_text()[-3000:]}"
+        assert not ended or all(process.exitcode == 0 for process in ranks), Path(self.log).read_text()[-3000:]
         return ended

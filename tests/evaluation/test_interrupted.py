@@ -30,27 +30,31 @@ def test_killed_and_resumed(tiny, data_root: Path, tmp_path: Path) -> None:
         limits = ["--max_new_tokens", "12", "--batch_size", "1", "--protocol", "both", "--device", "cpu"]
         return [*source, *limits, "--output", str(tmp_path / name)]
 
-    def seconds() -> float:
-        start = time.monotonic()
-        assert interrupter.run(arguments("whole"), world=1)
-        return time.monotonic() - start
+    def lines(name: str) -> int:
+        return sum(path.read_bytes().count(b"\n") for path in journals(tmp_path / name))
 
-    whole, again = seconds(), seconds()  # the second finds everything answered: reading and loading alone
+    assert interrupter.run(arguments("whole"), world=1)
     expected = answers(tmp_path / "whole")
     assert len(expected) == 10
 
-    moments = random.Random(0)
+    chance = random.Random(0)
     for worlds, last in (((1,), 2), ((2, 1), 1)):
-        name = f"killed{len(worlds)}"
-        kills = grown = before = 0
-        for number in range(KILLS):
-            moment = moments.uniform(0.5 * again, again + 0.15 * whole)
-            ended = interrupter.run(arguments(name), worlds[number % len(worlds)], moment)
-            if ended:
+        name, kills, grown = f"killed{len(worlds)}", 0, 0
+        while kills < KILLS:
+            before, more, pause = lines(name), chance.randint(0, 5), chance.uniform(0, 0.3)
+            reached: list[float] = []
+
+            def moment(name=name, wanted=before + more, pause=pause, reached=reached) -> bool:
+                """Some answers more than there were, and a pause that ends anywhere."""
+                if not reached and lines(name) >= wanted:
+                    reached.append(time.monotonic() + pause)
+                return bool(reached) and time.monotonic() > reached[0]
+
+            if interrupter.run(arguments(name), worlds[kills % len(worlds)], moment):
                 assert answers(tmp_path / name) == expected
                 shutil.rmtree(tmp_path / name)
-            lines = sum(path.read_bytes().count(b"\n") for path in journals(tmp_path / name))
-            kills, grown, before = kills + (not ended), grown + (lines > before), lines
-        assert kills >= KILLS / 2 and grown >= KILLS / 5
+            else:
+                kills, grown = kills + 1, grown + (lines(name) > before)
+        assert grown >= KILLS / 2
         assert interrupter.run(arguments(name), last)
         assert answers(tmp_path / name) == expected

@@ -17,6 +17,9 @@ Row = Mapping[str, Any]
 Score = float | None
 """0 to 1; None where the scorer cannot tell what was answered, which counts as wrong."""
 
+LETTER = "\nAnswer with the option's letter from the given choices directly."
+WORD = "\nAnswer the question using a single word or phrase."
+"""What most questions end with."""
 TEXT, NUMBER, LIST, IMAGE, ANY = "text", "number", "list", "image", "any"
 """Kinds of fields. `any` may be absent from a row's values (None), but not from the schema."""
 

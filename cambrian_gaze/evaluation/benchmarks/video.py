@@ -10,6 +10,7 @@ from typing import Any
 
 from cambrian_gaze.evaluation.benchmarks.declare import (
     ANY,
+    LETTER,
     LIST,
     NUMBER,
     TEXT,
@@ -22,7 +23,6 @@ from cambrian_gaze.evaluation.benchmarks.declare import (
     lettered,
     option_lines,
 )
-from cambrian_gaze.evaluation.benchmarks.image import LETTER
 from cambrian_gaze.evaluation.scorers import video
 from cambrian_gaze.evaluation.scorers.choices import options_in
 
