@@ -131,7 +131,7 @@ def check_cambrian_gaze(words: list[str]) -> None:
             check_training([config])
         assert configs and {word for word in arguments if word.startswith("--")} <= options_of("plan")
     else:
-        bench = (arguments[0],) if name in ("bench", "convert", "data") else ()
+        bench = (arguments[0],) if name in ("bench", "convert", "data", "eval") else ()
         missing = {word.split("=")[0] for word in arguments if word.startswith("--")} - options_of(name, *bench)
         assert not missing, f"cambrian-gaze {name} has no {', '.join(sorted(missing))}"
 
@@ -201,6 +201,7 @@ HANDLERS: dict[str, Callable[[list[str]], None]] = {
     "cd": check_place,
     "source": check_place,
     "git": check_place,
+    "hf": check_tool,
     "ruff": check_tool,
     "lint-imports": check_tool,
     "tensorboard": check_tool,

@@ -1,4 +1,4 @@
-"""Generate answers to records, in batches, into a journal. Scoring is another step and needs no model.
+"""Generate answers to questions, in batches, into a journal. Scoring is another step and needs no model.
 
 The attended KV entries of every answer are those that the gaze trace counted while the answer was generated, and they
 are compared with the cost model: a run that attends to more or less than it claims fails.
@@ -7,7 +7,7 @@ are compared with the cost model: a run that attends to more or less than it cla
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -38,11 +38,38 @@ class AnswerOptions:
 
 
 @dataclass(frozen=True)
-class _Question:
-    record: Record
+class Question:
+    """What is asked, and the key of its answer."""
+
+    id: str
     messages: list[dict[str, Any]]
-    """The prompt, its pictures not loaded yet."""
+    """The prompt, its pictures and videos not loaded yet."""
     key: str
+    load: Callable[[], list[dict[str, Any]]]
+    """The prompt with its pictures and videos."""
+
+
+def answer_questions(
+    model: Any,
+    processor: Any,
+    questions: Sequence[Question],
+    journal: Journal,
+    options: AnswerOptions,
+    progress: Callable[[int], object] | None = None,
+) -> list[dict[str, Any]]:
+    """Answer every question that the journal does not hold yet; see `answer_records`."""
+    config = model.config.gaze_config.override(**options.gaze)
+    todo = [question for question in questions if question.key not in journal]
+    if progress is not None and len(todo) < len(questions):
+        progress(len(questions) - len(todo))
+    todo.sort(key=lambda question: sum(len(part.get("text", "")) for m in question.messages for part in m["content"]))
+    for start in range(0, len(todo), options.batch_size):
+        batch = todo[start : start + options.batch_size]
+        for question, entry in zip(batch, _answer(model, processor, batch, options, config), strict=True):
+            journal.append({"key": question.key, "id": question.id, **entry})
+        if progress is not None:
+            progress(len(batch))
+    return [journal[question.key] for question in questions]
 
 
 def answer_records(
@@ -73,22 +100,12 @@ def answer_records(
     config = model.config.gaze_config.override(**options.gaze)
     fingerprint = weights_fingerprint(model)
     questions = [_question(record, folder, options, config, fingerprint) for record in records]
-    todo = [question for question in questions if question.key not in journal]
-    if progress is not None and len(todo) < len(questions):
-        progress(len(questions) - len(todo))
-    todo.sort(key=lambda question: sum(len(part.get("text", "")) for m in question.messages for part in m["content"]))
-    for start in range(0, len(todo), options.batch_size):
-        batch = todo[start : start + options.batch_size]
-        for question, entry in zip(batch, _answer(model, processor, batch, folder, options, config), strict=True):
-            journal.append({"key": question.key, "id": question.record.id, **entry})
-        if progress is not None:
-            progress(len(batch))
-    return [journal[question.key] for question in questions]
+    return answer_questions(model, processor, questions, journal, options, progress)
 
 
 def _question(
     record: Record, folder: str | Path, options: AnswerOptions, config: GazeConfig, fingerprint: str
-) -> _Question:
+) -> Question:
     messages = prompt_messages(record)
     key = entry_key(
         id=record.id,
@@ -100,21 +117,20 @@ def _question(
         keep_regions=options.keep_regions,
         weights=fingerprint,
     )
-    return _Question(record, messages, key)
+    return Question(record.id, messages, key, lambda: with_media(messages, record, folder))
 
 
 @torch.no_grad()
 def _answer(
     model: Any,
     processor: Any,
-    batch: list[_Question],
-    folder: str | Path,
+    batch: list[Question],
     options: AnswerOptions,
     config: GazeConfig,
 ) -> list[dict[str, Any]]:
     """The journal entries of one batch, less key and id."""
     inputs = processor.apply_chat_template(
-        [with_media(question.messages, question.record, folder) for question in batch],
+        [question.load() for question in batch],
         add_generation_prompt=True,
         tokenize=True,
     ).to(model.device)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from cambrian_gaze.gaze.config import GazeConfig
 from cambrian_gaze.gaze.cost import Attended, attended_visual
+from cambrian_gaze.gaze.layout import IMAGE
 
 
 def count_attended(
@@ -39,6 +40,18 @@ def count_attended(
         _compare(visual[:, layer], least, most, f"visual KV entries in layer {layer}")
     _compare(context, cost.context, cost.context, "context entries")
     return {"visual": visual.double().mean().item(), "context": context.double().mean().item(), "of": cost.of}
+
+
+def expected_attended(
+    grid: tuple[int, int, int], config: GazeConfig, layers: int, kind: int = IMAGE
+) -> tuple[float, float, int]:
+    """What the cost model says of one image or video: least and most visual entries per query and head, as means over
+    the decoder's layers (they differ where regions differ in size), and context entries."""
+    cost = attended_visual([grid], config, [kind])
+    routed = sum(config.routes(layer) for layer in range(layers))
+    dense = (layers - routed) * cost.of
+    least = routed * _fewest([grid], [kind], config, cost)
+    return (least + dense) / layers, (routed * cost.selected + dense) / layers, cost.context
 
 
 def _fewest(

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch import nn
+
+_MIB = 1 << 20
 
 
 def weights_fingerprint(model: nn.Module) -> str:
@@ -15,6 +18,15 @@ def weights_fingerprint(model: nn.Module) -> str:
     from cambrian_gaze.models.shards import fingerprint
 
     return fingerprint(model.state_dict())
+
+
+def processor_fingerprint(processor: Any) -> str:
+    """Hex digest of what makes inputs of messages and pictures: tokenizer, chat template, picture settings, grid."""
+    digest = hashlib.sha256(processor.tokenizer.backend_tokenizer.to_str().encode())
+    pictures = processor.image_processor.to_dict()
+    settings = [processor.chat_template, pictures, processor.grid, processor.num_context_tokens]
+    digest.update(json.dumps(settings, sort_keys=True, default=str).encode())
+    return digest.hexdigest()
 
 
 def file_fingerprint(path: str | Path) -> str:
@@ -27,3 +39,17 @@ def file_fingerprint(path: str | Path) -> str:
                 digest.update(f"{file.name} {file_fingerprint(file)}\n".encode())
         return digest.hexdigest()
     return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def video_fingerprint(path: str | Path) -> str:
+    """As `file_fingerprint`, but of a file's size and its first, middle and last MiB: videos are large."""
+    path = Path(path)
+    size = path.stat().st_size
+    if path.is_dir() or size <= 3 * _MIB:
+        return file_fingerprint(path)
+    digest = hashlib.sha256(str(size).encode())
+    with open(path, "rb") as file:
+        for start in (0, size // 2, size - _MIB):
+            file.seek(start)
+            digest.update(file.read(_MIB))
+    return digest.hexdigest()

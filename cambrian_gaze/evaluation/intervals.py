@@ -1,6 +1,7 @@
 """Bootstrap confidence intervals over scoring groups.
 
 Answers about one page (one image, one circular set) are not independent, so whole groups are drawn, not answers.
+Groups of different strata (categories whose results are computed apart) are drawn within their stratum.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
 
 Group = tuple[float, int]
 """(right answers, answers) of one scoring group."""
+LEVEL = 0.95
+DRAWS = 2000
 
 
 def accuracy(groups: Sequence[Group]) -> float:
@@ -24,16 +27,15 @@ def accuracy(groups: Sequence[Group]) -> float:
 
 
 def bootstrap_interval(
-    groups: Sequence[Group], level: float = 0.95, draws: int = 2000, seed: int = 0
+    groups: Sequence[Group], level: float = LEVEL, draws: int = DRAWS, seed: int = 0
 ) -> tuple[float, float]:
     """Percentile interval of `accuracy` under resampling of groups with replacement; the same for the same seed."""
     right, total = _columns(groups)
-    weights = _resample(len(right), draws, seed)
-    return _percentiles((weights @ right) / (weights @ total), level)
+    return percentiles(ratio_draws(right[:, None], total[:, None], draws, seed)[:, 0], level)
 
 
 def paired_interval(
-    groups: Sequence[Group], baseline: Sequence[Group], level: float = 0.95, draws: int = 2000, seed: int = 0
+    groups: Sequence[Group], baseline: Sequence[Group], level: float = LEVEL, draws: int = DRAWS, seed: int = 0
 ) -> tuple[float, float]:
     """Interval of accuracy(groups) - accuracy(baseline), both arms drawn with the same groups.
 
@@ -43,8 +45,28 @@ def paired_interval(
     right_base, total_base = _columns(baseline)
     if len(right) != len(right_base) or (total != total_base).any():
         raise ValueError(f"paired arms must share their groups, got {len(right)} and {len(right_base)}")
+    return percentiles(ratio_draws((right - right_base)[:, None], total[:, None], draws, seed)[:, 0], level)
+
+
+def ratio_draws(
+    right: np.ndarray, total: np.ndarray, draws: int = DRAWS, seed: int | Sequence[int] = 0
+) -> np.ndarray:
+    """Σ right / Σ total of each figure in each resample of one stratum's groups: [draws, figures].
+
+    Args:
+        right, total: [groups, figures].
+        seed: the same seed and number of groups draw the same groups, so that two runs can be compared in pairs.
+    """
     weights = _resample(len(right), draws, seed)
-    return _percentiles((weights @ (right - right_base)) / (weights @ total), level)
+    return (weights @ right) / (weights @ total)
+
+
+def percentiles(values: np.ndarray, level: float = LEVEL) -> tuple[float, float]:
+    """The ends of the middle `level` of the values."""
+    import numpy as np
+
+    low, high = np.percentile(values, [50 * (1 - level), 50 * (1 + level)])
+    return float(low), float(high)
 
 
 def _columns(groups: Sequence[Group]) -> tuple[np.ndarray, np.ndarray]:
@@ -55,16 +77,9 @@ def _columns(groups: Sequence[Group]) -> tuple[np.ndarray, np.ndarray]:
     return table[:, 0], table[:, 1]
 
 
-def _resample(count: int, draws: int, seed: int) -> np.ndarray:
+def _resample(count: int, draws: int, seed: int | Sequence[int]) -> np.ndarray:
     """How often each of `count` groups occurs in each of `draws` resamples: [draws, count]."""
     import numpy as np
 
     rng = np.random.default_rng(seed)
     return rng.multinomial(count, np.full(count, 1.0 / count), size=draws).astype(np.float64)
-
-
-def _percentiles(values: np.ndarray, level: float) -> tuple[float, float]:
-    import numpy as np
-
-    low, high = np.percentile(values, [50 * (1 - level), 50 * (1 + level)])
-    return float(low), float(high)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -19,34 +20,48 @@ def entry_key(**identity: Any) -> str:
     return hashlib.sha256(canonical.encode("utf-8")).hexdigest()
 
 
+def read_entries(path: str | Path) -> tuple[dict[str, dict[str, Any]], int]:
+    """The entries of a journal file by key, and the number of bytes of its complete lines.
+
+    Raises: ValueError naming file and line where a complete line is not a JSON object with a `key`.
+    """
+    data = Path(path).read_bytes()
+    complete = data.rfind(b"\n") + 1
+    entries: dict[str, dict[str, Any]] = {}
+    for number, line in enumerate(data[:complete].splitlines(), start=1):
+        try:
+            entry = json.loads(line)
+            entries[entry["key"]] = entry
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(
+                f"{path}, line {number}: not a journal entry ({error!r}); remove the line to answer it again"
+            ) from error
+    return entries, complete
+
+
 class Journal:
     """Answers by key, backed by a JSONL file. Where a key occurs more than once its last line counts.
+
+    Args:
+        path: the file that this process appends to.
+        others: journals of other processes, whose answers count too; they are read once and never written.
 
     Raises: ValueError naming file and line where a complete line is not a JSON object with a `key`.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, others: Iterable[str | Path] = ()) -> None:
         self.path = Path(path)
         self.entries: dict[str, dict[str, Any]] = {}
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        for other in others:
+            self.entries.update(read_entries(other)[0])
         if self.path.exists():
-            self._load()
+            own, complete = read_entries(self.path)
+            self.entries.update(own)
+            if complete < self.path.stat().st_size:
+                with open(self.path, "r+b") as file:
+                    file.truncate(complete)
         self._file = open(self.path, "ab")  # noqa: SIM115  closed by `close`
-
-    def _load(self) -> None:
-        data = self.path.read_bytes()
-        complete = data.rfind(b"\n") + 1
-        if complete < len(data):
-            with open(self.path, "r+b") as file:
-                file.truncate(complete)
-        for number, line in enumerate(data[:complete].splitlines(), start=1):
-            try:
-                entry = json.loads(line)
-                self.entries[entry["key"]] = entry
-            except (ValueError, KeyError, TypeError) as error:
-                raise ValueError(
-                    f"{self.path}, line {number}: not a journal entry ({error!r}); remove the line to answer it again"
-                ) from error
 
     def append(self, entry: dict[str, Any]) -> None:
         """Store an entry (with its `key`) so that it survives the end of this process."""

@@ -18,7 +18,7 @@ from transformers import TrainingArguments as HfTrainingArguments
 from cambrian_gaze.data.plan import EpochOrder, PlannedDataset
 from cambrian_gaze.data.quarantine import QuarantineLog
 from cambrian_gaze.data.streams import StreamDataset, StreamedPlan
-from cambrian_gaze.training.checkpoint import write_json
+from cambrian_gaze.models.writing import write_json
 from cambrian_gaze.training.order import OrderedBatches, Split, train_loader
 from cambrian_gaze.training.position import Course, Position
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from cambrian_gaze.data.plan import EpochOrder
-from cambrian_gaze.training.checkpoint import write_json
+from cambrian_gaze.models.writing import write_json
 from cambrian_gaze.training.order import Split
 
 logger = logging.getLogger(__name__)

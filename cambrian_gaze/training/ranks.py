@@ -65,10 +65,10 @@ def setting(key: str, argv: Sequence[str]) -> Any:
     return None if found in ("", "null", "None") else found
 
 
-def launch_command(processes: int, argv: Sequence[str]) -> list[str]:
-    """The command that runs `cambrian_gaze.training.run` on `processes` ranks of this machine, on a free port."""
+def launch_command(processes: int, argv: Sequence[str], module: str = "cambrian_gaze.training.run") -> list[str]:
+    """The command that runs `module` on `processes` ranks of this machine, on a free port."""
     agent = [sys.executable, "-m", "cambrian_gaze.training.agent"]
-    return [*agent, "--standalone", "--nproc_per_node", str(processes), "-m", "cambrian_gaze.training.run", *argv]
+    return [*agent, "--standalone", "--nproc_per_node", str(processes), "-m", module, *argv]
 
 
 def launch_environment(processes: int, environment: Mapping[str, str]) -> dict[str, str]:

@@ -34,7 +34,8 @@ def run_light(*arguments: str) -> tuple[str, float, set[str]]:
     "arguments",
     ["--help", "--version", *(f"{name} --help" for name in cli.COMMANDS)]
     + ["bench attention --help", "bench train-step --help", "checkpoint show --help"]
-    + ["data check --help", "data stats --help", "data preview --help"],
+    + ["data check --help", "data stats --help", "data preview --help"]
+    + ["eval run --help", "eval table --help"],
 )
 def test_help_takes_under_a_second_and_imports_nothing_heavy(arguments: str) -> None:
     output, seconds, heavy = run_light(*arguments.split())

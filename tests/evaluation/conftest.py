@@ -1,6 +1,7 @@
 """A tiny model with random weights, and a few records with pictures."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,6 +9,8 @@ import torch
 from PIL import Image
 
 from cambrian_gaze.data.records import read_records
+from tests.evaluation._fixtures import write_data_root
+from tests.evaluation._runs import evaluate
 
 
 @pytest.fixture(scope="session")
@@ -41,3 +44,21 @@ def folder(tmp_path_factory):
 @pytest.fixture
 def records(folder):
     return list(read_records(folder / "rows.jsonl"))
+
+
+@pytest.fixture(scope="session")
+def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Small local copies of all benchmarks; what `datasets` caches of them goes with them."""
+    import datasets
+
+    folder = tmp_path_factory.mktemp("benchmarks")
+    datasets.config.HF_DATASETS_CACHE = folder / "cache"
+    return write_data_root(folder / "data")
+
+
+@pytest.fixture(scope="session")
+def whole_run(tiny, data_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model's answers to all benchmarks under both protocols, at K=2."""
+    output = tmp_path_factory.mktemp("whole_run")
+    assert evaluate(tiny, data_root, output, ["image", "video"], gaze={"top_k": 2}) == {}
+    return output

@@ -1,0 +1,160 @@
+"""Rows and media of a benchmark, from the hub through `datasets`, or from a local copy below a data root.
+
+A local copy is what `hf download OWNER/NAME --repo-type dataset --local-dir ROOT/OWNER/NAME` makes. Images stay
+undecoded bytes until they are shown to a model.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from cambrian_gaze.data.media import MediaError, load_image, to_rgb
+from cambrian_gaze.data.video import FrameSampling, load_frames
+from cambrian_gaze.evaluation.benchmarks.declare import Benchmark, Film, Picture, Source
+from cambrian_gaze.evaluation.fingerprint import file_fingerprint, video_fingerprint
+from cambrian_gaze.extras import require
+
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+class Rows:
+    """The rows of a benchmark's split, in order, each a dict; its images undecoded.
+
+    Raises: ValueError naming dataset, configuration and remedy where they cannot be read.
+    """
+
+    def __init__(self, benchmark: Benchmark, data_root: str | Path | None = None) -> None:
+        source = benchmark.source
+        self.benchmark = benchmark
+        self.folder = None if data_root is None else Path(data_root) / source.dataset
+        configs = source.config if isinstance(source.config, tuple) else (source.config,)
+        self._parts = [(config, _read(source, config, self.folder)) for config in configs]
+        self.revision = _revision(source, self.folder, self._parts[0][1])
+        """The commit that was read, or "local" where a local copy does not say."""
+        self._digests: dict[Path, str] = {}
+        self._joined: Any = None
+        if benchmark.join is not None:
+            _, other, key = benchmark.join
+            self._joined = _read(other, other.config, self.folder)
+            self._places = {value: place for place, value in enumerate(self._joined[key])}
+
+    def __len__(self) -> int:
+        return sum(len(part) for _, part in self._parts)
+
+    @property
+    def columns(self) -> set[str]:
+        """Fields that every row has."""
+        names = set.intersection(*(set(part.column_names) for _, part in self._parts))
+        return names | ({"image"} if self._joined is not None else set())
+
+    def __getitem__(self, number: int) -> dict[str, Any]:
+        rest = number
+        for config, part in self._parts:
+            if rest < len(part):
+                return self._completed({**part[rest], "config": config}, number)
+            rest -= len(part)
+        raise IndexError(f"row {number} of {len(self)} of {self.benchmark.name}")
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return (self[number] for number in range(len(self)))
+
+    def _completed(self, row: dict[str, Any], number: int) -> dict[str, Any]:
+        if self._joined is None:
+            return row
+        field, other, key = self.benchmark.join
+        if row[field] not in self._places:
+            raise ValueError(
+                f"{self.benchmark.name}, row {number}: {field} is {row[field]!r}, but {other.config} of "
+                f"{other.dataset} has no row with that {key}"
+            )
+        return {**row, "image": self._joined[self._places[row[field]]]["image"]}
+
+    def fingerprint(self, medium: Picture | Film) -> str:
+        """Digest of a picture's or video's bytes."""
+        if isinstance(medium, Picture) and medium.data is not None:
+            return hashlib.sha256(medium.data).hexdigest()
+        path = self.path(medium.path)
+        if path not in self._digests:
+            self._digests[path] = video_fingerprint(path) if isinstance(medium, Film) else file_fingerprint(path)
+        return self._digests[path]
+
+    def load(self, medium: Picture | Film, sampling: FrameSampling) -> Any:
+        """A picture as RGB, a video as its sampled RGB frames. Raises MediaError naming what is wrong."""
+        if isinstance(medium, Film):
+            path = self.path(medium.path).resolve()  # the hub's cache is made of links
+            return load_frames(path.name, path.parent, sampling, clip=medium.clip)
+        if medium.data is None:
+            path = self.path(medium.path).resolve()
+            return load_image(path.name, path.parent)
+        try:
+            with Image.open(io.BytesIO(medium.data)) as image:
+                image.load()
+                return to_rgb(image)
+        except MediaError:
+            raise
+        except Exception as error:  # decoders raise almost any type on damaged data
+            raise MediaError(f"an image of {len(medium.data)} bytes cannot be decoded ({error})") from error
+
+    def path(self, name: str) -> Path:
+        """Where a file of the repository lies: in the local copy, or in the hub's cache, downloaded where needed.
+
+        Raises: MediaError where it is not there.
+        """
+        dataset = self.benchmark.source.dataset
+        if self.folder is not None:
+            path = self.folder / name
+            if not path.exists():
+                raise MediaError(f"{path} is missing", f"unpack the media of {dataset} in {self.folder}")
+            return path
+        if self.benchmark.video:
+            remedy = f"download and unpack {dataset} to ROOT/{dataset} and give --data_root ROOT"
+            raise MediaError(f"the videos of {self.benchmark.name} are read from a local copy only", remedy)
+        from huggingface_hub import hf_hub_download
+
+        revision = self.revision if _COMMIT.fullmatch(self.revision) else self.benchmark.source.revision
+        return Path(hf_hub_download(dataset, name, repo_type="dataset", revision=revision))
+
+
+def _read(source: Source, config: str | None, folder: Path | None) -> Any:
+    datasets = require("datasets", extra="data")
+    where = source.dataset if folder is None else str(folder)
+    if folder is not None and not folder.is_dir():
+        raise ValueError(
+            f"there is no local copy of {source.dataset} in {folder}; make one with: hf download {source.dataset} "
+            f"--repo-type dataset --local-dir {folder}"
+        )
+    try:
+        part = datasets.load_dataset(
+            where,
+            config,
+            split=source.split,
+            data_files=source.data_files,
+            revision=source.revision if folder is None else None,
+        )
+    except Exception as error:  # datasets raises many types, some its own
+        named = f"{where}, configuration {config or 'default'}, split {source.split}"
+        raise ValueError(f"cannot read {named}: {type(error).__name__}: {error}") from error
+    for name, feature in part.features.items():
+        if isinstance(feature, datasets.Image):
+            part = part.cast_column(name, datasets.Image(decode=False))
+    return part
+
+
+def _revision(source: Source, folder: Path | None, part: Any) -> str:
+    """The commit in the URLs that were downloaded, or in the metadata that `hf download` leaves in a local copy."""
+    if folder is None:
+        texts = [str(url) for url in part.info.download_checksums or {}]
+        found = {match[0] for text in texts for match in _COMMIT.finditer(text)}
+        return found.pop() if len(found) == 1 else source.revision
+    for note in sorted((folder / ".cache" / "huggingface" / "download").rglob("*.metadata")):
+        commit = note.read_text(encoding="utf-8").split("\n", 1)[0].strip()
+        if _COMMIT.fullmatch(commit):
+            return commit
+    return "local"

@@ -1,0 +1,116 @@
+"""From a benchmark's rows to the samples of a run: what is asked, under which key, and what the scorer will need."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from cambrian_gaze.data.video import FrameSampling
+from cambrian_gaze.evaluation.answers import AnswerOptions, Question
+from cambrian_gaze.evaluation.benchmarks.declare import Benchmark, Film, Part, Row
+from cambrian_gaze.evaluation.benchmarks.rows import Rows
+from cambrian_gaze.evaluation.journal import entry_key
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One row under one protocol. Pictures stay on disk."""
+
+    id: str
+    row: int
+    group: str
+    stratum: str
+    target: dict[str, Any]
+    messages: list[dict[str, Any]]
+    """The prompt, pictures and videos not loaded."""
+    media: list[str]
+    """Fingerprints of its pictures and videos."""
+
+
+def read_samples(benchmark: Benchmark, protocol: str, rows: Rows) -> list[Sample]:
+    """The samples of a benchmark in the order of its rows.
+
+    Raises: ValueError naming the row where two have one id; MediaError where a file is missing.
+    """
+    samples: list[Sample] = []
+    seen: dict[str, int] = {}
+    for number, row in enumerate(rows):
+        if benchmark.keep is not None and not benchmark.keep(row):
+            continue
+        identity = benchmark.identity(row, number)
+        if identity in seen:
+            raise ValueError(
+                f"{benchmark.name}: rows {seen[identity]} and {number} have one id, {identity!r}; the copy of "
+                f"{benchmark.source.dataset} is damaged, download it again"
+            )
+        seen[identity] = number
+        parts = benchmark.ask(row, protocol)
+        media = [rows.fingerprint(part) for part in parts if not isinstance(part, str)]
+        target = benchmark.target(row, protocol)
+        group = sample_group(benchmark, row, number)
+        samples.append(Sample(identity, number, group, benchmark.stratum(row), target, _messages(parts), media))
+    return samples
+
+
+def sample_group(benchmark: Benchmark, row: Row, number: int) -> str:
+    """The scoring group of a row: by itself where the benchmark names none."""
+    return str(number) if benchmark.group is None else benchmark.group(row)
+
+
+def shard(samples: Sequence[Sample], rank: int, world: int) -> list[Sample]:
+    """The samples of one rank: scoring groups in turn, each whole."""
+    places = _places(samples)
+    return [sample for sample in samples if places[sample.group] % world == rank]
+
+
+def first_groups(samples: Sequence[Sample], limit: int | None) -> list[Sample]:
+    """The samples of the first `limit` scoring groups; all for None."""
+    places = _places(samples)
+    return [sample for sample in samples if limit is None or places[sample.group] < limit]
+
+
+def _places(samples: Sequence[Sample]) -> dict[str, int]:
+    """Scoring groups, numbered in order of appearance."""
+    return {group: place for place, group in enumerate(dict.fromkeys(sample.group for sample in samples))}
+
+
+def question_maker(
+    benchmark: Benchmark, protocol: str, rows: Rows, options: AnswerOptions, sampling: FrameSampling, **identity: str
+) -> Callable[[Sample], Question]:
+    """Sample → question.
+
+    Args:
+        identity: what else an answer depends on, such as the fingerprints of weights and processor, and the gaze.
+    """
+    frames = {"fps": sampling.video_fps, "max_frames": sampling.video_max_frames} if benchmark.video else None
+
+    def question(sample: Sample) -> Question:
+        key = entry_key(
+            benchmark=benchmark.name,
+            revision=rows.revision,
+            id=sample.id,
+            prompt=sample.messages,
+            media=sample.media,
+            generation=options.generation,
+            frames=frames,
+            **identity,
+        )
+
+        def load() -> list[dict[str, Any]]:
+            return _messages(benchmark.ask(rows[sample.row], protocol), lambda medium: rows.load(medium, sampling))
+
+        return Question(sample.id, sample.messages, key, load)
+
+    return question
+
+
+def _messages(parts: Sequence[Part], load: Callable[[Any], Any] | None = None) -> list[dict[str, Any]]:
+    content: list[dict[str, Any]] = []
+    for part in parts:
+        if isinstance(part, str):
+            content.append({"type": "text", "text": part})
+        else:
+            kind = "video" if isinstance(part, Film) else "image"
+            content.append({"type": kind} if load is None else {"type": kind, kind: load(part)})
+    return [{"role": "user", "content": content}]

@@ -1,0 +1,107 @@
+"""Rows and media from a local copy."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from cambrian_gaze.data.media import MediaError
+from cambrian_gaze.data.video import FrameSampling
+from cambrian_gaze.evaluation.benchmarks import BENCHMARKS
+from cambrian_gaze.evaluation.benchmarks.declare import Film, Picture
+from cambrian_gaze.evaluation.benchmarks.rows import Rows
+
+
+def media(name: str, rows: Rows, number: int = 0) -> list[Picture | Film]:
+    return [part for part in BENCHMARKS[name].ask(rows[number], "official") if not isinstance(part, str)]
+
+
+@pytest.mark.parametrize(("name", "count"), [("mmmu_val", 2), ("mmvp", 1), ("gqa", 1)])
+def test_pictures_load_as_rgb(name: str, count: int, data_root: Path) -> None:
+    rows = Rows(BENCHMARKS[name], data_root)
+    pictures = media(name, rows, 3)
+    assert len(pictures) == count
+    assert all(rows.load(one, FrameSampling()).mode == "RGB" for one in pictures)
+    assert len({rows.fingerprint(one) for one in pictures}) == count
+
+
+def test_videos_load_as_frames(data_root: Path) -> None:
+    rows = Rows(BENCHMARKS["mlvu"], data_root)
+    (film,) = media("mlvu", rows)
+    assert len(rows.load(film, FrameSampling())) == 2
+    assert len(rows.load(film, FrameSampling(video_max_frames=1))) == 1
+    assert rows.fingerprint(film) != rows.fingerprint(*media("mlvu", rows, 1))
+
+
+def test_images_are_joined_by_key(data_root: Path) -> None:
+    rows = Rows(BENCHMARKS["gqa"], data_root)
+    first, second, third = (rows[number]["image"]["bytes"] for number in (0, 1, 2))
+    assert first == second != third
+
+
+def test_a_file_of_the_hub_cache_may_be_a_link(data_root: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(data_root / "MMVP", tmp_path / "MMVP")
+    image = copy / "MMVP" / "MMVP Images" / "1.jpg"
+    image.rename(tmp_path / "blob")
+    image.symlink_to(tmp_path / "blob")
+    rows = Rows(BENCHMARKS["mmvp"], tmp_path)
+    assert rows.load(*media("mmvp", rows), FrameSampling()).size == (40, 30)
+
+
+def test_what_is_missing_is_named(data_root: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="hf download lmms-lab/MME --repo-type dataset"):
+        Rows(BENCHMARKS["mme"], tmp_path)
+    (tmp_path / "lmms-lab" / "MME").mkdir(parents=True)
+    with pytest.raises(ValueError, match="cannot read .*split test"):
+        Rows(BENCHMARKS["mme"], tmp_path)
+    rows = Rows(BENCHMARKS["mlvu"], data_root)
+    with pytest.raises(MediaError, match="gone.mp4 is missing"):
+        rows.load(Film("gone.mp4"), FrameSampling())
+    with pytest.raises(MediaError, match="4 bytes cannot be decoded"):
+        rows.load(Picture(data=b"junk"), FrameSampling())
+
+
+def test_the_commit_of_a_local_copy_is_its_revision(data_root: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(data_root / "lmms-lab" / "MME", tmp_path / "lmms-lab" / "MME")
+    note = copy / ".cache" / "huggingface" / "download" / "README.md.metadata"
+    note.parent.mkdir(parents=True)
+    note.write_text("0123456789abcdef0123456789abcdef01234567\netag\n1.0\n")
+    assert Rows(BENCHMARKS["mme"], tmp_path).revision == "0123456789abcdef0123456789abcdef01234567"
+
+
+def test_the_hub_is_asked_for_the_declared_revision(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a network: what `datasets` is asked for, and the commit taken from the addresses that it downloaded."""
+    import datasets
+
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    asked = []
+
+    def load_dataset(path: str, config: str | None, **options: object) -> datasets.Dataset:
+        asked.append((path, config, options))
+        part = datasets.Dataset.from_list([{"video": "v0.mp4"}])
+        part.info.download_checksums = {f"hf://datasets/{path}@{commit}/json/{config}.json": {}}
+        return part
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    rows = Rows(BENCHMARKS["mvbench"])
+    assert len(asked) == len(rows) == 20 and rows[3]["config"] == asked[3][1] == "fine_grained_action"
+    assert asked[0][0] == "OpenGVLab/MVBench" and asked[0][2]["revision"] == "video"
+    assert rows.revision == commit
+    with pytest.raises(MediaError, match="read from a local copy only"):
+        rows.load(Film("v0.mp4"), FrameSampling())
+
+
+def test_files_of_the_hub_are_those_of_the_commit(data_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+
+    rows = Rows(BENCHMARKS["mmvp"], data_root)
+    rows.folder = None
+    asked = []
+
+    def hf_hub_download(dataset: str, name: str, **options: object) -> str:
+        asked.append((dataset, name, options["revision"]))
+        return str(data_root / dataset / name)
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", hf_hub_download)
+    assert rows.load(*media("mmvp", rows), FrameSampling()).mode == "RGB"
+    assert asked == [("MMVP/MMVP", "MMVP Images/1.jpg", "main")]

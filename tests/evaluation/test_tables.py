@@ -1,0 +1,158 @@
+"""Tables: the paper's figures, its average, and a row filled with what was measured."""
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+
+from cambrian_gaze.evaluation.benchmarks import BENCHMARKS, SUITES
+from cambrian_gaze.evaluation.results import journal_path
+from cambrian_gaze.evaluation.table_report import write_reports
+from cambrian_gaze.evaluation.tables import average, fill_row, kv_text, read_table
+from tests.evaluation._runs import evaluate, expect_these_rows
+
+TABLES = Path(__file__).resolve().parents[2] / "eval" / "tables"
+ROW = "Cambrian-4B + Gaze 72+4"
+
+
+@pytest.fixture(scope="module")
+def table():
+    return read_table(TABLES / "table1.yaml")
+
+
+def test_average_reproduces_all_thirteen_rows(table) -> None:
+    assert len(table.rows) == 13
+    for row in table.rows:
+        figures = {column: row.paper[column] for column in table.columns}
+        assert average(table.average, figures) == pytest.approx(row.paper["avg"], abs=0.051), row.name
+
+
+def test_columns_are_the_image_suite(table) -> None:
+    assert tuple(one.name for one in table.benchmarks) == SUITES["image"]
+
+
+def test_rows_of_other_models_cannot_be_run(table) -> None:
+    runnable = [row.name for row in table.rows if row.model_args is not None]
+    assert len(runnable) == 7 and all(name.startswith("Cambrian-4B") for name in runnable)
+    with pytest.raises(ValueError, match="cannot be run"):
+        table.rows[0].gaze_options()
+    with pytest.raises(ValueError, match="no row 'x'; the rows are:\n  Qwen2.5-VL-3B 256"):
+        table.row("x")
+
+
+def test_kv_sizes_are_those_of_the_options(table) -> None:
+    from cambrian_gaze.gaze.config import GazeConfig, RegionBudget
+    from cambrian_gaze.gaze.cost import attended_visual
+
+    for row in table.rows:
+        if row.model_args is not None:
+            side, region, context = (12, 3, 4) if "Compression" in row.name else (24, 6, 4)
+            context = context if "+ Gaze" in row.name else 0
+            config = GazeConfig(image=RegionBudget((1, region, region)), num_context_tokens=context)
+            cost = attended_visual([(1, side, side)], config.override(**row.gaze_options()))
+            assert row.kv_size == f"{cost.selected}" + (f"+{cost.context}" if context else "")
+
+
+def test_video_table_says_what_it_does_not_know() -> None:
+    video = read_table(TABLES / "video.yaml")
+    assert tuple(one.name for one in video.benchmarks) == SUITES["video"]
+    assert len(video.average_of) == 6 and video.average_status == "unverified"
+    assert [row.paper["avg"] for row in video.rows] == [60.6, 63.6]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [({"average": "median"}, "average must be"), ({"columns": ["gqaa"]}, "no benchmark fills the columns gqaa"),
+     ({"average_of": ["mmvp"]}, "not in columns"), ({"rows": [{"name": "x"}]}, "row 1: a row holds"),
+     ({"rows": [{"name": "x", "kv_size": "1", "paper": {"gqq": 1}}]}, "unknown columns: gqq"),
+     ({"colour": "red"}, "must hold")],
+)  # fmt: skip
+def test_bad_tables_are_named(change: dict, message: str, tmp_path: Path) -> None:
+    values = {"title": "t", "average": "mean", "columns": ["gqa"], "rows": []} | change
+    (tmp_path / "t.yaml").write_text(yaml.safe_dump(values))
+    with pytest.raises(ValueError, match=message):
+        read_table(tmp_path / "t.yaml")
+
+
+def test_average_of_some_columns() -> None:
+    assert average("mme_half", {"mme_p": 1000.0, "gqa": 60.0, "mmvp": 40.0}) == 50.0
+    assert average("mme_half", {"mme_p": 1000.0}) == 50.0
+    assert average("mme_half", {"gqa": 60.0}) == 60.0
+    assert average("mean", {}) is None
+
+
+def test_incomplete_columns_are_left_out_of_the_average(table, whole_run: Path) -> None:
+    filled = fill_row(table, table.row(ROW), whole_run)
+    assert len(filled.cells) == 2 * (len(table.columns) + 1)
+    for cell in filled.cells:
+        assert cell.status.startswith("INCOMPLETE")
+        assert (cell.measured is None) == (cell.column == "avg")
+
+
+def test_a_whole_row(table, whole_run: Path, data_root: Path, tmp_path: Path, monkeypatch) -> None:
+    expect_these_rows(monkeypatch, data_root, ["image"])
+    output = shutil.copytree(whole_run, tmp_path / "run")
+    _answer_like_the_gold(output, ["mme", "gqa"])
+    filled = fill_row(table, table.row(ROW), output)
+    cells = {cell.column: cell for cell in filled.cells if cell.protocol == "cambrian"}
+    assert all(cell.status == "complete" for cell in cells.values())
+    assert cells["mme_p"].measured == 400 and cells["gqa"].measured == 100
+    others = sum(cells[column].measured for column in table.columns[1:]) / 13
+    assert cells["avg"].measured == pytest.approx(0.5 * 400 / 20 + 0.5 * others)
+    assert cells["avg"].paper == 68.1 and cells["avg"].delta == pytest.approx(cells["avg"].measured - 68.1)
+    low, high = cells["avg"].ci95
+    assert low <= cells["avg"].measured <= high
+    assert kv_text(cells["gqa"].attended) == "8+4 of 64" and "KV size is 72+4" in filled.notes[0]
+
+    text = write_reports(filled, output)
+    assert "| GQA | 100.0 | 100.0 – 100.0 | 57.8 | +42.2 | 4 | 8+4 of 64 | – | local | complete |" in text
+    assert "| Qwen2.5-VL-3B 256 | 256 | 71.0 |" in text
+    lines = list(csv.DictReader((output / "table.csv").open()))
+    assert [line["column"] for line in lines[:15]] == [*table.columns, "avg"] and lines[7]["kv_visual"] == "8.0"
+    values = json.loads((output / "table.json").read_text())
+    assert values["cells"][0]["measured"] == 400 and values["row"]["kv_size"] == "72+4"
+    page = (output / "table.html").read_text()
+    assert "<svg" in page and "Qwen2.5-VL-3B" in page and "http" not in page.replace("http-equiv", "")
+
+
+def _answer_like_the_gold(output: Path, names: list[str]) -> None:
+    """Replace the answers of some benchmarks by the gold ones."""
+    gold = {}
+    for name in names:
+        for path in (output / "tasks").glob(f"{name}.*.json"):
+            gold |= {s["key"]: s["target"]["answer"] for s in json.loads(path.read_text())["samples"]}
+    journal = journal_path(output, 0)
+    entries = [json.loads(line) for line in journal.read_text().splitlines()]
+    lines = [json.dumps({**entry, "answer": gold.get(entry["key"], entry["answer"])}) for entry in entries]
+    journal.write_text("".join(line + "\n" for line in lines))
+
+
+def test_two_runs_are_compared_in_pairs(tiny, table, whole_run: Path, data_root: Path, tmp_path: Path) -> None:
+    better = shutil.copytree(whole_run, tmp_path / "better")
+    _answer_like_the_gold(better, ["gqa", "mmvp"])
+    filled = fill_row(table, table.row(ROW), better, against=whole_run)
+    cells = {cell.column: cell for cell in filled.cells if cell.protocol == "cambrian"}
+    assert (cells["gqa"].difference, cells["gqa"].difference_ci95) == (100.0, (100.0, 100.0))
+    assert (cells["mme_p"].difference, cells["mme_p"].difference_ci95) == (0.0, (0.0, 0.0))
+    assert "| − other | 95 % CI of it |" in write_reports(filled, better)
+
+    evaluate(tiny, data_root, tmp_path / "limited", ["gqa"], gaze={"top_k": 2}, limit=1)
+    with pytest.raises(ValueError, match="do not hold the same scoring groups"):
+        fill_row(table, table.row(ROW), better, against=tmp_path / "limited")
+
+
+def test_a_table_is_of_one_model(tiny, table, data_root: Path, tmp_path: Path) -> None:
+    evaluate(tiny, data_root, tmp_path, ["mmvp"], gaze={"top_k": 2})
+    evaluate(tiny, data_root, tmp_path, ["gqa"], gaze={"top_k": 1})
+    with pytest.raises(ValueError, match="2 models or gaze settings"):
+        fill_row(table, table.row(ROW), tmp_path)
+
+
+def test_video_row(whole_run: Path) -> None:
+    video = read_table(TABLES / "video.yaml")
+    filled = fill_row(video, video.rows[1], whole_run)
+    assert filled.cells[7].status.endswith("(unverified)")
+    assert "unverified" in filled.notes[-1] and len(BENCHMARKS) == 21
