@@ -60,10 +60,9 @@ class Choices:
 def upstream_names(names: Iterable[str], tied: bool, layers: int) -> dict[str, Name]:
     """Names of a whole checkpoint in this project's model; of the tower, the first `layers` layers.
 
-    Raises: ValueError where the checkpoint holds an SVA, several towers or a tower in open_clip's layout.
+    Raises: ValueError where the checkpoint holds several towers or a tower in open_clip's layout.
     """
     names = list(names)
-    refuse_sva(names)
     _refuse_other_towers(names)
     found: dict[str, Name] = {}
     rest = []

@@ -63,7 +63,6 @@ def from_cambrian(
     if not dry_run:
         refuse_existing(out)
     upstream = read_config(path)
-    cambrian.tower_name(upstream)
     shards = Shards(path)
     cambrian.refuse_sva(shards)
     text_config = decoder_config(upstream)
