@@ -28,7 +28,8 @@ from cambrian_gaze.models.cambrian import Choices
 from cambrian_gaze.models.key_report import KeyReport, Part, match, model_shapes
 from cambrian_gaze.models.model_writer import EMBEDDINGS, NEW, write_model
 from cambrian_gaze.models.modeling import CambrianGazeForConditionalGeneration
-from cambrian_gaze.models.shard_writer import Planned, refuse_existing, write_file
+from cambrian_gaze.models.shard_writer import Planned, write_file
+from cambrian_gaze.models.writing import refuse_existing
 from cambrian_gaze.models.shards import Shards
 from cambrian_gaze.models.weight_names import DECODER, HEAD, TOWER
 
@@ -98,6 +99,7 @@ def from_cambrian(
         (folder / cambrian.RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
         if left_out:
             write_file(folder / cambrian.LEFT_OUT, [Planned.copied(name, shards, name) for name in left_out])
+        write_lineage(folder, "convert from-cambrian", [parent("model", path)])
 
     sizes = {"max_shard_size": max_shard_size, "progress": progress}
     write_model(out, model, report, text_tokenizer, path, dtype=None, extra=add_record, **sizes)

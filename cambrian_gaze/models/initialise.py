@@ -25,7 +25,7 @@ from cambrian_gaze.models.backbones import (
 from cambrian_gaze.models.key_report import KeyReport, match, model_shapes
 from cambrian_gaze.models.model_writer import EMBEDDINGS, NEW, write_model
 from cambrian_gaze.models.modeling import CambrianGazeForConditionalGeneration
-from cambrian_gaze.models.shard_writer import refuse_existing
+from cambrian_gaze.models.writing import refuse_existing
 from cambrian_gaze.models.weight_names import HEAD
 
 
@@ -78,5 +78,9 @@ def initialise(
         return report
     report.check()
     dtype = dtype or text_config.dtype or parts[0].shards.entries[report.loaded[EMBEDDINGS].name].dtype
-    write_model(out, model, report, text_tokenizer, llm_folder, dtype, seed, max_shard_size, progress)
+    parents = [parent("language model", language_model), parent("vision tower", vision)]
+    write_model(
+        *(out, model, report, text_tokenizer, llm_folder, dtype, seed, max_shard_size, progress),
+        extra=lambda folder: write_lineage(folder, "init", parents),
+    )
     return report

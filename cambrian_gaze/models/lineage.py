@@ -17,6 +17,7 @@ import torch
 from safetensors import safe_open
 
 import cambrian_gaze
+from cambrian_gaze.models.shards import file_sha256, tensor_bytes
 from cambrian_gaze.models.writing import write_json
 
 LINEAGE = "lineage.json"
@@ -175,13 +176,9 @@ def lines(lineage: Mapping[str, Any], indent: str = "") -> Iterator[str]:
 
 def _digest_of_tensor(tensor: torch.Tensor) -> str:
     digest = hashlib.sha256(f"{tensor.dtype} {tuple(tensor.shape)}\n".encode())
-    digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
+    digest.update(tensor_bytes(tensor))
     return digest.hexdigest()
 
 
 def _digest_of_file(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 22):
-            digest.update(block)
-    return f"sha256:{digest.hexdigest()}"
+    return f"sha256:{file_sha256(path)}"

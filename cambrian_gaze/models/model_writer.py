@@ -15,7 +15,8 @@ from cambrian_gaze.models.configuration import CambrianGazeConfig
 from cambrian_gaze.models.key_report import KeyReport, model_shapes
 from cambrian_gaze.models.modeling import CambrianGazeForConditionalGeneration
 from cambrian_gaze.models.processing import CambrianGazeProcessor
-from cambrian_gaze.models.shard_writer import Planned, new_folder, write_shards
+from cambrian_gaze.models.shard_writer import Planned, write_shards
+from cambrian_gaze.models.writing import new_folder
 from cambrian_gaze.models.weight_names import DECODER, HEAD
 
 EMBEDDINGS = DECODER + "embed_tokens.weight"

@@ -6,13 +6,11 @@ each tensor, then their bytes.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
 import os
-import shutil
 import struct
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -92,28 +90,3 @@ def write_file(path: Path, planned: Sequence[Planned], written: Callable[[int], 
             written(tensor.size)
         file.flush()
         os.fsync(file.fileno())
-
-
-@contextlib.contextmanager
-def new_folder(out: Path | str) -> Iterator[Path]:
-    """A folder under a temporary name, moved to `out` when everything in it is written; on an error it is deleted.
-
-    Raises: ValueError where `out` exists and is not an empty folder.
-    """
-    out = Path(out)
-    refuse_existing(out)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.parent / f".{out.name}.{os.getpid()}"
-    partial.mkdir()
-    try:
-        yield partial
-        os.replace(partial, out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-def refuse_existing(out: Path | str) -> None:
-    """Raises: ValueError where `out` exists and is not an empty folder: nothing is overwritten."""
-    out = Path(out)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ValueError(f"{out} exists and is not an empty folder; choose another, or delete it")

@@ -14,7 +14,8 @@ from cambrian_gaze.models.configuration import CambrianGazeConfig
 from cambrian_gaze.models.key_report import KeyReport, Part, Source, match, model_shapes
 from cambrian_gaze.models.model_writer import EMBEDDINGS, check_space, generation_config
 from cambrian_gaze.models.modeling import CambrianGazeForConditionalGeneration
-from cambrian_gaze.models.shard_writer import Planned, new_folder, refuse_existing, write_shards
+from cambrian_gaze.models.shard_writer import Planned, write_shards
+from cambrian_gaze.models.writing import new_folder, refuse_existing
 from cambrian_gaze.models.shards import Shards
 from cambrian_gaze.models.weight_names import Name
 
@@ -96,6 +97,7 @@ def to_cambrian(
         (folder / "config.json").write_text(json.dumps(upstream, indent=2) + "\n", encoding="utf-8")
         generation_config(config, path, tokenizer).save_pretrained(folder)
         tokenizer.save_pretrained(folder)
+        write_lineage(folder, "convert to-cambrian", [parent("model", path)])
     return report
 
 

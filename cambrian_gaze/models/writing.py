@@ -30,11 +30,10 @@ def write_json(path: Path, content: object) -> None:
 def new_folder(path: Path | str) -> Iterator[Path]:
     """Yields an empty folder beside `path` that takes its place when the block ends without an error.
 
-    Raises: FileExistsError where `path` is there and not an empty folder.
+    Raises: ValueError where `path` is there and not an empty folder.
     """
     path = Path(path)
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise FileExistsError(f"{path} is there already; name a new folder, or remove it first")
+    refuse_existing(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
     try:
@@ -46,3 +45,10 @@ def new_folder(path: Path | str) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
+
+
+def refuse_existing(path: Path | str) -> None:
+    """Raises: ValueError where `path` is there and not an empty folder: nothing is overwritten."""
+    path = Path(path)
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise ValueError(f"{path} exists and is not an empty folder; choose another, or delete it")

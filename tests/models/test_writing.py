@@ -13,7 +13,7 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
         (folder / "a").write_text("1")
         assert not target.exists()
     assert (target / "a").read_text() == "1"
-    with pytest.raises(FileExistsError, match="is there already"), new_folder(target):
+    with pytest.raises(ValueError, match="exists and is not an empty folder"), new_folder(target):
         pass
     with pytest.raises(RuntimeError), new_folder(tmp_path / "other") as folder:
         (folder / "a").write_text("1")

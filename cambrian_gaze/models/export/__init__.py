@@ -23,7 +23,7 @@ def export(name: str, source: Path | str, out: Path | str) -> Path:
     """Write the model in `source` (a folder, or a name on the hub) to the new folder `out`.
 
     Raises: ValueError for an unknown format and for a model that the format cannot express, with the reason;
-    FileExistsError where `out` is not empty. Nothing is written then.
+    ValueError where `out` is not empty. Nothing is written then.
     """
     if name not in FORMATS:
         raise ValueError(f"unknown format {name!r}; known: {', '.join(FORMATS)}")

@@ -71,6 +71,9 @@ def inexpressible(config: CambrianGazeConfig, layout: str) -> list[str]:
     vision = config.vision_config
     if vision.model_type != "siglip_vision_model":
         reasons.append(f"its tower is a {vision.model_type}, not a siglip_vision_model")
+    elif config.vision_feature_layer is not None:
+        if layout == "deepseek_vl":
+            reasons.append(f"it reads the tower's hidden state {config.vision_feature_layer}, the layout its last norm")
     elif layout == "llava":
         if vision.hidden_act not in GELUS:
             reasons.append(f"the tower's activation {vision.hidden_act} is none of {', '.join(GELUS)}")
@@ -91,14 +94,17 @@ def to_deepseek_vl(model: CambrianGazeForConditionalGeneration) -> DeepseekVLFor
 
 
 def to_llava(model: CambrianGazeForConditionalGeneration) -> LlavaForConditionalGeneration:
-    """The tensors under LLaVA's names, and the tower's last norm as one more layer (see the module)."""
+    """The tensors under LLaVA's names; where the tower is read after its last norm, that as one more layer (see the
+    module)."""
     prefix = "multi_modal_projector.linear_"
     names = {"mm_projector.0.": f"{prefix}1.", "mm_projector.2.": f"{prefix}2."}
-    common = _common(model.config)
+    common, layer = _common(model.config), model.config.vision_feature_layer
+    options = {"vision_feature_select_strategy": "full", "projector_hidden_act": "gelu"}
+    if layer is not None:
+        config = LlavaConfig(**common, vision_feature_layer=layer, **options)
+        return _built(LlavaForConditionalGeneration, config, _renamed(model, names), model.dtype)
     common["vision_config"]["num_hidden_layers"] += 1
-    config = LlavaConfig(
-        **common, vision_feature_layer=[-2, -1], vision_feature_select_strategy="full", projector_hidden_act="gelu"
-    )
+    config = LlavaConfig(**common, vision_feature_layer=[-2, -1], **options)
     tensors = _renamed(model, names) | _norm_as_layer(model)
     weight = tensors[f"model.{prefix}1.weight"]
     tensors[f"model.{prefix}1.weight"] = torch.cat([-weight, weight], dim=1)
