@@ -26,12 +26,13 @@ from cambrian_gaze.models.backbones import (
 )
 from cambrian_gaze.models.cambrian import Choices
 from cambrian_gaze.models.key_report import KeyReport, Part, match, model_shapes
+from cambrian_gaze.models.lineage import parent, write_lineage
 from cambrian_gaze.models.model_writer import EMBEDDINGS, NEW, write_model
 from cambrian_gaze.models.modeling import CambrianGazeForConditionalGeneration
 from cambrian_gaze.models.shard_writer import Planned, write_file
-from cambrian_gaze.models.writing import refuse_existing
 from cambrian_gaze.models.shards import Shards
 from cambrian_gaze.models.weight_names import DECODER, HEAD, TOWER
+from cambrian_gaze.models.writing import refuse_existing
 
 DENSE = {"image": {"region_size": [1, 6, 6], "keep_ratio": 1.0}, "num_context_tokens": 0}
 """Gaze configuration of a converted model: every region, no context tokens. It computes what upstream computes."""

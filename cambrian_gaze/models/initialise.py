@@ -23,10 +23,11 @@ from cambrian_gaze.models.backbones import (
     vision_tower_part,
 )
 from cambrian_gaze.models.key_report import KeyReport, match, model_shapes
+from cambrian_gaze.models.lineage import parent, write_lineage
 from cambrian_gaze.models.model_writer import EMBEDDINGS, NEW, write_model
 from cambrian_gaze.models.modeling import CambrianGazeForConditionalGeneration
-from cambrian_gaze.models.writing import refuse_existing
 from cambrian_gaze.models.weight_names import HEAD
+from cambrian_gaze.models.writing import refuse_existing
 
 
 def initialise(

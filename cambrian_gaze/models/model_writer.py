@@ -16,8 +16,8 @@ from cambrian_gaze.models.key_report import KeyReport, model_shapes
 from cambrian_gaze.models.modeling import CambrianGazeForConditionalGeneration
 from cambrian_gaze.models.processing import CambrianGazeProcessor
 from cambrian_gaze.models.shard_writer import Planned, write_shards
-from cambrian_gaze.models.writing import new_folder
 from cambrian_gaze.models.weight_names import DECODER, HEAD
+from cambrian_gaze.models.writing import new_folder
 
 EMBEDDINGS = DECODER + "embed_tokens.weight"
 

@@ -12,12 +12,13 @@ from transformers import AutoTokenizer
 from cambrian_gaze.models import cambrian
 from cambrian_gaze.models.configuration import CambrianGazeConfig
 from cambrian_gaze.models.key_report import KeyReport, Part, Source, match, model_shapes
+from cambrian_gaze.models.lineage import parent, write_lineage
 from cambrian_gaze.models.model_writer import EMBEDDINGS, check_space, generation_config
 from cambrian_gaze.models.modeling import CambrianGazeForConditionalGeneration
 from cambrian_gaze.models.shard_writer import Planned, write_shards
-from cambrian_gaze.models.writing import new_folder, refuse_existing
 from cambrian_gaze.models.shards import Shards
 from cambrian_gaze.models.weight_names import Name
+from cambrian_gaze.models.writing import new_folder, refuse_existing
 
 _TOWER_SIZES = ("hidden_size", "image_size", "patch_size")
 

@@ -7,8 +7,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from cambrian_gaze.models.shard_writer import Planned, new_folder, write_file, write_shards
+from cambrian_gaze.models.shard_writer import Planned, write_file, write_shards
 from cambrian_gaze.models.shards import DTYPES, Shards
+from cambrian_gaze.models.writing import new_folder
 
 
 def planned(tensors: dict[str, torch.Tensor]) -> list[Planned]:

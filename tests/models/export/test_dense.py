@@ -39,9 +39,9 @@ def inputs_of(folder: Path, **options):
     )
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_transformers_reads_it_and_computes_the_same(layout: str, tmp_path: Path) -> None:
-    source = saved(tmp_path / "gaze", **DENSE)
+@pytest.mark.parametrize(("layout", "layer"), [*((layout, None) for layout in LAYOUTS), ("llava", -1), ("llava", -2)])
+def test_transformers_reads_it_and_computes_the_same(layout: str, layer: int | None, tmp_path: Path) -> None:
+    source = saved(tmp_path / "gaze", **DENSE, vision_feature_layer=layer)
     write_lineage(source, "by hand")
     export(layout, source, tmp_path / layout)
     own = CambrianGazeForConditionalGeneration.from_pretrained(source).eval()
