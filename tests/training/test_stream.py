@@ -11,7 +11,7 @@ from PIL import Image
 from cambrian_gaze.data.quarantine import read_quarantine
 from cambrian_gaze.training.log import read_log
 from tests.training._ranks import launch
-from tests.training._runs import flags, run
+from tests.training._runs import ROOT, flags, run
 
 pa = pytest.importorskip("pyarrow")
 parquet = pytest.importorskip("pyarrow.parquet")
@@ -50,6 +50,7 @@ def test_kill_and_resume_is_exact(recipe: Path, tmp_path: Path, ranks: int, work
     """Eight steps read more than the stream holds: it begins again, and the resumed run with it."""
     changes = {"dataloader_num_workers": workers, "max_quarantined_share": 0.5}
     changes |= {"dataloader_multiprocessing_context": "fork"} if workers else {}
+    changes |= {"deepspeed": str(ROOT / "train" / "deepspeed" / "zero2.json")} if ranks > 1 else {}
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     assert launch(ranks, run, flags(recipe, whole, **changes)) == [0] * ranks
     assert -signal.SIGKILL in launch(ranks, run, flags(recipe, broken, **changes), 6)
