@@ -34,7 +34,7 @@ def run_light(*arguments: str) -> tuple[str, float, set[str]]:
     "arguments",
     ["--help", "--version", "train --help", "quickstart --help", "generate --help", "answer --help", "cost --help"]
     + ["bench --help", "bench attention --help", "bench train-step --help"]
-    + ["checkpoint --help", "checkpoint show --help", "export --help", "push --help"],
+    + ["checkpoint --help", "checkpoint show --help", "export --help", "push --help", "serve --help"],
 )
 def test_help_takes_under_a_second_and_imports_nothing_heavy(arguments: str) -> None:
     output, seconds, heavy = run_light(*arguments.split())
