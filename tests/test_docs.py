@@ -126,7 +126,7 @@ def check_cambrian_gaze(words: list[str]) -> None:
     if name == "train":
         check_training(arguments)
     else:
-        bench = (arguments[0],) if name == "bench" else ()
+        bench = (arguments[0],) if name in ("bench", "checkpoint") else ()
         missing = {word.split("=")[0] for word in arguments if word.startswith("--")} - options_of(name, *bench)
         assert not missing, f"cambrian-gaze {name} has no {', '.join(sorted(missing))}"
 
