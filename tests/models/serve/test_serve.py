@@ -116,7 +116,8 @@ def test_text_sampling_stops_and_several_at_once(server: ChatServer) -> None:
     (text,) = texts
     end = next(letter for letter in text if letter.isascii())  # untrained: some of it is no text
     stopped = json.loads(ask(server, body | {"stop": end})[1])
-    assert stopped["choices"][0]["message"]["content"] == text[: text.index(end) + 1]
+    assert text.startswith(stopped["choices"][0]["message"]["content"]), "the token that holds it is the last"
+    assert end in stopped["choices"][0]["message"]["content"]
     assert stopped["choices"][0]["finish_reason"] == "stop"
 
 
