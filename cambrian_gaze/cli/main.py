@@ -36,6 +36,7 @@ COMMANDS: dict[str, Command] = {
         "write a saved model as a dense model of transformers, in bf16, int8 or int4", "cambrian_gaze.cli.export:main"
     ),
     "push": Command("upload a saved model with a card made of its run", "cambrian_gaze.cli.push:main"),
+    "serve": Command("a chat endpoint in the form of OpenAI's API", "cambrian_gaze.cli.serve:main"),
     "checkpoint": Command("show what made a saved model", "cambrian_gaze.cli.checkpoint:main"),
     "bench": Command("measure attention, decoding, data or training steps", "cambrian_gaze.cli.bench:main"),
 }
