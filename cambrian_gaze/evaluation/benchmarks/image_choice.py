@@ -1,4 +1,4 @@
-"""Image columns of Table 1 with options to choose from: MMBench, MMVP, RealWorldQA, CV-Bench, ScienceQA, MMMU.
+"""Image columns of the paper's Table 1 with options: MMBench, MMVP, RealWorldQA, CV-Bench, ScienceQA and MMMU.
 
 Prompts and rules of the protocol `cambrian` are the parent's; `docs/evaluation.md` says where `official` differs.
 """
