@@ -102,6 +102,8 @@ def saved_bytes(model: nn.Module, batch: MicroBatch, place: Placement, backend: 
         tower = vision.num_hidden_layers * tower_layer
     logits = batch.supervised * text.vocab_size
     routes = batch.most_regions and place.checkpointing
+    (height, wide), context = model.config.grid, model.config.gaze_config.num_context_tokens
+    routing = tokens - batch.units * (height * wide + context)  # text
     return {
         "tower": tower + tower_rest,
         "projector": _projector(model, batch.units, b),
@@ -109,7 +111,7 @@ def saved_bytes(model: nn.Module, batch: MicroBatch, place: Placement, backend: 
         "keys and values": kept_kv,
         # Log-softmax in fp32, and the output layer's input.
         "logits": logits * FP32 + batch.supervised * width * b * trains[DECODER],
-        "selections": 8 * layers * tokens * text.num_attention_heads * batch.most_regions if routes else 0,
+        "selections": 8 * layers * routing * text.num_attention_heads * batch.most_regions if routes else 0,
         "recomputed": recomputed,
         # The loss upcasts the logits and their gradient; the mask is combined from two of booleans.
         "working": max(logits * (b + FP32), 2 * _mask_entries(model, batch) if backend == "masked" else 0),
