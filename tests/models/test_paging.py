@@ -153,7 +153,8 @@ def test_any_mixture_of_prefill_and_steps(seed, kind):
     want = Stream(case.config).feed_pieces(layers, layout, cuts)
     paged = PagedGazeCache(case.config, "1MiB", 2)
     for got, expected in zip(Stream(case.config, paged).feed_pieces(layers, layout, cuts), want, strict=True):
-        assert torch.equal(got[where], expected[where])
+        # A step over resident pages adds up in another order on a CPU.
+        assert torch.allclose(got[where], expected[where], rtol=0, atol=1e-14)
     assert len(paged.layers) == 2
     size = 1
     while True:  # the smallest pool that will do
@@ -166,7 +167,7 @@ def test_any_mixture_of_prefill_and_steps(seed, kind):
             assert needed > size
             size = needed
     for got, expected in zip(outputs, want, strict=True):
-        assert torch.equal(got[where], expected[where])
+        assert torch.allclose(got[where], expected[where], rtol=0, atol=1e-14)
 
 
 def test_rows_move_with_their_layout():
