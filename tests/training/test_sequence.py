@@ -1,19 +1,24 @@
 """Sequence parallelism in a run: two ranks that share their batches train what one rank trains, and count it once."""
 
+import dataclasses
 import json
 from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 from safetensors.torch import load_file
 
-from cambrian_gaze.training import config
+from cambrian_gaze.attention.sequence import SequenceGroup
+from cambrian_gaze.models.presets import preset
+from cambrian_gaze.training.arguments import TrainingArguments
 from cambrian_gaze.training.log import read_log
+from cambrian_gaze.training.sequence import check_same_batches
 from tests.training._ranks import launch
 from tests.training._runs import ROOT, TINY, flags, run, write_data
 
-COUNTS = ("samples", "padding", "quarantined", "filled")
-OPTIONS = {"max_steps": 5, "save_strategy": "no", "learning_rate": 1e-3, "adam_epsilon": 1e-3, "max_length": 256}
+COUNTS = ("samples", "quarantined", "filled")
+OPTIONS = {"max_steps": 5, "save_strategy": "no", "learning_rate": 1e-3, "adam_epsilon": 1e-3, "max_quarantined_share": 0.5}
 
 
 def curves(folder: Path, *keys: str) -> list[list[float]]:
@@ -56,7 +61,7 @@ def test_two_ranks_train_what_one_trains(data: Path, alone: Path, tmp_path: Path
     assert launch(2, run, flags(data, tmp_path, **shared)) == [0, 0]
     for want, got in zip(curves(alone, "loss", "grad_norm"), curves(tmp_path, "loss", "grad_norm"), strict=True):
         assert got == pytest.approx(want, rel=2e-4)
-    exact = ("k", "keep_ratio", "attended_visual_kv", "attended_kv_share", "padding", "quarantined", "filled")
+    exact = ("k", "keep_ratio", "attended_visual_kv", "attended_kv_share", "quarantined", "filled")
     for want, got in zip(curves(alone, *exact), curves(tmp_path, *exact), strict=True):
         assert got == pytest.approx(want, rel=1e-9)
     end, other = (read_log(folder, "end")[-1] for folder in (alone, tmp_path))
@@ -82,43 +87,54 @@ def test_four_ranks_in_two_groups_train_what_two_train(data: Path, tmp_path: Pat
     assert {key: two[key] for key in COUNTS} == {key: four[key] for key in COUNTS}
 
 
-def arguments(monkeypatch: pytest.MonkeyPatch, ranks: int, **changes: object):
+def arguments(monkeypatch: pytest.MonkeyPatch, ranks: int, **changes: object) -> TrainingArguments:
     monkeypatch.setenv("WORLD_SIZE", str(ranks))
-    run = config.load(flags(Path("none.jsonl"), Path("none"), **changes))
-    return run.training
+    values = {"output_dir": "none", "use_cpu": True, "per_device_train_batch_size": 1, **changes}
+    arguments = TrainingArguments.__new__(TrainingArguments)
+    for field in dataclasses.fields(TrainingArguments):
+        setattr(arguments, field.name, values.get(field.name, field.default))
+    return arguments
 
 
 def test_the_batch_is_that_of_a_group(monkeypatch: pytest.MonkeyPatch) -> None:
-    options = {"sequence_parallel_size": 4, "per_device_train_batch_size": 1}
-    assert arguments(monkeypatch, 1, per_device_train_batch_size=1, global_batch_size=6).gradient_accumulation_steps == 6
-    with pytest.raises(config.ConfigError, match="sequence_parallel_size 4 must divide the number of ranks, 6"):
-        arguments(monkeypatch, 6, **options)
-    with pytest.raises(config.ConfigError, match="include_num_input_tokens_seen"):
-        arguments(monkeypatch, 8, include_num_input_tokens_seen="all", **options)
+    wide = arguments(monkeypatch, 8, sequence_parallel_size=4, global_batch_size=6)
+    wide._check_groups()
+    wide._accumulate()
+    assert wide.gradient_accumulation_steps == 3
+    with pytest.raises(ValueError, match="sequence_parallel_size 4 must divide the number of ranks, 6"):
+        arguments(monkeypatch, 6, sequence_parallel_size=4)._check_groups()
+    with pytest.raises(ValueError, match="include_num_input_tokens_seen"):
+        arguments(monkeypatch, 8, sequence_parallel_size=4, include_num_input_tokens_seen="all")._check_groups()
 
 
-def heads_run(argv: list[str]) -> int:
-    """Exit status 3 where the run is refused for its heads."""
+def refused(argv: list[str]) -> int:
+    """Exit status 0 where the run is refused for its heads."""
     try:
         run(argv)
     except ValueError as error:
-        return 3 if "4 query heads and 1 key-value heads" in str(error) else 4
-    return 0
+        return 0 if "4 query heads and 1 key-value heads" in str(error) else 4
+    return 5
 
 
-def torn_run(argv: list[str]) -> int:
-    """Exit status 3 where a run whose ranks read different batches says so."""
-    from cambrian_gaze.training.arguments import TrainingArguments
+def test_heads_that_do_not_divide_are_refused_before_the_first_step(data: Path, tmp_path: Path) -> None:
+    text = preset("tiny")["text_config"] | {"num_key_value_heads": 1}
+    overrides = json.loads(TINY["model_overrides"]) | {"text_config": text}
+    options = {"sequence_parallel_size": 2, "model_overrides": json.dumps(overrides)}
+    assert launch(2, refused, flags(data, tmp_path, **options)) == [0, 0]
 
-    TrainingArguments.data_parallel_rank = property(lambda self: self.process_index)
-    TrainingArguments.data_parallel_size = property(lambda self: self.world_size)
-    from cambrian_gaze.training import sequence
 
-    group = sequence.SequenceGroup
-    sequence.sequence_group.__globals__["SequenceGroup"] = lambda _: group(torch.distributed.group.WORLD)
-    sequence.dist.new_group = lambda *a, **k: torch.distributed.group.WORLD
+def torn(steps: list[int]) -> int:
+    """Exit status 0 where ranks that read different batches are told so, in the second of `steps`."""
+    dist.init_process_group("gloo")
+    group, rank = SequenceGroup(dist.group.WORLD), dist.get_rank()
     try:
-        run(argv)
+        for step in steps:
+            batch = {"input_ids": torch.tensor([[1, 2, 3 + rank * step]]), "labels": torch.ones(1, 3), "num_samples": 1}
+            check_same_batches([batch], group, torch.device("cpu"))
     except ValueError as error:
-        return 3 if "have read different batches" in str(error) else 4
-    return 0
+        return 0 if step == 1 and "different batches" in str(error) else 4
+    return 5
+
+
+def test_ranks_of_a_group_that_read_different_batches_stop() -> None:
+    assert launch(2, torn, [0, 1, 0]) == [0, 0]
