@@ -119,6 +119,8 @@ def check_pip(words: list[str]) -> None:
 def check_cambrian_gaze(words: list[str]) -> None:
     if len(words) == 1 or words[1] in ("--help", "--version"):
         return
+    from cambrian_gaze.training.config import known_keys
+
     name, arguments = words[1], words[2:]
     assert name in COMMANDS, f"no command {name}"
     if "--help" in arguments:
@@ -129,7 +131,8 @@ def check_cambrian_gaze(words: list[str]) -> None:
         configs = [word for word in arguments if word.endswith(".yaml")]
         for config in configs:
             check_training([config])
-        assert configs and {word for word in arguments if word.startswith("--")} <= options_of("plan")
+        keys = {f"--{key}" for key in known_keys()}
+        assert configs and {word for word in arguments if word.startswith("--")} <= options_of("plan") | keys
     else:
         groups = ("bench", "checkpoint", "convert", "data", "eval")
         action = arguments[:1] if name in groups else []

@@ -13,6 +13,8 @@ _HOME = {
     "GazeContext": "context",
     "GazeRecorder": "record",
     "GazeStats": "record",
+    "SequenceGroup": "sequence",
+    "SequenceShards": "sequence",
     "attend": "registry",
     "prepare": "registry",
 }

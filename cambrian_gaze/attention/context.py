@@ -15,6 +15,7 @@ from torch import Tensor
 
 from cambrian_gaze.attention.record import GazeRecorder
 from cambrian_gaze.attention.rotary import unrotate
+from cambrian_gaze.attention.sequence import SequenceShards
 from cambrian_gaze.attention.workspace import Workspace
 from cambrian_gaze.gaze.config import GazeConfig
 from cambrian_gaze.gaze.descriptors import attention_mass_scores, describe, region_scores
@@ -99,6 +100,9 @@ class GazeContext:
 
     saved: dict[int, Tensor] | None = None
     """Selections per layer under activation checkpointing: saved, not recomputed, since near-ties flip."""
+
+    shards: SequenceShards | None = None
+    """How the tokens are spread over ranks, under sequence parallelism. The layouts are of all tokens all the same."""
 
     prepared: dict[str, Any] = field(default_factory=dict)
     """What the backend derived from the layouts once for all layers."""

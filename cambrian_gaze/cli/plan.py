@@ -77,15 +77,18 @@ def table(plan: Plan) -> str:
         for name, (every, trained) in plan.parameters.items()
     ]
     needed = sum(plan.memory.values())
-    lines += ["", f"memory of one GPU, batch of {batch['per_device']} × {batch['length']:,} tokens"]
+    shards = plan.gpus // batch["readers"]
+    of = f", shared by {shards} GPUs" if shards > 1 else ""
+    lines += ["", f"memory of one GPU, batch of {batch['per_device']} × {batch['length']:,} tokens{of}"]
     lines += [_row(part, f"{amount / GIB:,.2f} GiB") for part, amount in plan.memory.items() if amount]
     lines.append(_row("together", f"{needed / GIB:,.2f} GiB", f"of {USABLE * plan.memory_gb * 1e9 / GIB:,.0f} GiB"))
     both = ", ".join(f"{name} {amount / GIB:,.1f} GiB" for name, amount in plan.activations.items())
     lines.append(f"  activations and temporaries {both}")
     flops = sum(plan.flops.values())
+    who = f"{plan.gpus} GPUs" if shards == 1 else f"{batch['readers']} groups of {shards} GPUs"
     lines += [
         "",
-        f"a step: {batch['global']} samples = {plan.gpus} GPUs × {batch['per_device']} × {batch['accumulation']} "
+        f"a step: {batch['global']} samples = {who} × {batch['per_device']} × {batch['accumulation']} "
         f"micro-batches, {plan.tokens['per_step']:,.0f} tokens",
     ]
     lines += [_row(part, f"{amount / 1e12:,.1f} TFLOP", f"{amount / flops:.1%}") for part, amount in plan.flops.items()]

@@ -46,9 +46,11 @@ class QuarantineLog:
     writing, the lines that others appended are read, so that another epoch or worker does not log a record again.
     """
 
-    def __init__(self, path: str | os.PathLike[str], rank: int | None = None):
+    def __init__(self, path: str | os.PathLike[str], rank: int | None = None, logs_fills: bool = True):
+        """`logs_fills`: False on a rank that reads what another one reads too, so that a fill is logged once."""
         self.path = os.fspath(path)
         self.rank = int(os.environ.get("RANK", "0")) if rank is None else rank
+        self.logs_fills = logs_fills
         self.step: int | None = None
         """Optimizer step that this process reads for; None outside training."""
         self._seen: set[tuple[str, int]] = set()
@@ -68,6 +70,8 @@ class QuarantineLog:
 
     def add_fill(self, lost: Quarantined, filler: Record) -> None:
         """Logs in `fills` that the sample of `filler` took the place of `lost`."""
+        if not self.logs_fills:
+            return
         by = {"file": filler.file, "row": filler.row, "id": filler.id}
         self._append(self.fills, {"file": lost.file, "row": lost.row, "id": lost.id, "filled_by": by})
 

@@ -15,7 +15,8 @@ from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from cambrian_gaze import attention
-from cambrian_gaze.attention import GazeContext, GazeRecorder, GazeStats
+from cambrian_gaze.attention import GazeContext, GazeRecorder, GazeStats, SequenceGroup, SequenceShards
+from cambrian_gaze.attention.sequence import check_heads
 from cambrian_gaze.gaze.config import GazeConfig
 from cambrian_gaze.gaze.derive import derive_layout
 from cambrian_gaze.gaze.layout import CONTEXT, PAD, VISUAL, TokenLayout
@@ -122,7 +123,12 @@ class CambrianGazeModel(CambrianGazePreTrainedModel):
         return self.mm_projector(features, self.config.tower_grid)
 
     def splice(
-        self, inputs_embeds: Tensor, layout: TokenLayout, pixel_values: Tensor | None, grid_thw: Tensor | None
+        self,
+        inputs_embeds: Tensor,
+        layout: TokenLayout,
+        pixel_values: Tensor | None,
+        grid_thw: Tensor | None,
+        sequence_group: SequenceGroup | None = None,
     ) -> Tensor:
         """Put visual features and context tokens in the place of their placeholders, [B, S, width]."""
         context_tokens = self.gaze.context_tokens
@@ -130,7 +136,11 @@ class CambrianGazeModel(CambrianGazePreTrainedModel):
             if self.training:
                 return inputs_embeds + self._zero_weight_pass(inputs_embeds)
             return inputs_embeds
-        features = self.get_image_features(pixel_values)
+        if sequence_group is None:
+            features = self.get_image_features(pixel_values)
+        else:
+            own = self.get_image_features(sequence_group.own(pixel_values, dim=0))
+            features = sequence_group.gather(own)[: len(pixel_values)]
         frames = [h * w for t, h, w in grid_thw.tolist() for _ in range(t)] if grid_thw is not None else []
         if len(frames) != len(features) or any(tokens != features.shape[1] for tokens in frames):
             raise ValueError(
@@ -176,6 +186,7 @@ class CambrianGazeModel(CambrianGazePreTrainedModel):
         gaze: dict[str, Any] | GazeConfig | None = None,
         return_gaze: bool = False,
         gaze_trace: TraceBuilder | None = None,
+        sequence_group: SequenceGroup | None = None,
         **kwargs: Any,
     ) -> CambrianGazeModelOutput:
         """See `CambrianGazeForConditionalGeneration.forward`. routed: bool [B, S], text queries that route."""
@@ -184,6 +195,11 @@ class CambrianGazeModel(CambrianGazePreTrainedModel):
         if inputs_embeds is None:
             inputs_embeds = self.get_input_embeddings()(input_ids)
         config = self.resolve_gaze(gaze)
+        if sequence_group is not None:
+            if use_cache or past_key_values is not None or gaze_trace is not None:
+                raise ValueError("sequence parallelism has no cache and no trace: generate without sequence_group")
+            text = self.config.text_config
+            check_heads(text.num_attention_heads, text.num_key_value_heads, sequence_group.size)
         if use_cache and past_key_values is None:
             past_key_values = GazeCache(config)
         layout = self._layout(
@@ -197,10 +213,13 @@ class CambrianGazeModel(CambrianGazePreTrainedModel):
             config,
             past_key_values,
         )
-        inputs_embeds = self.splice(inputs_embeds, layout, pixel_values, grid_thw)
+        inputs_embeds = self.splice(inputs_embeds, layout, pixel_values, grid_thw, sequence_group)
         position_ids = layout.position_ids if position_ids is None else position_ids
         recorder = GazeRecorder(last_only=not return_gaze) if return_gaze or gaze_trace is not None else None
         context = self._context(config, layout, past_key_values, inputs_embeds, position_ids, recorder)
+        if sequence_group is not None:
+            context.shards = SequenceShards(sequence_group, inputs_embeds.shape[1])
+            inputs_embeds, position_ids = map(sequence_group.own, (inputs_embeds, position_ids))
         outputs = self.language_model(
             inputs_embeds=inputs_embeds,
             position_ids=position_ids,
@@ -211,6 +230,8 @@ class CambrianGazeModel(CambrianGazePreTrainedModel):
         )
         if gaze_trace is not None:
             gaze_trace.add(recorder)
+        if sequence_group is not None and return_gaze:
+            recorder.sums = sequence_group.total(recorder.sums)
         return CambrianGazeModelOutput(
             last_hidden_state=outputs.last_hidden_state,
             past_key_values=outputs.past_key_values,

@@ -32,7 +32,10 @@ def gaze_attention_forward(
     gaze_context: GazeContext | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """The attention function that decoders call: q [B, H, S, D], k and v [B, G, S, D] → [B, S, H, D]."""
+    """The attention function that decoders call: q [B, H, S, D], k and v [B, G, S, D] → [B, S, H, D].
+
+    Under sequence parallelism S is this rank's share of the tokens; attention runs on all tokens of its share of heads.
+    """
     if gaze_context is None:
         raise ValueError(
             "the decoder runs gaze attention but got no gaze_context=; call CambrianGazeForConditionalGeneration, or "
@@ -42,6 +45,9 @@ def gaze_attention_forward(
         raise ValueError(
             f"gaze attention has no sliding window, but layer {module.layer_idx} asks for {sliding_window}"
         )
+    shards = gaze_context.shards
+    if shards is not None:
+        query, key, value = (shards.to_heads(x) for x in (query, key, value))
     if gaze_context.cache is None and key.shape[2] != gaze_context.key_layout.shape[1]:
         raise ValueError(
             f"the cache handed over {key.shape[2]} keys for {gaze_context.key_layout.shape[1]} tokens; gaze attention "
@@ -49,6 +55,8 @@ def gaze_attention_forward(
         )
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     out = attention.attend(query, key, value, gaze_context, layer=module.layer_idx, scaling=scaling, dropout=dropout)
+    if shards is not None:
+        out = shards.to_tokens(out)
     return out.transpose(1, 2).contiguous(), None
 
 

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from transformers import GenerationMixin
 from transformers.modeling_outputs import ModelOutput
 
-from cambrian_gaze.attention import GazeStats
+from cambrian_gaze.attention import GazeStats, SequenceGroup
+from cambrian_gaze.attention.sequence import pad_to
 from cambrian_gaze.gaze.config import GazeConfig
 from cambrian_gaze.models.backbone import CambrianGazeModel, CambrianGazePreTrainedModel
 from cambrian_gaze.models.cache import GazeCache
@@ -76,6 +77,7 @@ class CambrianGazeForConditionalGeneration(GazeGenerationMixin, CambrianGazePreT
         gaze: dict[str, Any] | GazeConfig | None = None,
         return_gaze: bool = False,
         gaze_trace: TraceBuilder | None = None,
+        sequence_group: SequenceGroup | None = None,
         **kwargs: Any,
     ) -> CambrianGazeCausalLMOutput:
         """One pass over B rows of S tokens; with a cache, over their new tokens.
@@ -95,6 +97,9 @@ class CambrianGazeForConditionalGeneration(GazeGenerationMixin, CambrianGazePreT
                 vocabulary of 150,000 the logits of a whole batch are its largest tensor.
             gaze: run-time options over the checkpoint's: a budget ("top_k", "keep_ratio" or "kv_budget"), …
             return_gaze: count what is attended; costs a synchronisation with the device.
+            sequence_group: ranks that were given this same batch and share its tokens. `logits` and `hidden_states` are
+                then those of this rank's slice, ⌈S/P⌉ tokens of each row, and `loss` is its addend: loss and gradients
+                of the batch are the sums over the ranks.
 
         Raises: ValueError where placeholders, grids and pixels disagree, or an option is unknown.
         """
@@ -120,6 +125,7 @@ class CambrianGazeForConditionalGeneration(GazeGenerationMixin, CambrianGazePreT
             gaze=gaze,
             return_gaze=return_gaze,
             gaze_trace=gaze_trace,
+            sequence_group=sequence_group,
             **{k: v for k, v in kwargs.items() if k != "num_items_in_batch"},
         )
         hidden, vocabulary = outputs.last_hidden_state, self.config.text_config.vocab_size
@@ -127,17 +133,22 @@ class CambrianGazeForConditionalGeneration(GazeGenerationMixin, CambrianGazePreT
         if labels is not None and kwargs.get("num_items_in_batch") is None:
             # The mean over the supervised tokens; 0 rather than 0 / 0 where there is none.
             kwargs["num_items_in_batch"] = (labels[:, 1:] != -100).sum().clamp(min=1)
+        if labels is not None:
+            targets = pad_to(labels[:, 1:], 1, labels.shape[1], fill=-100)
+            if sequence_group is not None:
+                targets = sequence_group.own(targets, fill=-100)
         if labels is not None and skip_logits:
-            supervised = labels[:, 1:] != -100
-            targets = labels[:, 1:][supervised]
-            logits_there = self.lm_head(hidden[:, :-1][supervised])
+            supervised = targets != -100
+            logits_there = self.lm_head(hidden[supervised])
             loss = self.loss_function(
-                logits=logits_there, labels=None, vocab_size=vocabulary, shift_labels=targets, **kwargs
+                logits=logits_there, labels=None, vocab_size=vocabulary, shift_labels=targets[supervised], **kwargs
             )
         else:
             logits = self.lm_head(hidden[:, _kept(logits_to_keep)])
             if labels is not None:
-                loss = self.loss_function(logits=logits, labels=labels, vocab_size=vocabulary, **kwargs)
+                loss = self.loss_function(
+                    logits=logits, labels=None, vocab_size=vocabulary, shift_labels=targets, **kwargs
+                )
         return CambrianGazeCausalLMOutput(
             loss=loss,
             logits=logits,

@@ -277,6 +277,10 @@ class TrainingArguments(transformers.TrainingArguments):
     auto_resume: bool = True
     """Continue from the last complete checkpoint in `output_dir`, if there is one."""
 
+    sequence_parallel_size: int = 1
+    """Neighbouring ranks that share the tokens of each batch, for long videos. `per_device_train_batch_size` is then
+    the batch of such a group. Must divide the number of ranks and the decoder's query and key-value heads."""
+
     gaze_stats_steps: int = 1
     """Count attended KV entries at every n-th logging step; 0 never."""
 
@@ -305,6 +309,7 @@ class TrainingArguments(transformers.TrainingArguments):
         self._forward_checkpointing_names()
         # Without it Trainer takes ranks without an accelerator for single processes.
         self.use_cpu = self.use_cpu or not torch.accelerator.is_available()
+        self._check_groups()
         self._accumulate()
         super().__post_init__()
 
@@ -315,10 +320,23 @@ class TrainingArguments(transformers.TrainingArguments):
             if hasattr(self, new) and getattr(self, new) is None and getattr(self, old) is not None:
                 setattr(self, new, getattr(self, old))
 
+    def _check_groups(self) -> None:
+        size, ranks = self.sequence_parallel_size, launched_ranks()
+        if size < 1 or ranks % size:
+            raise ValueError(
+                f"sequence_parallel_size {size} must divide the number of ranks, {ranks}; start a multiple of {size} "
+                "ranks (nproc_per_node), or set it to 1"
+            )
+        if size > 1 and self.include_num_input_tokens_seen not in (False, "no"):
+            raise ValueError(
+                "include_num_input_tokens_seen would count the tokens of a sequence-parallel group once per rank; set "
+                "it to no: train_log.jsonl has tokens per second, counted once"
+            )
+
     def _accumulate(self) -> None:
         """Gradient accumulation from the global batch size, or the latter from the former. The number of ranks is the
         launcher's: Trainer's own is known only once the process group is up, and DeepSpeed reads the steps before."""
-        ranks = int(os.environ.get("WORLD_SIZE", 1))
+        ranks = launched_ranks() // self.sequence_parallel_size
         per_device, steps = self.per_device_train_batch_size, self.gradient_accumulation_steps
         if self.global_batch_size is None:
             self.global_batch_size = per_device * steps * ranks
@@ -332,9 +350,24 @@ class TrainingArguments(transformers.TrainingArguments):
         self.gradient_accumulation_steps = needed
 
     @property
+    def data_parallel_size(self) -> int:
+        """Batches that a micro-step reads: one per sequence-parallel group, without them one per rank."""
+        return max(1, self.world_size) // self.sequence_parallel_size
+
+    @property
+    def data_parallel_rank(self) -> int:
+        """Which of these batches this rank reads."""
+        return self.process_index // self.sequence_parallel_size
+
+    @property
     def learning_rate_factor(self) -> float:
         """sqrt(global batch / `base_batch_size`), 1.0 without the latter (upstream Cambrian's rule)."""
         return 1.0 if self.base_batch_size is None else math.sqrt(self.global_batch_size / self.base_batch_size)
+
+
+def launched_ranks() -> int:
+    """The number of ranks as the launcher says it; 1 without a launcher."""
+    return int(os.environ.get("WORLD_SIZE", 1))
 
 
 ARGUMENT_CLASSES: tuple[type[Any], ...] = (ModelArguments, GazeArguments, DataArguments, TrainingArguments)

@@ -12,13 +12,14 @@ from collections.abc import Sequence
 from cambrian_gaze.training.layers import ConfigError
 from cambrian_gaze.training.ranks import setting
 
-PER_DEVICE, ACCUMULATION, GLOBAL = (
+PER_DEVICE, ACCUMULATION, GLOBAL, SHARERS = (
     "per_device_train_batch_size",
     "gradient_accumulation_steps",
     "global_batch_size",
+    "sequence_parallel_size",
 )
-DEFAULTS = {PER_DEVICE: 8, ACCUMULATION: 1}
-"""Those of transformers' `TrainingArguments`."""
+DEFAULTS = {PER_DEVICE: 8, ACCUMULATION: 1, SHARERS: 1}
+"""Those of `TrainingArguments`."""
 
 
 def accumulation_steps(global_batch_size: int, per_device: int, ranks: int) -> int:
@@ -47,17 +48,21 @@ def describe(argv: Sequence[str], ranks: int) -> str:
 
     Raises: ConfigError where the batch does not divide.
     """
-    per_device = _number(argv, PER_DEVICE)
+    per_device, size = _number(argv, PER_DEVICE), _number(argv, SHARERS)
+    if size < 1 or ranks % size:
+        raise ConfigError(f"{SHARERS} {size} must divide the number of ranks, {ranks}")
+    readers = ranks // size
     wanted = _number(argv, GLOBAL)
     if wanted is None:
         steps = _number(argv, ACCUMULATION)
-        wanted = per_device * steps * ranks
+        wanted = per_device * steps * readers
     else:
         try:
-            steps = accumulation_steps(wanted, per_device, ranks)
+            steps = accumulation_steps(wanted, per_device, readers)
         except ValueError as error:
             raise ConfigError(str(error)) from error
-    return f"{wanted} samples a step: {ranks} ranks × {per_device}, accumulated over {steps}"
+    who = f"{ranks} ranks" if size == 1 else f"{readers} groups of {size} ranks"
+    return f"{wanted} samples a step: {who} × {per_device}, accumulated over {steps}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:

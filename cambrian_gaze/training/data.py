@@ -114,7 +114,7 @@ def _stream_order(data: DataArguments, args: TrainingArguments, dataset: StreamD
             f"or 1 (now {args.dataloader_num_workers})"
         )
     places = args.max_steps * args.global_batch_size
-    dataset.share(args.process_index, max(1, args.world_size), places)
+    dataset.share(args.data_parallel_rank, args.data_parallel_size, places)
     return StreamOrder(dataset, places)
 
 

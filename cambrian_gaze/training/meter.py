@@ -55,8 +55,12 @@ def _sample_lengths(mask: Tensor, sample_ids: Tensor | None) -> Tensor:
 class Meter:
     """Sums over the steps since the last report, over all ranks, and over the whole attempt."""
 
-    def __init__(self, flops: FlopsModel, peak: float | None, world_size: int) -> None:
-        """`peak`: FLOP/s of one device, or None where it is not known."""
+    def __init__(self, flops: FlopsModel, peak: float | None, world_size: int, readers: int = 1) -> None:
+        """Args:
+        peak: FLOP/s of one device, or None where it is not known.
+        readers: ranks that read the same batch and share its tokens; counts are of the batch, once.
+        """
+        self.readers = readers
         self.flops, self.peak, self.world_size = flops, peak, world_size
         self._window: Tensor | None = None
         self._steps = 0
@@ -71,6 +75,7 @@ class Meter:
         counts = torch.stack([count_batch(batch) for batch in batches]).sum(0).to(device)
         if self.world_size > 1:
             dist.all_reduce(counts)
+            counts = counts // self.readers
         self._window = counts if self._window is None else self._window + counts
         self._steps += 1
         return counts[0]

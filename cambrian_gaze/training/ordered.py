@@ -68,12 +68,15 @@ class OrderedTrainer(Trainer):
         """Batches of this rank in the order of `OrderedBatches`."""
         if self.order is None:
             raise ValueError("this trainer was made without `order`, and can only evaluate")
-        args, world_size = self.args, max(1, self.args.world_size)
+        args = self.args
         split = Split(
-            args.per_device_train_batch_size, args.gradient_accumulation_steps, world_size, args.dataloader_drop_last
+            args.per_device_train_batch_size,
+            args.gradient_accumulation_steps,
+            args.data_parallel_size,
+            args.dataloader_drop_last,
         )
         cost = None if self.order.units is None else self.pack_cost
-        self._batches = OrderedBatches(self.order, split, rank=args.process_index, cost=cost)
+        self._batches = OrderedBatches(self.order, split, rank=args.data_parallel_rank, cost=cost)
         plan = StreamedPlan if isinstance(self.train_dataset, StreamDataset) else PlannedDataset
         dataset = plan(self.train_dataset, self.order.capacity, self.quarantine)
         return train_loader(dataset, self.data_collator, self._batches, args)

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from cambrian_gaze.attention.registry import pick
+from cambrian_gaze.attention.sequence import check_heads
 from cambrian_gaze.gaze.config import GazeConfig
 from cambrian_gaze.training import config as configuration
 from cambrian_gaze.training.arguments import TrainingArguments
@@ -111,6 +112,10 @@ def make_plan(
     values, _ = configuration.gather(argv)
     # The machine that plans may have no GPU, and one rank: what depends on either is read from `values` instead.
     here = ["--use_cpu", "--no_bf16", "--deepspeed", "null", "--report_to", "none", "--global_batch_size", "null"]
+    here += ["--sequence_parallel_size", "1"]
+    shards = int(values.get("sequence_parallel_size", 1))
+    if shards < 1 or gpus % shards:
+        raise ValueError(f"sequence_parallel_size {shards} must divide the number of GPUs, {gpus}")
     run = configuration.load([*argv, *here, *([] if "output_dir" in values else ["--output_dir=plan"])])
     work = workload(run.data, **changes)
     model = build_shapes(run.model, run.gaze, run.training)
@@ -118,7 +123,9 @@ def make_plan(
     warnings: list[str] = []
 
     units = frames if frames is not None else run.data.video_max_frames if work.video else 1
-    batch = _batch(values, run.training, gpus, warnings)
+    text = model.config.get_text_config()
+    check_heads(text.num_attention_heads, text.num_key_value_heads, shards)
+    batch = _batch(values, run.training, gpus // shards, warnings)
     per_unit = model.config.grid[0] * model.config.grid[1] + gaze.num_context_tokens
     length = run.data.max_length
     if units * per_unit + work.text_tokens > length:
@@ -140,6 +147,7 @@ def make_plan(
         units=batch["per_device"] * units,
         supervised=batch["per_device"] * max(0, length - units * per_unit),
         most_regions=0 if gaze.is_dense else max(routed, default=0),
+        shards=shards,
     )
     saved = {
         checkpointing: saved_bytes(model, largest, dataclasses.replace(place, checkpointing=checkpointing), backend)
@@ -184,17 +192,18 @@ def make_plan(
     )
 
 
-def _batch(values: dict[str, Any], training: TrainingArguments, gpus: int, warnings: list[str]) -> dict[str, int]:
+def _batch(values: dict[str, Any], training: TrainingArguments, readers: int, warnings: list[str]) -> dict[str, int]:
+    """`readers`: GPUs, or groups of them that share a batch."""
     per_device = training.per_device_train_batch_size
     whole = int(values.get("global_batch_size") or 0)
     steps = training.gradient_accumulation_steps
     if whole:
         try:
-            steps = accumulation_steps(whole, per_device, gpus)
+            steps = accumulation_steps(whole, per_device, readers)
         except ValueError as error:
             warnings.append(f"the batch does not divide: {error}")
-            steps = max(1, whole // (per_device * gpus))
-    return {"global": per_device * gpus * steps, "per_device": per_device, "accumulation": steps}
+            steps = max(1, whole // (per_device * readers))
+    return {"global": per_device * readers * steps, "per_device": per_device, "accumulation": steps, "readers": readers}
 
 
 def _placement(values: dict[str, Any], training: TrainingArguments, gpus: int) -> Placement:

@@ -41,7 +41,7 @@ class Placement:
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """The largest batch of one rank."""
+    """The largest batch of one rank, or of the ranks of a sequence-parallel group."""
 
     rows: int
     length: int
@@ -55,6 +55,24 @@ class MicroBatch:
 
     most_regions: int = 0
     """Largest K of a routed step."""
+
+    shards: int = 1
+    """Ranks that share the batch. Features and embeddings of the whole, which none of them keeps, are not counted."""
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of one rank."""
+        return self.rows * -(-self.length // self.shards)
+
+    @property
+    def own_units(self) -> int:
+        """Images and frames that one rank's tower sees."""
+        return -(-self.units // self.shards)
+
+    @property
+    def most_supervised(self) -> int:
+        """Supervised tokens of the rank that has the most: answers stand at the end of a row, on one rank."""
+        return min(self.supervised, self.tokens)
 
 
 def state_bytes(model: nn.Module, place: Placement) -> dict[str, int]:
@@ -86,32 +104,33 @@ def saved_bytes(model: nn.Module, batch: MicroBatch, place: Placement, backend: 
     """
     trains = {module_of(name): p.requires_grad for name, p in model.named_parameters()}
     trains = {part: trains.get(part, False) for part in (DECODER, TOWER, PROJECTOR)}
-    b, tokens = place.dtype_bytes, batch.rows * batch.length
+    b, tokens = place.dtype_bytes, batch.tokens
     text = model.config.get_text_config()
-    tower_layer, tower_rest = _tower(model, batch.units, b) if trains[TOWER] else (0, 0)
+    tower_layer, tower_rest = _tower(model, batch.own_units, b) if trains[TOWER] else (0, 0)
     layer, keys_values = _decoder_layer(model, batch, b, trains[DECODER], backend)
     width, layers = text.hidden_size, text.num_hidden_layers
     norm = tokens * width * (FP32 + b * trains[DECODER])
     vision = model.config.vision_config
     if place.checkpointing:
         decoder, kept_kv, recomputed = layers * tokens * width * b, 0, layer + keys_values
-        tower = vision.num_hidden_layers * _patches(model) * batch.units * vision.hidden_size * b * trains[TOWER]
+        tower = vision.num_hidden_layers * _patches(model) * batch.own_units * vision.hidden_size * b * trains[TOWER]
         recomputed = max(recomputed, tower_layer)
     else:
         decoder, kept_kv, recomputed = layers * layer, layers * keys_values, 0
         tower = vision.num_hidden_layers * tower_layer
-    logits = batch.supervised * text.vocab_size
+    logits = batch.most_supervised * text.vocab_size
     routes = batch.most_regions and place.checkpointing
     (height, wide), context = model.config.grid, model.config.gaze_config.num_context_tokens
-    routing = tokens - batch.units * (height * wide + context)  # text
+    routing = max(0, batch.rows * batch.length - batch.units * (height * wide + context))  # text
+    heads = -(-text.num_attention_heads // batch.shards)
     return {
         "tower": tower + tower_rest,
-        "projector": _projector(model, batch.units, b),
+        "projector": _projector(model, batch.own_units, b),
         "decoder": decoder + norm,
         "keys and values": kept_kv,
         # Log-softmax in fp32, and the output layer's input.
-        "logits": logits * FP32 + batch.supervised * width * b * trains[DECODER],
-        "selections": 8 * layers * routing * text.num_attention_heads * batch.most_regions if routes else 0,
+        "logits": logits * FP32 + batch.most_supervised * width * b * trains[DECODER],
+        "selections": 8 * layers * routing * heads * batch.most_regions if routes else 0,
         "recomputed": recomputed,
         # The loss upcasts the logits and their gradient; the mask is combined from two of booleans.
         "working": max(logits * (b + FP32), 2 * _mask_entries(model, batch) if backend == "masked" else 0),
@@ -121,7 +140,7 @@ def saved_bytes(model: nn.Module, batch: MicroBatch, place: Placement, backend: 
 def _decoder_layer(model: nn.Module, batch: MicroBatch, b: int, t: bool, backend: str) -> tuple[int, int]:
     """Bytes that one layer saves, and of these again apart the keys and values."""
     config = model.config.get_text_config()
-    tokens, width, inner = batch.rows * batch.length, config.hidden_size, config.intermediate_size
+    tokens, width, inner = batch.tokens, config.hidden_size, config.intermediate_size
     heads, groups = config.num_attention_heads, config.num_key_value_heads
     head = getattr(config, "head_dim", None) or width // heads
     has_qk_norm = any(name.endswith("q_norm.weight") for name, _ in model.named_parameters())
@@ -129,6 +148,8 @@ def _decoder_layer(model: nn.Module, batch: MicroBatch, b: int, t: bool, backend
     per_token = normed * (FP32 + b * t)  # RMSNorm: its input in fp32, and what its weight multiplies
     per_token += 2 * width * b * t  # inputs of q, k, v and of gate, up
     per_token += 2 * heads * head * b + heads * FP32  # q, the output (also the input of o), log-sum-exp
+    if batch.shards > 1:
+        per_token += heads * head * b * t  # the input of o has come from other ranks
     per_token += inner * b * (3 + t)  # gate, its SiLU, up; input of down
     # The masked backend repeats keys and values over the heads that share them.
     keys_values = 2 * (heads if backend == "masked" else groups) * head * b * tokens
@@ -139,7 +160,7 @@ def _decoder_layer(model: nn.Module, batch: MicroBatch, b: int, t: bool, backend
 def _mask_entries(model: nn.Module, batch: MicroBatch) -> int:
     """Pairs in the mask of the masked backend: one for all heads, or where heads choose by themselves one for each."""
     heads = model.config.get_text_config().num_attention_heads if batch.most_regions else 1
-    return batch.rows * heads * batch.length**2
+    return batch.rows * -(-heads // batch.shards) * batch.length**2
 
 
 def _tower(model: nn.Module, units: int, b: int) -> tuple[int, int]:

@@ -61,7 +61,9 @@ def train(run: RunConfig, callbacks: Sequence[TrainerCallback] = ()) -> Cambrian
     set_seed(args.seed)
     model, processor = build_model(run.model, run.gaze, args)
     quarantine = QuarantineLog(
-        run.data.quarantine_log or Path(args.output_dir) / "quarantine.jsonl", args.process_index
+        run.data.quarantine_log or Path(args.output_dir) / "quarantine.jsonl",
+        args.process_index,
+        logs_fills=args.process_index % args.sequence_parallel_size == 0,
     )
     train_data, eval_data = build_datasets(run.data, processor, quarantine)
     trainer = CambrianTrainer(

@@ -26,6 +26,7 @@ from cambrian_gaze.training.meter import Meter
 from cambrian_gaze.training.optimizer import parameter_groups
 from cambrian_gaze.training.ordered import OrderedTrainer
 from cambrian_gaze.training.projector import EXPORT_NAME, export_projector
+from cambrian_gaze.training.sequence import check_same_batches, sequence_group
 
 
 class CambrianTrainer(OrderedTrainer):
@@ -60,7 +61,9 @@ class CambrianTrainer(OrderedTrainer):
         self._step_config = self.gaze
         self._step_gaze: Any = None
         peak = peak_flops(self.args.device, self.args.peak_tflops)
-        self.meter = Meter(FlopsModel.of(self.model), peak, max(1, self.args.world_size))
+        readers = self.args.sequence_parallel_size
+        self.meter = Meter(FlopsModel.of(self.model), peak, max(1, self.args.world_size), readers)
+        self.sequence_group = sequence_group(self.args, self.model)
         if not self.args.disable_tqdm:
             self.remove_callback(ProgressCallback)
             self.add_callback(ProgressLine)
@@ -86,6 +89,8 @@ class CambrianTrainer(OrderedTrainer):
             except StopIteration:
                 break
         self.take_stream_states(batches)
+        if self.sequence_group is not None:
+            check_same_batches(batches, self.sequence_group, device)
         return batches, self.meter.add(batches, device) if batches else None
 
     # Optimizer
@@ -118,7 +123,8 @@ class CambrianTrainer(OrderedTrainer):
         """Sum of the token losses over the *global* number of supervised tokens of the optimizer step.
 
         Ranks average their gradients, so the loss is multiplied by their number. A batch without any supervised token
-        has loss zero and takes part in the step.
+        has loss zero and takes part in the step. So it is with the ranks of a sequence-parallel group: each has the
+        addends of its tokens. Evaluation is not sequence-parallel.
         """
         inputs = {key: value for key, value in inputs.items() if not key.startswith("num_")}
         training = model.training
@@ -128,6 +134,8 @@ class CambrianTrainer(OrderedTrainer):
             inputs["gaze"] = self._step_config = self._config_of_step()
             if num_items_in_batch is not None:
                 inputs["num_items_in_batch"] = num_items_in_batch.clamp(min=1)
+            if self.sequence_group is not None:
+                inputs["sequence_group"] = self.sequence_group
         looks = training and self._counts_gaze_at(self.state.global_step + 1)
         outputs = model(**inputs, return_gaze=looks, skip_logits=training)
         if looks:
@@ -162,7 +170,7 @@ class CambrianTrainer(OrderedTrainer):
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> float:
         """FLOPs of the decoder's matrix products, for `total_flos`; Trainer would count the parameters at each step."""
-        return self.meter.flops.per_token * inputs["input_ids"].numel()
+        return self.meter.flops.per_token * inputs["input_ids"].numel() / self.meter.readers
 
     # Logs
 

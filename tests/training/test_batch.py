@@ -30,6 +30,10 @@ def test_it_reads_files_and_flags(capsys: pytest.CaptureFixture[str]) -> None:
     assert describe([VIDEO], 8) == "256 samples a step: 8 ranks × 1, accumulated over 32"
     assert describe([VIDEO, "--per_device_train_batch_size=4"], 64).endswith("64 ranks × 4, accumulated over 1")
     assert describe([], 2) == "16 samples a step: 2 ranks × 8, accumulated over 1"
+    shared = [VIDEO, "--sequence_parallel_size", "4"]
+    assert describe(shared, 8) == "256 samples a step: 2 groups of 4 ranks × 1, accumulated over 128"
+    with pytest.raises(ConfigError, match="must divide the number of ranks, 6"):
+        describe(shared, 6)
     with pytest.raises(ConfigError, match="whole number, got 'many'"):
         describe(["--global_batch_size", "many"], 2)
     assert main([VIDEO, "--ranks", "8", "--global_batch_size", "100"]) == 2
@@ -47,6 +51,7 @@ def test_it_does_not_import_torch() -> None:
         (2, {"global_batch_size": 32, "per_device_train_batch_size": 4}, 4, 32),
         (2, {"global_batch_size": 32, "per_device_train_batch_size": 4, "gradient_accumulation_steps": 4}, 4, 32),
         (2, {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 3}, 3, 24),
+        (8, {"sequence_parallel_size": 4, "global_batch_size": 6, "per_device_train_batch_size": 1}, 3, 6),
     ],
 )
 def test_arguments_follow_the_number_of_ranks(
@@ -63,6 +68,7 @@ def test_arguments_refuse_a_batch_that_does_not_fit(tmp_path: Path) -> None:
     for given, said in (
         ({"global_batch_size": 12, "per_device_train_batch_size": 8}, "no multiple of 1 ranks"),
         ({"global_batch_size": 16, "gradient_accumulation_steps": 3}, "means gradient_accumulation_steps 2, not 3"),
+        ({"sequence_parallel_size": 2}, "sequence_parallel_size 2 must divide the number of ranks, 1"),
     ):
         with pytest.raises(ValueError, match=said):
             TrainingArguments(output_dir=str(tmp_path), use_cpu=True, **given)

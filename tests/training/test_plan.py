@@ -51,6 +51,20 @@ def test_the_papers_run_lands_near_its_gpu_hours() -> None:
         assert re.search(rf"\b{hours:.0f}\b.{{0,20}}, {1 - hours / PAPER_GPU_HOURS:.0%}".replace("%", " %"), page)
 
 
+def test_sequence_parallelism_shares_activations_and_batches() -> None:
+    """A row of 64,000 tokens does not fit one GPU and does fit four; hours do not change."""
+    flags = ("--per_device_train_batch_size", "1", "--max_length", "64000", "--gradient_checkpointing", "true")
+    name = "finetune_video_cambrian_7b_gaze_4k"
+    one, four = (plan(name, *flags, "--sequence_parallel_size", size, gpus=16) for size in ("1", "4"))
+    assert four.batch["readers"] == 4 and four.batch["global"] == one.batch["global"]
+    assert four.hours == pytest.approx(one.hours)
+    for part in ("decoder", "recomputed", "selections"):
+        assert four.memory[part] == pytest.approx(one.memory[part] / 4, rel=0.1), part
+    for wrong, gpus in (("3", 16), ("7", 28)):
+        with pytest.raises(ValueError, match="must divide|2, 4"):
+            plan(name, "--sequence_parallel_size", wrong, gpus=gpus)
+
+
 def test_hours_follow_gpus_and_mfu() -> None:
     name = "finetune_cambrian_4b_gaze_72"
     one = plan(name, gpus=8)

@@ -1,18 +1,23 @@
 """The memory estimate beside what is there: bytes of parameters, gradients and optimizer, and of the tensors that
 autograd saves, on the tiny and on a middling model."""
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import nn
 
 from cambrian_gaze.attention.context import GazeContext
+from cambrian_gaze.attention.sequence import SequenceGroup
 from cambrian_gaze.models.modeling import CambrianGazeForConditionalGeneration
 from cambrian_gaze.training.arguments import ModelArguments
 from cambrian_gaze.training.build import choose_trainable
 from cambrian_gaze.training.plan_memory import MicroBatch, Placement, saved_bytes, state_bytes
+from tests.training._ranks import launch
 
 WITHIN = 0.15
 MIDDLING = {
@@ -146,6 +151,36 @@ def test_saved_activations(
     assert parts["selections"] == sum(selections)
     estimate = sum(parts[name] for name in ("tower", "projector", "decoder", "keys and values", "logits"))
     assert estimate == pytest.approx(saved.bytes(), rel=WITHIN)
+
+
+def count_on_rank(folder: str) -> int:
+    """What one of two ranks that share a batch keeps, checkpointed and not: counted, and as estimated."""
+    dist.init_process_group("gloo")
+    group, figures = SequenceGroup(dist.group.WORLD), []
+    for checkpointing in (False, True):
+        model = build("tiny", 2, torch.float32, dense=False)
+        if checkpointing:
+            model.gradient_checkpointing_enable()
+        rows, text = 2, 96
+        inputs = inputs_of(model, rows, text)
+        with pytest.MonkeyPatch.context() as patch, counting(model, patch) as (saved, selections):
+            model(**inputs, skip_logits=True, use_cache=False, sequence_group=group)
+        length = inputs["input_ids"].shape[1]
+        batch = MicroBatch(rows, length, rows, rows * (text // 2), most_regions=2, shards=2)
+        parts = saved_bytes(model, batch, Placement(2, 0, False, checkpointing), "masked")
+        estimate = sum(parts[name] for name in ("tower", "projector", "decoder", "keys and values", "logits"))
+        figures.append([saved.bytes(), estimate, sum(selections), parts["selections"]])
+    (Path(folder) / f"rank{group.rank}.json").write_text(json.dumps(figures))
+    dist.destroy_process_group()
+    return 0
+
+
+def test_saved_activations_of_a_sequence_parallel_group(tmp_path: Path) -> None:
+    """The answers of the batch lie in the second half, so that the second rank has all of the logits."""
+    assert launch(2, count_on_rank, str(tmp_path)) == [0, 0]
+    for saved, estimate, selections, estimated in json.loads((tmp_path / "rank1.json").read_text()):
+        assert estimate == pytest.approx(saved, rel=WITHIN)
+        assert estimated == pytest.approx(selections, rel=0.02)
 
 
 @pytest.mark.parametrize("size", ["tiny", "middling"])
