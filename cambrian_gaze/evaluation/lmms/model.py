@@ -85,36 +85,37 @@ class CambrianGaze(_lmms):
         Raises: RuntimeError where the counted KV entries differ from the cost model.
         """
         instances = require("lmms_eval.api.instance", extra="lmms")
-        asked: dict[str, list[int]] = defaultdict(list)
+        asked: dict[str, dict[str, Question]] = defaultdict(dict)
         seen: Counter[tuple[Any, ...]] = Counter()
-        questions, stops = [], []
-        for place, request in enumerate(requests):
+        keys, stops = [], []
+        for request in requests:
             _, to_messages, arguments, number, task, split = request.args
             generation, until = _generation(arguments)
-            asked[json.dumps(generation, sort_keys=True)].append(place)
             document = self.task_dict[task][split][number]
-            seen[task, number] += 1  # lmms-eval repeats a request to sample several answers
-            questions.append(self._question(f"{task} {number}", to_messages, document, generation, seen[task, number]))
+            # lmms-eval repeats a request to sample several answers, and to give all processes equally many.
+            seen[task, number] += generation["do_sample"]
+            question = self._question(f"{task} {number}", to_messages, document, generation, seen[task, number])
+            asked[json.dumps(generation, sort_keys=True)][question.key] = question
+            keys.append(question.key)
             stops.append(until)
-        entries: dict[int, dict[str, Any]] = {}
+        entries: dict[str, dict[str, Any]] = {}
         with (
             Journal(journal_path(self._folder, self.rank), journals(self._folder)) as journal,
-            tqdm(total=len(requests), desc="answering", unit="answer", disable=self.rank != 0) as bar,
+            tqdm(total=len(set(keys)), desc="answering", unit="answer", disable=self.rank != 0) as bar,
         ):
             self.accelerator.wait_for_everyone()  # no journal grows before all processes have read it
-            for text, places in asked.items():
+            for text, questions in asked.items():
                 options = AnswerOptions(json.loads(text), self._gaze, batch_size=self._batch_size)
-                mine = [questions[place] for place in places]
+                mine = list(questions.values())
                 found = answer_questions(self._model, self._processor, mine, journal, options, bar.update)
-                entries.update(zip(places, found, strict=True))
+                entries.update(zip(questions, found, strict=True))
         if self.rank == 0:
             print(_attended([entry["attended"] for entry in entries.values()]))
         return [
             instances.GenerationResult(
-                _cut(entries[place]["answer"], stops[place]),
-                instances.TokenCounts(output_tokens=len(entries[place]["tokens"])),
+                _cut(entries[key]["answer"], until), instances.TokenCounts(output_tokens=len(entries[key]["tokens"]))
             )
-            for place in range(len(requests))
+            for key, until in zip(keys, stops, strict=True)
         ]
 
     def _question(

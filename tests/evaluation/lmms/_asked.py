@@ -46,17 +46,19 @@ def run(command: list[str], output: Path, data_root: Path) -> subprocess.Complet
 
 
 def write_foreign_task(folder: Path) -> Path:
-    """A task of the kind that lmms-eval has: rows with a picture, a question and an answer."""
+    """A folder with the task `local_counting`, of the kind that lmms-eval has: a picture, a question, an answer."""
     import datasets
 
+    folder.mkdir()
     rows = [{"image": png(), "question": f"How many, case {n}?", "answer": str(n)} for n in range(4)]
     table = datasets.Dataset.from_list(rows).cast_column("image", datasets.Image())
     table.to_parquet(folder / "rows.parquet")
     lines = [
-        "task: local_counting", "dataset_path: parquet", f"dataset_kwargs: {{data_files: {{test: {folder}/rows.parquet}}}}",
+        "task: local_counting", "dataset_path: parquet",
+        f"dataset_kwargs: {{data_files: {{test: {folder}/rows.parquet}}}}",
         "test_split: test", "output_type: generate_until", "doc_to_visual: image", "doc_to_text: question",
         "doc_to_target: answer", "generation_kwargs: {max_new_tokens: 4, temperature: 0, do_sample: false}",
         "metric_list:", "- {metric: exact_match, aggregation: mean, higher_is_better: true}",
     ]  # fmt: skip
     (folder / "local_counting.yaml").write_text("\n".join(lines) + "\n")
-    return folder / "local_counting.yaml"
+    return folder

@@ -1,6 +1,7 @@
 """lmms-eval itself, in a process of its own, offline: its scores on our tasks are those of our own runner."""
 
 import json
+import shutil
 import sys
 
 import pytest
@@ -8,7 +9,7 @@ import pytest
 from cambrian_gaze.evaluation.benchmarks import PROTOCOLS, find
 from cambrian_gaze.evaluation.results import read_results
 from tests.evaluation._runs import evaluate
-from tests.evaluation.lmms._asked import NEEDS_LMMS, lmms_eval, run, write_foreign_task
+from tests.evaluation.lmms._asked import NEEDS_LMMS, TASKS, lmms_eval, run, write_foreign_task
 
 pytestmark = [pytest.mark.slow, NEEDS_LMMS]
 NAMES = ("mme", "mmmu_val", "gqa", "mmvp", "videomme", "vsibench")
@@ -34,15 +35,16 @@ def test_scores_and_answers_are_those_of_the_own_runner(tiny, model_folder, data
         (samples,) = tmp_path.rglob(f"*_samples_{task}.jsonl")
         lines = [json.loads(line) for line in samples.read_text().splitlines()]
         answers = {line["doc_id"]: line["filtered_resps"] for line in lines}
-        assert [answers[place][0] for place in sorted(answers)] == [line["answer"] for line in result.lines], task
+        assert [answers[place] for place in sorted(answers)] == [line["answer"] for line in result.lines], task
 
 
 def test_two_processes_a_limit_that_cuts_a_group_and_a_task_of_another(model_folder, data_root, tmp_path):
-    foreign = write_foreign_task(tmp_path)
+    folder = write_foreign_task(tmp_path / "tasks")
+    shutil.copy(TASKS / "cambrian_gaze_mme.yaml", folder)
     launcher = ("-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1")
     launcher += ("--mixed_precision", "no", "--dynamo_backend", "no", "-m")
-    tasks = f"cambrian_gaze_mme,{foreign}"
-    text, written = lmms_eval(model_folder, data_root, tmp_path, tasks, "--limit", "3", launcher=launcher)
+    tasks, options = "cambrian_gaze_mme,local_counting", ("--limit", "3", "--include_path", str(folder))
+    text, written = lmms_eval(model_folder, data_root, tmp_path, tasks, *options, launcher=launcher)
     assert written is not None, text
     assert written["results"]["cambrian_gaze_mme"]["missing,none"] == 1  # two pictures were reached, of four questions
     assert 0 <= written["results"]["local_counting"]["exact_match,none"] <= 1

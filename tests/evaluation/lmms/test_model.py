@@ -63,6 +63,13 @@ def test_a_journal_is_for_the_same_weights_only(model_folder, tmp_path):
     assert len(file.read_text().splitlines()) == 6
 
 
+def test_a_repeated_request_has_one_answer_where_nothing_is_drawn(model_folder, tmp_path):
+    answers = answer(model_folder, requests() + requests(), journal=str(tmp_path))
+    assert answers[:3] == answers[3:]
+    (file,) = (tmp_path / "journal").glob("*.jsonl")
+    assert len(file.read_text().splitlines()) == 3
+
+
 def test_repeats_are_answered_each(model_folder, tmp_path):
     torch.manual_seed(0)
     asked = [one for one in requests(temperature=5.0, do_sample=True) for _ in range(4)]
