@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from cambrian_gaze.cli import eval_cost, eval_lmms
 from cambrian_gaze.cli.arguments import positive
 
 ACTIONS = {
@@ -16,6 +17,8 @@ ACTIONS = {
     "score": "score the answers of a run again; needs no model and no data",
     "doctor": "check schema, counts and media of benchmarks; needs no model",
     "table": "fill one row of a table: run what is missing, compare with the paper",
+    "cost": "measure what attention costs, dense beside gaze, prefill and decoding apart",
+    "lmms": "run tasks of lmms-eval, or our benchmarks in it; needs the extra lmms",
 }
 
 
@@ -36,6 +39,12 @@ def build_parser(action: str | None = None) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=f"cambrian-gaze eval {action}", allow_abbrev=False, description=f"{summary[0].upper()}{summary[1:]}."
     )
+    if action == "cost":
+        eval_cost.add_arguments(parser)
+        _add_gaze(parser)
+        return parser
+    if action == "lmms":
+        eval_lmms.add_arguments(parser)
     if action == "score":
         parser.add_argument("run", metavar="DIR", help="the --output of a run")
     elif action == "table":
@@ -52,11 +61,13 @@ def build_parser(action: str | None = None) -> argparse.ArgumentParser:
         )
     if action in ("run", "table"):
         parser.add_argument("--model", required=action == "run", metavar="DIR", help=_MODEL_HELP[action])
+    if action in ("run", "table", "lmms"):
         _add_run(parser)
     if action != "score":
         _add_data(parser)
-    if action == "run":
+    if action in ("run", "lmms"):
         _add_gaze(parser)
+    if action == "run":
         parser.add_argument("--output", required=True, metavar="DIR", help="journals, answers and scores")
     if action == "table":
         parser.add_argument("--output", metavar="DIR", help="the run's folder; default: runs/eval/ROW")
@@ -127,11 +138,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     action = build_parser().parse_args(given[:1]).action
     arguments = build_parser(action).parse_args(given[1:])
     processes = getattr(arguments, "num_processes", 1)
-    if processes > 1 and "RANK" not in os.environ:
+    if processes > 1 and "RANK" not in os.environ and action != "lmms":
         return _launch(processes, given)
     try:
-        return {"run": _run, "score": _score, "doctor": _doctor, "table": _table}[action](arguments)
-    except (OSError, ValueError, RuntimeError) as error:
+        return _RUNNERS[action](arguments)
+    except (ImportError, OSError, ValueError, RuntimeError) as error:
         print(f"cambrian-gaze eval {action}: {error}", file=sys.stderr)
         return 1
 
@@ -239,3 +250,13 @@ def _table(arguments: argparse.Namespace) -> int:
     filled = fill_row(table, row, arguments.output, arguments.against)
     print(write_reports(filled, Path(arguments.output)))
     return int(bool(errors))
+
+
+_RUNNERS = {
+    "run": _run,
+    "score": _score,
+    "doctor": _doctor,
+    "table": _table,
+    "cost": lambda arguments: eval_cost.run(arguments, gaze_options(arguments.gaze)),
+    "lmms": lambda arguments: eval_lmms.run(arguments, gaze_options(arguments.gaze)),
+}
