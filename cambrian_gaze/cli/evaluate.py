@@ -176,7 +176,7 @@ def answer(arguments: argparse.Namespace, benchmarks: Sequence[Any], gaze: dict[
     )
 
     def load(device: str) -> tuple[Any, Any]:
-        from cambrian_gaze.cli.checkpoint import load as load_checkpoint
+        from cambrian_gaze.cli.loading import load as load_checkpoint
 
         return load_checkpoint(arguments.model, device)
 

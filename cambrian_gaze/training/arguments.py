@@ -15,6 +15,7 @@ import transformers
 from cambrian_gaze.gaze.config import BUDGET_FIELDS, GazeConfig, RegionBudget
 from cambrian_gaze.gaze.schedule import TopKSchedule
 from cambrian_gaze.training.batch import accumulation_steps
+from cambrian_gaze.training.lora_arguments import LoraArguments
 
 ProjectorType = Literal["mlp2x_gelu", "conv3x3_mlp2x_gelu", "avgpool2_mlp2x_gelu", "maxpool2_mlp2x_gelu"]
 
@@ -337,5 +338,8 @@ class TrainingArguments(transformers.TrainingArguments):
         return 1.0 if self.base_batch_size is None else math.sqrt(self.global_batch_size / self.base_batch_size)
 
 
-ARGUMENT_CLASSES: tuple[type[Any], ...] = (ModelArguments, GazeArguments, DataArguments, TrainingArguments)
+ARGUMENT_CLASSES: tuple[type[Any], ...] = (
+    *(ModelArguments, GazeArguments, DataArguments, TrainingArguments),
+    LoraArguments,
+)
 """What a configuration file may set, in the order in which `config.load` returns them."""

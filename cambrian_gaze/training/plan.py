@@ -113,7 +113,7 @@ def make_plan(
     here = ["--use_cpu", "--no_bf16", "--deepspeed", "null", "--report_to", "none", "--global_batch_size", "null"]
     run = configuration.load([*argv, *here, *([] if "output_dir" in values else ["--output_dir=plan"])])
     work = workload(run.data, **changes)
-    model = build_shapes(run.model, run.gaze, run.training)
+    model = build_shapes(run.model, run.gaze, run.training, run.lora)
     gaze: GazeConfig = model.config.gaze_config
     warnings: list[str] = []
 
