@@ -61,9 +61,7 @@ def build_model(
             logger.warning(message)
     if args.attn_implementation is not None:
         model.model.vision_tower.set_attn_implementation(args.attn_implementation)
-    choose_trainable(model, args, training.stage)
-    processor = build_processor(args, config, continues)
-    return attach(model, lora) if lora.lora_enable else model, processor
+    return finish(model, args, training.stage, lora), build_processor(args, config, continues)
 
 
 def build_shapes(
@@ -82,8 +80,16 @@ def build_shapes(
     own = AutoConfig.from_pretrained(args.model_name_or_path) if args.model_name_or_path else None
     with torch.device("meta"):
         model = CambrianGazeForConditionalGeneration(run_config(args, gaze, own))
-        choose_trainable(model, args, training.stage)
-        return attach(model, lora) if lora.lora_enable else model
+        return finish(model, args, training.stage, lora)
+
+
+def finish(model: nn.Module, args: ModelArguments, stage: int, lora: LoraArguments) -> nn.Module:
+    """`model` with its frozen parts, and with adapters where `lora_enable` asks for them."""
+    if not lora.lora_enable:
+        choose_trainable(model, args, stage)
+        return model
+    choose_trainable(model, dataclasses.replace(args, freeze_backbone=True), stage)
+    return attach(model, lora)
 
 
 def run_config(args: ModelArguments, gaze: GazeArguments, own: PreTrainedConfig | None) -> CambrianGazeConfig:
