@@ -23,7 +23,8 @@ def test_the_commands_of_the_page_fine_tune_a_model(tmp_path: Path) -> None:
     CambrianGazeProcessor.from_preset("tiny").save_pretrained(tmp_path / "runs" / "stage2")
     page = blocks_of(ROOT / "docs" / "finetune.md")
     (text,) = (block.text for block in page if block.language == "json")
-    (tmp_path / "my.json").write_text(text)
+    for name in ("my.json", "held_out.json"):
+        (tmp_path / name).write_text(text)
     for record in json.loads(text):
         for name in [record["image"]] if isinstance(record["image"], str) else record["image"]:
             path = tmp_path / "my_images" / name
@@ -31,7 +32,8 @@ def test_the_commands_of_the_page_fine_tune_a_model(tmp_path: Path) -> None:
             Image.radial_gradient("L").convert("RGB").save(path)
     (tmp_path / "train").symlink_to(ROOT / "train")
     commands = [words for block in page if block.language in SHELL for words in commands_of(block.text)]
-    assert [words[1] for words in commands] == ["train", "data", "data", "generate"]
+    names = ["train", "data", "data", "generate", "train", "generate", "merge", "answer", "export", "push"]
+    assert [words[1] for words in commands] == names
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     for words in commands:
         command = [sys.executable, "-m", "cambrian_gaze.cli.main", *words[1:]]
@@ -40,4 +42,7 @@ def test_the_commands_of_the_page_fine_tune_a_model(tmp_path: Path) -> None:
     log = [json.loads(line) for line in (tmp_path / "runs" / "mine" / "train_log.jsonl").read_text().splitlines()]
     assert max(line.get("epoch") or 0 for line in log) == 3
     assert (tmp_path / "runs" / "mine" / "model.safetensors").is_file()
+    assert (tmp_path / "runs" / "mine_bf16" / "model.safetensors").is_file()
+    log = [json.loads(line) for line in (tmp_path / "runs" / "mine_lora" / "train_log.jsonl").read_text().splitlines()]
+    assert sum("eval_loss" in line for line in log) == 3
     assert (tmp_path / "bad.jsonl").read_text() == "" and (tmp_path / "preview.html").is_file()

@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = build_parser().parse_args(argv)
     try:
         print(answer(arguments))
-    except (OSError, ValueError) as error:
+    except (ImportError, OSError, ValueError) as error:
         print(f"cambrian-gaze answer: {error}", file=sys.stderr)
         return 1
     return 0
@@ -44,7 +44,7 @@ def answer(arguments: argparse.Namespace) -> str:
     from cambrian_gaze.evaluation.journal import Journal
 
     records = read_records(arguments.data_path)
-    model, processor = load(arguments.model, arguments.device)
+    model, processor = load(arguments.model, arguments.device, arguments.adapter)
     options = AnswerOptions(
         generation={"max_new_tokens": arguments.max_new_tokens, "do_sample": False},
         gaze=gaze_options(arguments),

@@ -33,6 +33,7 @@ def extent(text: str) -> tuple[int, int, int]:
 def add_generation(parser: argparse.ArgumentParser) -> None:
     """The options of a command that generates: model, budget, length, device."""
     parser.add_argument("--model", required=True, metavar="DIR", help="folder of save_pretrained, or a Hub name")
+    parser.add_argument("--adapter", metavar="DIR", help="folder of a run with lora_enable, loaded over the model")
     budget = parser.add_mutually_exclusive_group()
     budget.add_argument("--top_k", type=positive, metavar="K", help="regions per query, head and layer")
     budget.add_argument("--keep_ratio", type=float, metavar="R", help="share of the regions; 1.0 is dense attention")

@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error("--trace shows where the model looked in an image; give one with --image")
     try:
         answer = generate(arguments)
-    except (OSError, ValueError) as error:
+    except (ImportError, OSError, ValueError) as error:
         print(f"cambrian-gaze generate: {error}", file=sys.stderr)
         return 1
     print(answer)
@@ -52,7 +52,7 @@ def generate(arguments: argparse.Namespace) -> str:
 
     paths = [Path(path).resolve() for path in arguments.image]
     images = [load_image(path.name, path.parent) for path in paths]
-    model, processor = load(arguments.model, arguments.device)
+    model, processor = load(arguments.model, arguments.device, arguments.adapter)
 
     content: list[dict[str, Any]] = [{"type": "image", "image": image} for image in images]
     content.append({"type": "text", "text": arguments.prompt})

@@ -4,19 +4,27 @@ from __future__ import annotations
 
 import torch
 
+from cambrian_gaze.models.adapters import load_adapted, refuse_adapter
 from cambrian_gaze.models.modeling import CambrianGazeForConditionalGeneration
 from cambrian_gaze.models.processing import CambrianGazeProcessor
 
 
-def load(name: str, device: str | None) -> tuple[CambrianGazeForConditionalGeneration, CambrianGazeProcessor]:
+def load(
+    name: str, device: str | None, adapter: str | None = None
+) -> tuple[CambrianGazeForConditionalGeneration, CambrianGazeProcessor]:
     """Model (in eval mode, in the precision it was saved in) and processor from a folder or the Hub.
 
     Args:
         name: folder of `save_pretrained`, or a Hub name.
         device: where the model goes; None: cuda where there is one.
+        adapter: folder of a run with `lora_enable`, loaded over the model.
 
-    Raises: OSError where there is no such model.
+    Raises: OSError where there is no such model; ValueError where the adapter is none, or another model's.
     """
-    processor = CambrianGazeProcessor.from_pretrained(name)
-    model = CambrianGazeForConditionalGeneration.from_pretrained(name, dtype="auto")
+    refuse_adapter(name)
+    processor = CambrianGazeProcessor.from_pretrained(name if adapter is None else adapter)
+    if adapter is None:
+        model = CambrianGazeForConditionalGeneration.from_pretrained(name, dtype="auto")
+    else:
+        model = load_adapted(name, adapter)
     return model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval(), processor

@@ -27,6 +27,7 @@ COMMANDS: dict[str, Command] = {
     "convert": Command("convert checkpoints from and to Cambrian's layout", "cambrian_gaze.cli.convert:main"),
     "train": Command("train from a YAML config: stage 1 or stage 2", "cambrian_gaze.training.launch:main"),
     "plan": Command("say what training runs will take: memory, FLOPs, hours", "cambrian_gaze.cli.plan:main"),
+    "merge": Command("add a LoRA adapter into the weights of its model", "cambrian_gaze.cli.merge:main"),
     "generate": Command("answer a prompt about images with a saved model", "cambrian_gaze.cli.generate:main"),
     "answer": Command("answer every record of a data file, into a journal", "cambrian_gaze.cli.answer:main"),
     "data": Command("index, check, count or look at data before a run", "cambrian_gaze.cli.data:main"),

@@ -163,7 +163,7 @@ class CambrianGazeModel(CambrianGazePreTrainedModel):
             ghost = self.get_image_features(blank).sum()
         else:
             h, w = self.config.tower_grid
-            weight = self.mm_projector[0].weight
+            weight = next(self.mm_projector.parameters())
             ghost = self.mm_projector(weight.new_zeros(1, h * w, vision.hidden_size), (h, w)).sum()
         if self.gaze.context_tokens is not None:
             ghost = ghost + self.gaze.context_tokens.sum()

@@ -15,6 +15,7 @@ import transformers
 from cambrian_gaze.gaze.config import BUDGET_FIELDS, GazeConfig, RegionBudget
 from cambrian_gaze.gaze.schedule import TopKSchedule
 from cambrian_gaze.training.batch import accumulation_steps
+from cambrian_gaze.training.lora_arguments import LoraArguments
 
 ProjectorType = Literal["mlp2x_gelu", "conv3x3_mlp2x_gelu", "avgpool2_mlp2x_gelu", "maxpool2_mlp2x_gelu"]
 
@@ -370,5 +371,8 @@ def launched_ranks() -> int:
     return int(os.environ.get("WORLD_SIZE", 1))
 
 
-ARGUMENT_CLASSES: tuple[type[Any], ...] = (ModelArguments, GazeArguments, DataArguments, TrainingArguments)
+ARGUMENT_CLASSES: tuple[type[Any], ...] = (
+    *(ModelArguments, GazeArguments, DataArguments, TrainingArguments),
+    LoraArguments,
+)
 """What a configuration file may set, in the order in which `config.load` returns them."""

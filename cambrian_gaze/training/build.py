@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import json
 import logging
@@ -12,7 +11,6 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoProcessor, AutoTokenizer, PreTrainedConfig
 
-from cambrian_gaze.models.backbone import GazeEmbeddings
 from cambrian_gaze.models.backbones import (
     assemble_config,
     language_model_part,
@@ -22,10 +20,13 @@ from cambrian_gaze.models.backbones import (
     vision_tower_part,
 )
 from cambrian_gaze.models.configuration import CambrianGazeConfig
+from cambrian_gaze.models.loading import load_model
 from cambrian_gaze.models.modeling import CambrianGazeForConditionalGeneration
 from cambrian_gaze.models.presets import load_tokenizer
 from cambrian_gaze.models.processing import CambrianGazeProcessor
+from cambrian_gaze.training.adapters import attach, check_lora, quantisation
 from cambrian_gaze.training.arguments import GazeArguments, ModelArguments, TrainingArguments
+from cambrian_gaze.training.lora_arguments import LoraArguments
 from cambrian_gaze.training.optimizer import CONTEXT, PROJECTOR, TOWER, module_of
 from cambrian_gaze.training.projector import load_projector
 
@@ -33,19 +34,22 @@ logger = logging.getLogger(__name__)
 
 
 def build_model(
-    args: ModelArguments, gaze: GazeArguments, training: TrainingArguments
-) -> tuple[CambrianGazeForConditionalGeneration, CambrianGazeProcessor]:
-    """The model with its weights and frozen parts, and the processor that fits it.
+    args: ModelArguments, gaze: GazeArguments, training: TrainingArguments, lora: LoraArguments | None = None
+) -> tuple[nn.Module, CambrianGazeProcessor]:
+    """The model with its weights and frozen parts, and the processor that fits it. With `lora_enable` a `PeftModel`.
 
     `model_name_or_path` names a Cambrian-Gaze model, or a language model around which one is built; without it the
     weights of `preset` are fresh. Raises ValueError where parts do not fit each other.
     """
     own = AutoConfig.from_pretrained(args.model_name_or_path) if args.model_name_or_path else None
     continues = isinstance(own, CambrianGazeConfig)
+    lora = LoraArguments() if lora is None else lora
+    if lora.lora_enable:
+        check_lora(args, gaze, training.stage, continues)
     config = run_config(args, gaze, own)
-    dtype = torch.bfloat16 if training.bf16 and training.deepspeed else torch.float32
+    dtype = torch.bfloat16 if training.bf16 and (training.deepspeed or lora.lora_enable) else torch.float32
     if continues:
-        model = load_model(args.model_name_or_path, config, dtype)
+        model = load_model(args.model_name_or_path, config, dtype, **quantisation(lora, config, dtype))
     else:
         model = CambrianGazeForConditionalGeneration(config).to(dtype)
         if own is not None:
@@ -57,22 +61,35 @@ def build_model(
             logger.warning(message)
     if args.attn_implementation is not None:
         model.model.vision_tower.set_attn_implementation(args.attn_implementation)
-    choose_trainable(model, args, training.stage)
-    return model, build_processor(args, config, continues)
+    return finish(model, args, training.stage, lora), build_processor(args, config, continues)
 
 
 def build_shapes(
-    args: ModelArguments, gaze: GazeArguments, training: TrainingArguments
-) -> CambrianGazeForConditionalGeneration:
+    args: ModelArguments, gaze: GazeArguments, training: TrainingArguments, lora: LoraArguments | None = None
+) -> nn.Module:
     """The model of `build_model` on the meta device: sizes and frozen parts, no weights. Where there is a `preset` it
-    gives the sizes, and nothing is read or downloaded."""
+    gives the sizes, and nothing is read or downloaded.
+
+    Raises: ValueError for quantised weights, whose sizes the meta device does not tell.
+    """
+    lora = LoraArguments() if lora is None else lora
+    if lora.bits != 16:
+        raise ValueError(f"the sizes of weights in {lora.bits} bits are not known beforehand; leave bits out")
     if args.preset is not None:
         args = dataclasses.replace(args, model_name_or_path=None, vision_tower=None)
     own = AutoConfig.from_pretrained(args.model_name_or_path) if args.model_name_or_path else None
     with torch.device("meta"):
         model = CambrianGazeForConditionalGeneration(run_config(args, gaze, own))
-    choose_trainable(model, args, training.stage)
-    return model
+        return finish(model, args, training.stage, lora)
+
+
+def finish(model: nn.Module, args: ModelArguments, stage: int, lora: LoraArguments) -> nn.Module:
+    """`model` with its frozen parts, and with adapters where `lora_enable` asks for them."""
+    if not lora.lora_enable:
+        choose_trainable(model, args, stage)
+        return model
+    choose_trainable(model, dataclasses.replace(args, freeze_backbone=True), stage)
+    return attach(model, lora)
 
 
 def run_config(args: ModelArguments, gaze: GazeArguments, own: PreTrainedConfig | None) -> CambrianGazeConfig:
@@ -113,33 +130,6 @@ def parse_overrides(text: str | None) -> dict[str, Any]:
     if not isinstance(overrides, dict):
         raise ValueError(f"model_overrides must be a JSON object, got {text!r}")
     return overrides
-
-
-def load_model(name: str, config: CambrianGazeConfig, dtype: torch.dtype) -> CambrianGazeForConditionalGeneration:
-    """A saved model under `config`, which may ask for another number of context tokens than it was saved with.
-
-    Raises: ValueError where both numbers are positive: learned tokens are neither cut nor invented.
-    """
-    wanted, stored = config.gaze_config.num_context_tokens, AutoConfig.from_pretrained(name).gaze_config
-    if wanted == stored.num_context_tokens:
-        return CambrianGazeForConditionalGeneration.from_pretrained(name, config=config, dtype=dtype)
-    if wanted and stored.num_context_tokens:
-        raise ValueError(
-            f"{name} has {stored.num_context_tokens} context tokens, not {wanted}; leave num_context_tokens out, or "
-            "start from a model without (num_context_tokens: 0)"
-        )
-    # Loaded as it was saved: otherwise transformers prints a report of the tokens as if something were wrong.
-    as_saved = copy.deepcopy(config)
-    as_saved.gaze["num_context_tokens"] = stored.num_context_tokens
-    model = CambrianGazeForConditionalGeneration.from_pretrained(name, config=as_saved, dtype=dtype)
-    model.config.gaze = config.gaze
-    model.model.gaze = GazeEmbeddings(wanted, config.text_config.hidden_size).to(dtype)
-    if wanted:
-        model._init_weights(model.model.gaze)
-        logger.warning("%s has no context tokens: the %d of this run start fresh", name, wanted)
-    else:
-        logger.warning("%s has %d context tokens, which are left out (|C|=0)", name, stored.num_context_tokens)
-    return model
 
 
 def load_vision_tower(model: CambrianGazeForConditionalGeneration, path: str) -> None:

@@ -26,6 +26,7 @@ from cambrian_gaze.training.arguments import (
     TrainingArguments,
 )
 from cambrian_gaze.training.layers import ConfigError, read_layers
+from cambrian_gaze.training.lora_arguments import LoraArguments
 
 COMMAND_LINE = "the command line"
 PATH_FIELDS = ("deepspeed", "fsdp_config", "accelerator_config")
@@ -40,6 +41,7 @@ class RunConfig:
     gaze: GazeArguments
     data: DataArguments
     training: TrainingArguments
+    lora: LoraArguments
     values: dict[str, Any]
     """Key → value as written, after bases and overrides: with `sources` the record of the run."""
     sources: dict[str, str]
@@ -55,13 +57,13 @@ def load(argv: Sequence[str]) -> RunConfig:
     tokens = [token for key, value in values.items() for token in as_tokens(key, value)]
     parser = _Parser(ARGUMENT_CLASSES, sources)
     try:
-        model, gaze, data, training = parser.parse_args_into_dataclasses(tokens, look_for_args_file=False)
+        model, gaze, data, training, lora = parser.parse_args_into_dataclasses(tokens, look_for_args_file=False)
     except ConfigError:
         raise
     except (ValueError, TypeError) as error:
         places = ", ".join(sorted(set(sources.values()))) or "the defaults"
         raise ConfigError(f"{places}: {error}") from error
-    return RunConfig(model, gaze, data, training, values, sources)
+    return RunConfig(model, gaze, data, training, lora, values, sources)
 
 
 def gather(argv: Sequence[str]) -> tuple[dict[str, Any], dict[str, str]]:

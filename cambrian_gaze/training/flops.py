@@ -33,6 +33,9 @@ PEAK_TFLOPS = {
 }
 """Dense bf16 tensor-core peaks by vendors' data sheets. The first name that the device's name contains holds."""
 
+UNUSED = "original_module"
+"""Name of the copy that peft keeps of a module which trains whole beside adapters."""
+
 
 def peak_flops(device: torch.device, given_tflops: float | None) -> float | None:
     """Peak FLOP/s of one device: the given one, or the table's for a GPU, else None."""
@@ -71,19 +74,23 @@ class FlopsModel:
         embeddings = {id(model.get_input_embeddings().weight)}
         output = model.get_output_embeddings()
         sizes = dict.fromkeys((DECODER, TOWER, PROJECTOR, CONTEXT), 0)
-        trains = dict.fromkeys(sizes, False)
+        trained, trains = dict(sizes), dict.fromkeys(sizes, False)
         for name, parameter in model.named_parameters():
+            if UNUSED in name.split("."):
+                continue
             module = module_of(name)
             trains[module] |= parameter.requires_grad
             if parameter.ndim > 1 and id(parameter) not in embeddings and "position_embedding" not in name:
                 sizes[module] += parameter.numel()
+                trained[module] += parameter.numel() * parameter.requires_grad
         head = 0 if output is None else output.weight.numel()
+        head_trained = 0 if output is None else head * output.weight.requires_grad
         if output is not None and id(output.weight) in embeddings:
             sizes[DECODER] += head
+            trained[DECODER] += head_trained
         vision = model.config.vision_config
         patches = (vision.image_size // vision.patch_size) ** 2
         passes = {
-            DECODER: 6 if trains[DECODER] else 4,
             TOWER: 6 if trains[TOWER] else 2,
             PROJECTOR: 6 if trains[TOWER] else 4 if trains[PROJECTOR] else 2,
         }
@@ -95,10 +102,10 @@ class FlopsModel:
         projected = rows * columns if model.config.mm_conv_position == "before_mlp" else patches
         projector = float(passes[PROJECTOR] * sizes[PROJECTOR] * projected)
         return cls(
-            per_token=float(passes[DECODER] * sizes[DECODER]),
+            per_token=float(4 * sizes[DECODER] + 2 * trained[DECODER]),
             per_squared_token=3.0 * 2 * config.num_hidden_layers * width,
             per_image=float(passes[TOWER] * (sizes[TOWER] * patches + tower_attention)) + projector,
-            head_per_token=float(passes[DECODER] * head),
+            head_per_token=float(4 * head + 2 * head_trained),
             projector_per_image=projector,
         )
 

@@ -1,4 +1,4 @@
-"""`cambrian-gaze train --help` without importing torch: read off the source of `arguments.py`."""
+"""`cambrian-gaze train --help` without importing torch: read off the source of the arguments' modules."""
 
 from __future__ import annotations
 
@@ -6,14 +6,17 @@ import ast
 from pathlib import Path
 from textwrap import fill
 
+SOURCES = ("arguments.py", "lora_arguments.py")
+"""Modules of the dataclasses in `arguments.ARGUMENT_CLASSES`."""
+
 USAGE = "usage: cambrian-gaze train [CONFIG.yaml] [--nproc_per_node N] [--key value …]"
 
 
 def short_help() -> str:
     """Usage and this project's own keys, grouped by dataclass, with their docstrings."""
     lines = [USAGE, "", "Every key is a field of a YAML file in train/configs and a flag."]
-    source = Path(__file__).with_name("arguments.py").read_text(encoding="utf-8")
-    for node in ast.parse(source).body:
+    sources = [Path(__file__).with_name(name).read_text(encoding="utf-8") for name in SOURCES]
+    for node in (node for source in sources for node in ast.parse(source).body):
         if isinstance(node, ast.ClassDef) and node.decorator_list:
             lines += ["", f"{ast.get_docstring(node).splitlines()[0]}"]
             lines += [line for name, kind, text in _fields(node) for line in _entry(name, kind, text)]

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from safetensors import safe_open
 
+from cambrian_gaze.models.adapters import is_adapter
 from cambrian_gaze.models.lineage import LINEAGE
 from cambrian_gaze.models.writing import replace_text
 from cambrian_gaze.training.card import PICTURE, Score, model_card
@@ -57,6 +58,8 @@ def push_to_hub(
     Raises: ValueError where the folder holds no whole safetensors model, or one that wants code from the hub.
     """
     folder = Path(folder)
+    if is_adapter(folder):
+        raise ValueError(f"{folder} holds an adapter; make it a model (cambrian-gaze merge), and push that")
     check_model(folder)
     if picture is not None and Path(picture).resolve() != (folder / PICTURE).resolve():
         shutil.copyfile(picture, folder / PICTURE)

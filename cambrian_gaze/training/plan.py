@@ -118,7 +118,7 @@ def make_plan(
         raise ValueError(f"sequence_parallel_size {shards} must divide the number of GPUs, {gpus}")
     run = configuration.load([*argv, *here, *([] if "output_dir" in values else ["--output_dir=plan"])])
     work = workload(run.data, **changes)
-    model = build_shapes(run.model, run.gaze, run.training)
+    model = build_shapes(run.model, run.gaze, run.training, run.lora)
     gaze: GazeConfig = model.config.gaze_config
     warnings: list[str] = []
 

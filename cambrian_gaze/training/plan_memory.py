@@ -102,8 +102,8 @@ def saved_bytes(model: nn.Module, batch: MicroBatch, place: Placement, backend: 
 
     `backend`: name of the attention backend; `masked` saves a mask over all pairs.
     """
-    trains = {module_of(name): p.requires_grad for name, p in model.named_parameters()}
-    trains = {part: trains.get(part, False) for part in (DECODER, TOWER, PROJECTOR)}
+    trained = {module_of(name) for name, p in model.named_parameters() if p.requires_grad}
+    trains = {part: part in trained for part in (DECODER, TOWER, PROJECTOR)}
     b, tokens = place.dtype_bytes, batch.tokens
     text = model.config.get_text_config()
     tower_layer, tower_rest = _tower(model, batch.own_units, b) if trains[TOWER] else (0, 0)

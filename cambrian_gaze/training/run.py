@@ -59,7 +59,7 @@ def train(run: RunConfig, callbacks: Sequence[TrainerCallback] = ()) -> Cambrian
         quieten()
     checkpoint = checkpoint_to_resume(args)
     set_seed(args.seed)
-    model, processor = build_model(run.model, run.gaze, args)
+    model, processor = build_model(run.model, run.gaze, args, run.lora)
     quarantine = QuarantineLog(
         run.data.quarantine_log or Path(args.output_dir) / "quarantine.jsonl",
         args.process_index,

@@ -18,6 +18,7 @@ from transformers.trainer_callback import ProgressCallback
 from cambrian_gaze.data.quarantine import TooManyQuarantined
 from cambrian_gaze.gaze.config import GazeConfig
 from cambrian_gaze.models.lineage import write_lineage
+from cambrian_gaze.training.adapters import is_adapted
 from cambrian_gaze.training.callbacks import LogAtCheckpoints, LogFile, MeterStart, ProgressLine
 from cambrian_gaze.training.checkpoint import mark_complete, prune
 from cambrian_gaze.training.flops import FlopsModel, peak_flops
@@ -241,12 +242,15 @@ class CambrianTrainer(OrderedTrainer):
     # Checkpoints
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Model and processor in Hugging Face's format with their lineage; stage 1 adds `mm_projector.safetensors`."""
+        """Model (or adapter, with its configuration) and processor in Hugging Face's format with their lineage; stage 1
+        adds `mm_projector.safetensors`."""
         config, trained_with = self.model.config, getattr(self.model.config, "use_cache", None)
         if self._saved_use_cache is not None:
             config.use_cache = self._saved_use_cache
         try:
             super().save_model(output_dir, _internal_call)
+            if is_adapted(self.model) and self.args.should_save:
+                config.save_pretrained(self.args.output_dir if output_dir is None else output_dir)
         finally:
             if self._saved_use_cache is not None:
                 config.use_cache = trained_with

@@ -1,0 +1,90 @@
+"""LoRA adapters of a saved model: loaded over it, or merged into it.
+
+An adapter's folder is one of peft's: `adapter_model.safetensors` holds the low-rank matrices of the decoder's layers,
+and the projector and context tokens that trained beside them as a whole. Beside it lie the configuration that it was
+trained under (`config.json`, with the budget), the processor, and the lineage, whose parent is the base.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from transformers import AutoConfig
+
+from cambrian_gaze.extras import require
+from cambrian_gaze.models.lineage import LINEAGE, parent, read_lineage, weights_digest, write_lineage
+from cambrian_gaze.models.loading import load_model
+from cambrian_gaze.models.modeling import CambrianGazeForConditionalGeneration
+from cambrian_gaze.models.processing import CambrianGazeProcessor
+from cambrian_gaze.models.writing import new_folder
+
+ADAPTER_CONFIG = "adapter_config.json"
+
+
+def load_adapted(base: Path | str, adapter: Path | str) -> CambrianGazeForConditionalGeneration:
+    """The model `base` with the adapter over it, under the adapter's configuration, in the base's precision.
+
+    Raises: ImportError without peft; ValueError where `adapter` holds no adapter, or one of another model.
+    """
+    return _over_base(base, adapter).get_base_model()
+
+
+def merge_adapter(base: Path | str, adapter: Path | str, out: Path | str) -> Path:
+    """Write the model `base` with the adapter added into its weights: a model folder like the base's, with processor
+    and lineage. The sum is rounded to the base's precision.
+
+    Raises: as `load_adapted`; ValueError where `out` is there already, or the sum is not finite.
+    """
+    with new_folder(out) as folder:
+        # Not quantised, whatever the training held: what is merged is the base as it was saved.
+        model = _over_base(base, adapter).merge_and_unload(progressbar=True, safe_merge=True)
+        model.save_pretrained(folder)
+        CambrianGazeProcessor.from_pretrained(adapter).save_pretrained(folder)
+        write_lineage(folder, "merge of an adapter", [parent("model", base), parent("adapter", adapter)])
+    return Path(out)
+
+
+def is_adapter(folder: Path | str) -> bool:
+    """Whether a folder holds an adapter."""
+    return (Path(folder) / ADAPTER_CONFIG).is_file()
+
+
+def refuse_adapter(folder: Path | str) -> None:
+    """Raises: ValueError where a folder named as a model holds an adapter: transformers would load the model under it
+    with the model's own budget."""
+    if is_adapter(folder):
+        settings = json.loads((Path(folder) / ADAPTER_CONFIG).read_text(encoding="utf-8"))
+        base = settings.get("base_model_name_or_path") or "BASE"
+        raise ValueError(f"{folder} holds an adapter, not a model; give --model {base} --adapter {folder}")
+
+
+def _over_base(base: Path | str, adapter: Path | str) -> torch.nn.Module:
+    """A `PeftModel` of the adapter over the base, in evaluation mode."""
+    peft = require("peft", "peft")
+    if not is_adapter(adapter):
+        raise ValueError(f"{adapter} holds no {ADAPTER_CONFIG}; name the folder that a run with lora_enable wrote")
+    refuse_adapter(base)
+    _check_base(base, adapter)
+    config, stored = AutoConfig.from_pretrained(adapter), AutoConfig.from_pretrained(base)
+    config.dtype = stored.dtype
+    model = load_model(str(base), config, stored.dtype or torch.float32)
+    return peft.PeftModel.from_pretrained(model, str(adapter)).eval()
+
+
+def _check_base(base: Path | str, adapter: Path | str) -> None:
+    """Raises: ValueError where the adapter's lineage tells other weights of its base than those here."""
+    base, adapter = Path(base), Path(adapter)
+    if not (adapter / LINEAGE).is_file() or not base.is_dir():
+        return
+    trained_on = next((one for one in read_lineage(adapter)["parents"] if one["role"] == "model"), {})
+    expected = trained_on.get("lineage", trained_on).get("weights")
+    if expected is None:
+        return
+    found = read_lineage(base)["weights"] if (base / LINEAGE).is_file() else weights_digest(base)
+    if found != expected:
+        raise ValueError(
+            f"{adapter} was trained on {trained_on['name']} with the weights {expected}, and {base} has {found}; "
+            "give the model that it was trained on"
+        )
