@@ -10,7 +10,7 @@ import hashlib
 import json
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import torch
@@ -86,6 +86,36 @@ def parent(role: str, name: Path | str) -> dict[str, Any]:
     elif path.is_file() or (path.is_dir() and list(path.glob("*.safetensors"))):
         found["weights"] = weights_digest(path)
     return found
+
+
+def without_places(lineage: Mapping[str, Any]) -> dict[str, Any]:
+    """The lineage for other eyes: of every file and folder the last part of its path, names on the hub as they are.
+
+    Record files of the same name are numbered; digests stay what they were.
+    """
+    told = dict(lineage)
+    if lineage["data"] is not None:
+        files: dict[str, str] = {}
+        for path, digest in lineage["data"]["files"].items():
+            name, count = PurePath(path).name, 1
+            while name in files:
+                count += 1
+                name = f"{PurePath(path).name} ({count})"
+            files[name] = digest if digest != path else PurePath(path).name
+        told["data"] = {**lineage["data"], "files": files}
+    told["parents"] = [_parent_without_place(one) for one in lineage["parents"]]
+    return told
+
+
+def _parent_without_place(one: Mapping[str, Any]) -> dict[str, Any]:
+    name = one["name"]
+    is_here = "lineage" in one or "weights" in one
+    if is_here or name.count("/") != 1 or name.startswith((".", "/", "~")):
+        name = PurePath(name).name
+    told = {**one, "name": name}
+    if "lineage" in one:
+        told["lineage"] = without_places(one["lineage"])
+    return told
 
 
 def data_recipe(values: Mapping[str, Any], files: Sequence[Path | str]) -> dict[str, Any]:

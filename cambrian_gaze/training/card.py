@@ -17,6 +17,7 @@ from cambrian_gaze.gaze.config import BUDGET_FIELDS, RegionBudget
 from cambrian_gaze.gaze.cost import attended_visual
 from cambrian_gaze.models.configuration import CambrianGazeConfig
 from cambrian_gaze.models.lineage import LINEAGE, code_text, read_lineage
+from cambrian_gaze.training.card_dense import dense_body, dense_layout
 from cambrian_gaze.training.log import LOG_NAME, read_log
 
 PICTURE = "gaze.png"
@@ -79,16 +80,21 @@ def model_card(folder: Path | str, repo_id: str, scores: Sequence[Score] = (), l
 
     Args:
         folder: a saved model; what lies beside it of `run_config.json`, `train_log.jsonl`, `lineage.json` and
-            `gaze.png` is told too.
+            `gaze.png` is told too. Of a dense export, its lineage is told.
 
-    Raises: ValueError where the folder holds no Cambrian-Gaze model.
+    Raises: ValueError where the folder holds neither a Cambrian-Gaze model nor a dense export of one.
     """
     folder = Path(folder)
+    title = f"# {repo_id.rpartition('/')[2]}"
+    if (layout := dense_layout(folder)) is not None:
+        lineage = read_lineage(folder)
+        sections = [_metadata(lineage, license), title, *dense_body(repo_id, layout, lineage), _scores(scores)]
+        return "\n\n".join(sections) + "\n"
     config = CambrianGazeConfig.from_pretrained(folder)
     lineage = read_lineage(folder) if (folder / LINEAGE).is_file() else None
     sections = [
         _metadata(lineage, license),
-        f"# {repo_id.rpartition('/')[2]}",
+        title,
         _what(folder, config),
         _gaze(config),
         _use(repo_id),

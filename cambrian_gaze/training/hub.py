@@ -11,7 +11,7 @@ from pathlib import Path
 from safetensors import safe_open
 
 from cambrian_gaze.models.adapters import is_adapter
-from cambrian_gaze.models.lineage import LINEAGE
+from cambrian_gaze.models.lineage import LINEAGE, read_lineage, without_places
 from cambrian_gaze.models.writing import replace_text
 from cambrian_gaze.training.card import PICTURE, Score, model_card
 
@@ -53,7 +53,8 @@ def push_to_hub(
         picture: a PNG of where the model looks, copied to `gaze.png` for the card.
         dry_run: write the card and upload nothing.
 
-    A `README.md` in the folder is the card, as it is; without one it is written there from the files of the run.
+    A `README.md` in the folder is the card, as it is; without one it is written there from the files of the run. The
+    lineage is uploaded without the paths in it; the file in the folder keeps them.
 
     Raises: ValueError where the folder holds no whole safetensors model, or one that wants code from the hub.
     """
@@ -77,14 +78,14 @@ def push_to_hub(
     left_out = sorted(p.name for p in folder.iterdir() if p.name not in files)
     url = None
     if not dry_run:
-        from huggingface_hub import HfApi
+        from huggingface_hub import CommitOperationAdd, HfApi
 
         api = HfApi(token=token)
+        contents = [(name, _told_lineage(folder) if name == LINEAGE else folder / name) for name in files]
         name = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
-        done = api.upload_folder(
+        done = api.create_commit(
             repo_id=name,
-            folder_path=folder,
-            allow_patterns=files,
+            operations=[CommitOperationAdd(path_in_repo=name, path_or_fileobj=content) for name, content in contents],
             revision=revision,
             commit_message="Cambrian-Gaze model",
         )
@@ -96,6 +97,11 @@ def files_to_push(folder: Path) -> list[str]:
     """Names of the files that make up the model, its processor and its card."""
     patterns = (*_WEIGHTS, *_BESIDE)
     return sorted({path.name for pattern in patterns for path in folder.glob(pattern) if path.is_file()})
+
+
+def _told_lineage(folder: Path) -> bytes:
+    """The lineage without the places of this machine."""
+    return json.dumps(without_places(read_lineage(folder)), indent=2).encode()
 
 
 def check_model(folder: Path) -> None:

@@ -14,6 +14,7 @@ from cambrian_gaze.models.lineage import (
     parent,
     read_lineage,
     weights_digest,
+    without_places,
     write_lineage,
 )
 
@@ -72,6 +73,28 @@ def test_the_recipe_does_not_depend_on_where_files_lie(tmp_path: Path) -> None:
     assert here != data_recipe({"fps": 2.0}, [tmp_path / "here" / "a.jsonl"])["recipe"]
     (tmp_path / "there" / "a.jsonl").write_text("two")
     assert here != data_recipe({"fps": 1.0}, [tmp_path / "there" / "a.jsonl"])["recipe"]
+
+
+def test_other_eyes_see_no_places(tmp_path: Path) -> None:
+    first = checkpoint(tmp_path / "first", a=torch.zeros(2))
+    for folder in ("here", "there"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "a.jsonl").write_text(folder)
+    files = [tmp_path / "here" / "a.jsonl", tmp_path / "there" / "a.jsonl", tmp_path / "gone.jsonl"]
+    kept = write_lineage(first, "train", [parent("model", tmp_path / "absent")], data_recipe({"fps": 1}, files))
+    second = checkpoint(tmp_path / "second", a=torch.ones(2))
+    names = [parent("model", first), parent("language model", "Qwen/Qwen3-4B"), parent("tower", "../siglip")]
+    whole = write_lineage(second, "train", [*names, {"role": "preset, fresh weights", "name": "tiny"}])
+
+    told = without_places(whole)
+    assert str(tmp_path) in json.dumps(whole) and str(tmp_path.parent) not in json.dumps(told)
+    assert [one["name"] for one in told["parents"]] == ["first", "Qwen/Qwen3-4B", "siglip", "tiny"]
+    of_first, digests = told["parents"][0]["lineage"], kept["data"]["files"]
+    assert of_first["parents"][0]["name"] == "absent"
+    here, there = digests[str(files[0])], digests[str(files[1])]
+    assert of_first["data"]["files"] == {"a.jsonl": here, "a.jsonl (2)": there, "gone.jsonl": "gone.jsonl"}
+    assert told["weights"] == whole["weights"] and of_first["data"]["recipe"] == kept["data"]["recipe"]
+    assert whole == read_lineage(second), "the given lineage stays as it was"
 
 
 def test_bad_files_are_named(tmp_path: Path) -> None:

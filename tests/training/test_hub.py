@@ -14,8 +14,10 @@ from PIL import Image
 from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText
 
+from cambrian_gaze import CambrianGazeForConditionalGeneration, CambrianGazeProcessor
 from cambrian_gaze.cli.main import main
-from cambrian_gaze.models.lineage import read_lineage
+from cambrian_gaze.models.export import export
+from cambrian_gaze.models.lineage import parent, read_lineage, write_lineage
 from cambrian_gaze.training.card import model_card, read_scores
 from cambrian_gaze.training.hub import push_to_hub
 from tests.training._hub import COMMIT, serving
@@ -118,6 +120,39 @@ def test_folders_that_are_no_whole_model_are_refused(folder: Path, tmp_path: Pat
         push_to_hub(folder, "me/tiny", dry_run=True)
 
 
+@pytest.fixture(scope="module")
+def dense(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model without context tokens, exported to both layouts."""
+    root = tmp_path_factory.mktemp("dense")
+    CambrianGazeForConditionalGeneration.from_preset("tiny", gaze={"num_context_tokens": 0}).save_pretrained(root / "a")
+    CambrianGazeProcessor.from_preset("tiny").save_pretrained(root / "a")
+    write_lineage(root / "a", "train, stage 2, step 7", [parent("language model", "Qwen/Qwen3-4B")])
+    for layout in ("llava", "deepseek_vl"):
+        export(layout, root / "a", root / layout)
+    return root
+
+
+@pytest.mark.parametrize(("layout", "exact"), [("llava", "in float32"), ("deepseek_vl", "The same tensors")])
+def test_a_dense_export_gets_a_card_of_its_lineage(layout: str, exact: str, dense: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(dense / layout, tmp_path / layout))
+    assert push_to_hub(folder, "me/flat", dry_run=True).card_is_new
+    card = (folder / "README.md").read_text()
+    own, of = read_lineage(folder)["weights"], read_lineage(dense / "a")["weights"]
+    said = ("# flat", exact, "| exported from | `a` |", own, of, "train, stage 2, step 7", "K = all regions")
+    assert not [text for text in said if text not in card]
+    assert yaml.safe_load(card.split("---\n")[1])["base_model"] == ["Qwen/Qwen3-4B"]
+    assert str(dense) not in card and "import cambrian_gaze" not in card
+
+
+def test_a_model_of_another_type_needs_a_card_of_its_own(dense: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(dense / "llava", tmp_path / "llava"))
+    (folder / "lineage.json").unlink()
+    with pytest.raises(ValueError, match="'llava' model that no card can be made of.*write a README.md"):
+        push_to_hub(folder, "me/flat", dry_run=True)
+    (folder / "README.md").write_text("mine")
+    assert "README.md" in push_to_hub(folder, "me/flat", dry_run=True).files
+
+
 PULL = """
 import cambrian_gaze, torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
@@ -144,6 +179,10 @@ def test_push_and_pull_through_a_hub(folder: Path, tmp_path: Path) -> None:
     assert {"config.json", "model.safetensors", "README.md", "lineage.json"} <= held.keys()
     assert not [name for name in held if name.endswith((".bin", ".pt", ".py", ".jsonl")) or "checkpoint" in name]
     assert held["model.safetensors"] == (folder / "model.safetensors").read_bytes()
+    told = json.loads(held["lineage.json"])
+    assert list(told["data"]["files"]) == ["train.jsonl"] and told["weights"] == read_lineage(folder)["weights"]
+    for name in sorted(held.keys() - {"model.safetensors"}):
+        assert str(tmp_path.parent).encode() not in held[name], f"{name} holds a place of this machine"
     model, processor, total = done.stdout.split()
     assert (model, processor) == ("CambrianGazeForConditionalGeneration", "CambrianGazeProcessor")
     tensors = load_file(folder / "model.safetensors")

@@ -15,11 +15,12 @@ from typing import Any
 
 import torch
 from PIL import Image
-from transformers import TextStreamer
+from transformers import StoppingCriteriaList
 
 from cambrian_gaze.data.media import load_image
 from cambrian_gaze.models.modeling import CambrianGazeForConditionalGeneration
 from cambrian_gaze.models.processing import CambrianGazeProcessor
+from cambrian_gaze.models.serve.stop import Saying, StopText, before_stop
 
 _KNOWN = {"model", "messages", "max_tokens", "max_completion_tokens", "temperature", "top_p", "seed", "stop", "stream"}
 _KNOWN |= {"gaze", "n", "stream_options", "user", "generation_config"}
@@ -39,6 +40,8 @@ class ChatRequest:
     """Run-time options such as {"top_k": 2}; None: the server's."""
     stream: bool = False
     seed: int | None = None
+    stop: tuple[str, ...] = ()
+    """The answer ends before the first of these."""
 
 
 @dataclass(frozen=True)
@@ -80,15 +83,18 @@ def parse_request(body: Mapping[str, Any], default_tokens: int = 128) -> ChatReq
         generation |= {"do_sample": True, "temperature": temperature} if temperature > 0 else {"do_sample": False}
     if "top_p" in given:
         generation["top_p"] = _number(given, "top_p", 0.0, 1.0)
-    if stop := given.get("stop"):
-        generation["stop_strings"] = [stop] if isinstance(stop, str) else list(stop)
+    stop = given.get("stop", [])
+    stop = [stop] if isinstance(stop, str) else stop
+    if not isinstance(stop, list) or not all(isinstance(text, str) and text for text in stop):
+        raise ValueError(f"stop must be a text or a list of texts, none of them empty, got {stop!r}")
     gaze = given.get("gaze")
     if gaze is not None and not isinstance(gaze, dict):
         raise ValueError(f"gaze must be an object such as {{'top_k': 2}}, got {gaze!r}")
     seed = given.get("seed")
     if seed is not None and not isinstance(seed, int):
         raise ValueError(f"seed must be an integer, got {seed!r}")
-    return ChatRequest([_message(m) for m in messages], generation, gaze, bool(given.get("stream", False)), seed)
+    messages, stream = [_message(m) for m in messages], bool(given.get("stream", False))
+    return ChatRequest(messages, generation, gaze, stream, seed, tuple(stop))
 
 
 def _generation_config(text: Any) -> dict[str, Any]:
@@ -171,10 +177,7 @@ class ChatModel:
         asked, new = inputs["input_ids"].shape[1], request.generation["max_new_tokens"]
         if asked + new > room:
             raise ValueError(f"{asked} tokens of prompt and {new} of answer exceed the {room} positions of the decoder")
-        options = dict(inputs.to(self.model.device)) | request.generation | {"gaze": gaze}
-        if "stop_strings" in request.generation:
-            options["tokenizer"] = self.processor.tokenizer
-        return options
+        return dict(inputs.to(self.model.device)) | request.generation | {"gaze": gaze}
 
     def answer(
         self, request: ChatRequest, prepared: dict[str, Any], say: Callable[[str], None] | None = None
@@ -185,34 +188,24 @@ class ChatModel:
             prepared: of `prepare`.
             say: called with each piece of text as it comes; an error that it raises ends the generation.
         """
-        streamer = None if say is None else _Saying(self.processor.tokenizer, say)
-        prompt = prepared["input_ids"].shape[1]
+        tokenizer, prompt = self.processor.tokenizer, prepared["input_ids"].shape[1]
+        streamer = None if say is None else Saying(tokenizer, say, request.stop)
+        stop = StopText(tokenizer, request.stop, prompt)
+        criteria = StoppingCriteriaList([stop] if request.stop else [])
         with self._turn:
             if request.seed is not None:
                 torch.manual_seed(request.seed)
-            output = self.model.generate(**prepared, return_gaze=True, streamer=streamer)
+            output = self.model.generate(**prepared, return_gaze=True, streamer=streamer, stopping_criteria=criteria)
         ids = output.sequences[0, prompt:].tolist()
         ends = self.model.generation_config.eos_token_id
         ends = ends if isinstance(ends, list) else [ends]
-        ended = ids[-1] in ends or len(ids) < request.generation["max_new_tokens"]
+        ended = ids[-1] in ends or len(ids) < request.generation["max_new_tokens"] or stop.met(ids)
         trace = output.gaze
         counted = {"visual": trace.attended_visual, "context": trace.attended_context, "text": trace.attended_text}
         return ChatAnswer(
-            self.processor.tokenizer.decode(ids, skip_special_tokens=True),
+            before_stop(tokenizer.decode(ids, skip_special_tokens=True), request.stop),
             "stop" if ended else "length",
             prompt,
             len(ids),
             {name: float(values.float().mean()) for name, values in counted.items()},
         )
-
-
-class _Saying(TextStreamer):
-    """Hands on text instead of printing it."""
-
-    def __init__(self, tokenizer: Any, say: Callable[[str], None]) -> None:
-        super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True)
-        self._say = say
-
-    def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
-        if text:
-            self._say(text)

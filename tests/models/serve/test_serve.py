@@ -89,6 +89,13 @@ def test_the_budget_is_the_requests(server: ChatServer) -> None:
     assert whole(server, gaze={"keep_ratio": 1.0})["gaze"]["visual"] == 64
 
 
+def said_in_stream(content: bytes) -> str:
+    events = content.decode().strip().split("\n\n")
+    assert events[-1] == "data: [DONE]"
+    chunks = [json.loads(event.removeprefix("data: ")) for event in events[:-1]]
+    return "".join(chunk["choices"][0]["delta"].get("content", "") for chunk in chunks)
+
+
 def test_a_stream_says_the_same(server: ChatServer) -> None:
     expected = whole(server)
     body = {"messages": ABOUT_A_PICTURE, "temperature": 0, "stream": True}
@@ -114,11 +121,11 @@ def test_text_sampling_stops_and_several_at_once(server: ChatServer) -> None:
     texts = {json.loads(content)["choices"][0]["message"]["content"] for status, content in answers if status == 200}
     assert len(answers) == 3 and len(texts) == 1, "the same seed, the same answer"
     (text,) = texts
-    end = next(letter for letter in text if letter.isascii())  # untrained: some of it is no text
-    stopped = json.loads(ask(server, body | {"stop": end})[1])
-    assert text.startswith(stopped["choices"][0]["message"]["content"]), "the token that holds it is the last"
-    assert end in stopped["choices"][0]["message"]["content"]
+    end = next(letter for letter in reversed(text) if letter.isascii())  # untrained: some of it is no text
+    stopped = json.loads(ask(server, body | {"stop": ["not in it", end]})[1])
+    assert stopped["choices"][0]["message"]["content"] == text[: text.index(end)], "before the stop text"
     assert stopped["choices"][0]["finish_reason"] == "stop"
+    assert said_in_stream(ask(server, body | {"stop": end, "stream": True})[1]) == text[: text.index(end)]
 
 
 def test_requests_as_transformers_chat_sends_them(server: ChatServer) -> None:
@@ -149,6 +156,8 @@ def test_models_and_health(server: ChatServer) -> None:
         ({"tools": []}, 400, "not supported here: tools"),
         ({"n": 2}, 400, "n must be 1"),
         ({"max_tokens": 0}, 400, "max_tokens"),
+        ({"stop": 5}, 400, "stop must be a text"),
+        ({"stop": ["a", ""]}, 400, "none of them empty"),
         ({"max_tokens": 5000}, 400, "exceed the 2048 positions"),
         ({"temperature": "hot"}, 400, "temperature"),
         ({"gaze": {"topk": 1}}, 400, "did you mean 'top_k'"),
