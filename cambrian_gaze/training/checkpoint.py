@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from cambrian_gaze.models.shards import file_sha256
-from cambrian_gaze.models.writing import write_json
+from cambrian_gaze.models.writing import new_folder, write_json
 
 MARKER = "complete.json"
 _FOLDER = re.compile(r"checkpoint-(\d+)")
@@ -145,3 +145,29 @@ def prune(
         (path / MARKER).unlink(missing_ok=True)
         shutil.rmtree(path)
     return gone
+
+
+def export_model(source: Path | str, out: Path | str) -> tuple[Path, list[str]]:
+    """Copy the model in a checkpoint, or in the last complete one of an `output_dir`, into the new folder `out`.
+
+    Returns: `out`, and the names of its files. Raises: ValueError where the checkpoint is damaged or `out` is there.
+    """
+    folder = Path(source)
+    if not (folder / MARKER).exists() and checkpoint_steps(folder):
+        good = [path for _, path in checkpoint_steps(folder) if damage(path) is None]
+        folder = good[-1] if good else folder
+    if reason := damage(folder, hashes=True):
+        raise ValueError(f"{folder} cannot be exported: {reason}")
+    names = [path.name for path in sorted(folder.iterdir()) if path.is_file() and _is_of_model(path.name)]
+    if not any(name.endswith(".safetensors") for name in names):
+        raise ValueError(f"{folder} holds no *.safetensors; with a sharded save the weights must be gathered first")
+    with new_folder(out) as partial:
+        for name in names:
+            shutil.copy2(folder / name, partial / name)
+    return Path(out), names
+
+
+def _is_of_model(name: str) -> bool:
+    """Whether a file of a checkpoint is the model's or the processor's; the others serve resuming."""
+    resuming = name in (MARKER, "trainer_state.json") or name.startswith("data_")
+    return name.endswith((".safetensors", ".json", ".jinja", ".txt", ".model", ".md")) and not resuming
