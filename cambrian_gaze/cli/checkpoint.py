@@ -9,6 +9,9 @@ import sys
 from collections.abc import Sequence
 
 ACTIONS = {
+    "ls": ("cambrian_gaze.cli.checkpoint_ls", "the checkpoints of a run: step, size, whole or not, loss, time"),
+    "verify": ("cambrian_gaze.cli.checkpoint_verify", "read checkpoints and compare every file with its SHA-256"),
+    "export": ("cambrian_gaze.cli.checkpoint_export", "the model of a checkpoint alone, in Hugging Face's format"),
     "show": ("cambrian_gaze.cli.checkpoint_show", "the lineage of a saved model: weights, code, data, parents"),
 }
 """Name → module and summary."""

@@ -282,6 +282,12 @@ class TrainingArguments(transformers.TrainingArguments):
     """Neighbouring ranks that share the tokens of each batch, for long videos. `per_device_train_batch_size` is then
     the batch of such a group. Must divide the number of ranks and the decoder's query and key-value heads."""
 
+    verify_checkpoint: bool = True
+    """Before resuming, read the checkpoint and compare the SHA-256 of every file; sizes are compared in any case."""
+
+    save_milestone_steps: int | None = None
+    """Keep every checkpoint whose step is a multiple of it, beyond `save_total_limit`."""
+
     gaze_stats_steps: int = 1
     """Count attended KV entries at every n-th logging step; 0 never."""
 
@@ -307,6 +313,8 @@ class TrainingArguments(transformers.TrainingArguments):
             if self.warmup_steps not in (0, self.warmup_ratio):
                 raise ValueError(f"give warmup_ratio ({self.warmup_ratio}) or warmup_steps ({self.warmup_steps})")
             self.warmup_steps = self.warmup_ratio
+        if self.save_milestone_steps is not None and self.save_milestone_steps < 1:
+            raise ValueError(f"save_milestone_steps must be positive, got {self.save_milestone_steps}")
         self._forward_checkpointing_names()
         # Without it Trainer takes ranks without an accelerator for single processes.
         self.use_cpu = self.use_cpu or not torch.accelerator.is_available()

@@ -18,14 +18,14 @@ from cambrian_gaze.data.quarantine import QuarantineLog
 from cambrian_gaze.extras import require
 from cambrian_gaze.models.writing import write_json
 from cambrian_gaze.training import config as configuration
-from cambrian_gaze.training.arguments import TrainingArguments
 from cambrian_gaze.training.build import build_model
-from cambrian_gaze.training.checkpoint import incomplete_because, last_complete_checkpoint, read_marker
+from cambrian_gaze.training.checkpoint import NotSavedError
 from cambrian_gaze.training.config import RunConfig
 from cambrian_gaze.training.data import build_collator, build_datasets, build_order
 from cambrian_gaze.training.layers import ConfigError
 from cambrian_gaze.training.origin import origin_of
 from cambrian_gaze.training.ranks import start_ranks
+from cambrian_gaze.training.resume import checkpoint_to_resume
 from cambrian_gaze.training.trainer import CambrianTrainer
 
 logger = logging.getLogger(__name__)
@@ -46,7 +46,11 @@ def main(argv: Sequence[str] | None = None, callbacks: Sequence[TrainerCallback]
     except ConfigError as error:
         print(f"cambrian-gaze train: {error}", file=sys.stderr)
         return 2
-    train(run, callbacks)
+    try:
+        train(run, callbacks)
+    except NotSavedError as error:
+        print(f"cambrian-gaze train: {error}", file=sys.stderr)
+        return 1
     if dist.is_initialized():
         dist.destroy_process_group()
     return 0
@@ -113,33 +117,6 @@ def prepare_deepspeed() -> None:
     compatible = getattr(ops, "__compatible_ops__", {})
     if "deepspeed_shm_comm" in compatible:
         compatible["deepspeed_shm_comm"] = False
-
-
-def checkpoint_to_resume(args: TrainingArguments) -> str | None:
-    """The checkpoint that the run continues from: the one named, or with `auto_resume` the last complete one.
-
-    Raises: ValueError where the named one is not complete, or was written by another number of DeepSpeed ranks.
-    """
-    if args.resume_from_checkpoint not in (None, "True", "true", "False", "false"):
-        folder = Path(args.resume_from_checkpoint)
-        if reason := incomplete_because(folder):
-            raise ValueError(f"resume_from_checkpoint {folder} cannot be resumed from: {reason}")
-    elif args.auto_resume or args.resume_from_checkpoint in ("True", "true"):
-        folder, messages = last_complete_checkpoint(args.output_dir)
-        for message in messages:
-            logger.warning(message)
-    else:
-        folder = None
-    if folder is None:
-        return None
-    ranks = read_marker(folder).get("world_size", args.world_size)
-    if args.deepspeed and ranks != args.world_size:
-        raise ValueError(
-            f"{folder} was written by {ranks} DeepSpeed ranks and this run has {args.world_size}; start {ranks} with "
-            f"--nproc_per_node, or set auto_resume to false and choose another output_dir"
-        )
-    logger.warning("continuing from %s", folder)
-    return str(folder)
 
 
 if __name__ == "__main__":

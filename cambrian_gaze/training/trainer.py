@@ -1,10 +1,10 @@
 """`CambrianTrainer`: a trainer with per-module learning rates, Progressive TopK, a loss over all ranks' supervised
-tokens, and logs that say what was attended. Which data a step sees is `OrderedTrainer`'s."""
+tokens, and logs that say what was attended. Which data a step sees is `OrderedTrainer`'s, how it is saved
+`CheckpointedTrainer`'s."""
 
 from __future__ import annotations
 
 import dataclasses
-import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -20,17 +20,16 @@ from cambrian_gaze.gaze.config import GazeConfig
 from cambrian_gaze.models.lineage import write_lineage
 from cambrian_gaze.training.adapters import is_adapted
 from cambrian_gaze.training.callbacks import LogAtCheckpoints, LogFile, MeterStart, ProgressLine
-from cambrian_gaze.training.checkpoint import mark_complete, prune
+from cambrian_gaze.training.checkpointed import CheckpointedTrainer
 from cambrian_gaze.training.flops import FlopsModel, peak_flops
 from cambrian_gaze.training.log import LOG_NAME, TrainLog
 from cambrian_gaze.training.meter import Meter
 from cambrian_gaze.training.optimizer import parameter_groups
-from cambrian_gaze.training.ordered import OrderedTrainer
 from cambrian_gaze.training.projector import EXPORT_NAME, export_projector
 from cambrian_gaze.training.sequence import check_same_batches, sequence_group
 
 
-class CambrianTrainer(OrderedTrainer):
+class CambrianTrainer(CheckpointedTrainer):
     """Takes this package's `TrainingArguments`, and a model with `gaze`, `return_gaze` and `num_items_in_batch`."""
 
     loss_is_scaled_for_ga = True
@@ -43,7 +42,7 @@ class CambrianTrainer(OrderedTrainer):
         origin: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        """Args beyond those of `OrderedTrainer`:
+        """Args beyond those of `CheckpointedTrainer`:
 
         progressive: Progressive TopK in stage 2 (`GazeConfig.schedule`).
         max_quarantined_share: the run stops with a summary beyond it.
@@ -264,30 +263,10 @@ class CambrianTrainer(OrderedTrainer):
             write_lineage(folder, f"train, stage {self.args.stage}, step {self.state.global_step}", **self.origin)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        """Trainer's checkpoint, then the marker that says it is whole, then the removal of old ones."""
+        """As `CheckpointedTrainer`'s; its time does not count as training."""
         began = time.perf_counter()
-        folder = Path(self._get_output_dir(trial=trial)) / f"checkpoint-{self.state.global_step}"
-        if self.args.should_save and folder.exists():
-            shutil.rmtree(folder)
-        self._wait_for_all()
-        limit, self.args.save_total_limit = self.args.save_total_limit, None
-        try:
-            super()._save_checkpoint(model, trial)
-        finally:
-            self.args.save_total_limit = limit
-        self.save_stream_state(folder)
-        self._wait_for_all()
-        if self.args.should_save:
-            facts = {"world_size": self.meter.world_size, "resumable": not self.args.save_only_model}
-            self.course.position(self.state.global_step).save(folder)
-            mark_complete(folder, self.state.global_step, **facts)
-            prune(folder.parent, limit, self.state.best_model_checkpoint)
-        self._wait_for_all()
+        super()._save_checkpoint(model, trial)
         self.meter.exclude(time.perf_counter() - began)
-
-    def _wait_for_all(self) -> None:
-        if self.meter.world_size > 1:
-            dist.barrier()
 
 
 def frozen_parts(model: nn.Module) -> list[nn.Module]:

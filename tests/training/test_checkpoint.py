@@ -1,5 +1,6 @@
 """Which checkpoints are whole, and which are removed."""
 
+import hashlib
 from pathlib import Path
 
 import pytest
@@ -7,10 +8,12 @@ import pytest
 from cambrian_gaze.training.checkpoint import (
     MARKER,
     checkpoint_steps,
+    digests,
     incomplete_because,
     last_complete_checkpoint,
     mark_complete,
     prune,
+    read_marker,
 )
 
 
@@ -45,6 +48,41 @@ def test_a_whole_one_has_no_reason_against_it(tmp_path: Path) -> None:
     assert incomplete_because(tmp_path / "checkpoint-2") is not None
 
 
+def test_changed_bytes_are_found_by_hash_alone(tmp_path: Path) -> None:
+    good, bad = checkpoint(tmp_path, 1), checkpoint(tmp_path, 2)
+    (bad / "model.safetensors").write_bytes(b"weighst")
+    assert incomplete_because(bad) is None
+    assert "model.safetensors is not what was written" in incomplete_because(bad, hashes=True)
+    assert last_complete_checkpoint(tmp_path)[0] == bad
+    found, messages = last_complete_checkpoint(tmp_path, hashes=True)
+    assert found == good and "checkpoint-2 is passed over: model.safetensors" in messages[0]
+
+
+def test_known_digests_are_taken_and_others_computed(tmp_path: Path) -> None:
+    path = checkpoint(tmp_path, 1, whole=False)
+    state = digests(path, ["global_step/rank_0.pt"])
+    mark_complete(path, 1, state | {"model.safetensors": "taken"})
+    files = read_marker(path)["files"]
+    assert files["model.safetensors"] == {"size": 7, "sha256": "taken"}
+    assert files["global_step/rank_0.pt"]["sha256"] == hashlib.sha256(b"state").hexdigest()
+
+
+def test_milestones_stay(tmp_path: Path) -> None:
+    for step in (2, 4, 6, 8):
+        checkpoint(tmp_path, step)
+    checkpoint(tmp_path, 12, whole=False)
+    prune(tmp_path, 1, milestone=4)
+    assert [step for step, _ in checkpoint_steps(tmp_path)] == [4, 8]
+
+
+def test_a_damaged_one_does_not_count_as_kept(tmp_path: Path) -> None:
+    for step in (1, 2, 3):
+        checkpoint(tmp_path, step)
+    (tmp_path / "checkpoint-3" / "model.safetensors").write_bytes(b"wei")
+    prune(tmp_path, 1)
+    assert [step for step, _ in checkpoint_steps(tmp_path)] == [2]
+
+
 @pytest.mark.parametrize(("keep", "left"), [(None, [1, 2, 3, 4]), (1, [3]), (2, [2, 3]), (0, [3])])
 def test_pruning_keeps_the_newest_whole_ones(tmp_path: Path, keep: int | None, left: list[int]) -> None:
     for step in (1, 2, 3, 4):
@@ -57,4 +95,4 @@ def test_pruning_spares_the_best(tmp_path: Path) -> None:
     best = checkpoint(tmp_path, 1)
     checkpoint(tmp_path, 2)
     checkpoint(tmp_path, 3)
-    assert [path.name for path in prune(tmp_path, 1, best)] == ["checkpoint-2"]
+    assert [path.name for path in prune(tmp_path, 1, [best])] == ["checkpoint-2"]

@@ -1,0 +1,60 @@
+"""`cambrian-gaze checkpoint ls`: a table of a run's checkpoints."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="cambrian-gaze checkpoint ls",
+        description="List the checkpoints in a run's output folder. Sizes are compared; `verify` reads the files.",
+    )
+    parser.add_argument("folder", metavar="DIR", help="output_dir of a run")
+    return parser
+
+
+def run(arguments: argparse.Namespace) -> str:
+    """The table. Raises ValueError where there are no checkpoints."""
+    from cambrian_gaze.training.checkpoint import checkpoint_steps
+
+    steps = checkpoint_steps(arguments.folder)
+    if not steps:
+        raise ValueError(f"{arguments.folder} holds no checkpoint-N")
+    lines = [f"{'step':>8}  {'size':>10}  {'loss':>8}  {'written':<16}  {'ranks':<14}  state"]
+    return "\n".join(lines + [_line(step, path) for step, path in steps])
+
+
+def _line(step: int, path: Path) -> str:
+    from cambrian_gaze.training.checkpoint import incomplete_because, read_marker
+
+    size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+    reason = incomplete_because(path)
+    try:
+        marker = read_marker(path)
+    except (OSError, ValueError):
+        marker = {}
+    when = time.strftime("%Y-%m-%d %H:%M", time.localtime(marker["time"])) if "time" in marker else "-"
+    loss = _last_loss(path)
+    shown = "-" if loss is None else f"{loss:.4f}"
+    return f"{step:>8}  {size / 1e6:>7,.1f} MB  {shown:>8}  {when:<16}  {_ranks(marker):<14}  {reason or 'whole'}"
+
+
+def _ranks(marker: dict[str, Any]) -> str:
+    if "world_size" not in marker:
+        return "-"
+    stage = marker.get("zero_stage")
+    return f"{marker['world_size']}" + ("" if stage is None else f", ZeRO {stage}")
+
+
+def _last_loss(path: Path) -> float | None:
+    """The last training loss that the checkpoint's history holds."""
+    try:
+        history = json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))["log_history"]
+    except (OSError, ValueError, KeyError):
+        return None
+    return next((entry["loss"] for entry in reversed(history) if "loss" in entry), None)

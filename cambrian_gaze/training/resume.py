@@ -1,0 +1,139 @@
+"""From which checkpoint a run goes on, and in which form: the first rank decides, and all ranks hear it.
+
+DeepSpeed splits the optimizer's state over the ranks, so its files fit only as many ranks and the same ZeRO stage. For
+others they are converted into DeepSpeed's universal form, by parameter. That form lies in a folder of its own that
+looks like the checkpoint (links to its files), and is gone once it is loaded: the checkpoint itself is never touched.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import io
+import logging
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, TypeVar
+
+import torch.distributed as dist
+
+from cambrian_gaze.extras import require
+from cambrian_gaze.training.arguments import TrainingArguments
+from cambrian_gaze.training.checkpoint import incomplete_because, last_complete_checkpoint, read_marker
+
+logger = logging.getLogger(__name__)
+
+VIEW = ".resuming"
+"""In `output_dir`: the checkpoint in universal form."""
+UNIVERSAL = "universal"
+_LATEST = "latest_universal"
+_PATIENCE = datetime.timedelta(hours=2)
+"""How long the ranks wait for the first one, which reads and may convert all of a checkpoint."""
+
+T = TypeVar("T")
+
+
+def first_rank_decides(decide: Callable[[], T]) -> T:
+    """What `decide` returns on the first rank, on all of them. Raises ValueError on all where it does there."""
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return decide()
+    # A group of its own, on the CPU: reading takes longer than a collective of the training may.
+    group = dist.new_group(backend="gloo", timeout=_PATIENCE)
+    answer: list[Any] = [None, None]
+    if dist.get_rank() == 0:
+        try:
+            answer[0] = decide()
+        except (OSError, ValueError) as error:
+            answer[1] = str(error)
+    dist.broadcast_object_list(answer, src=0, group=group)
+    dist.destroy_process_group(group)
+    if answer[1] is not None:
+        raise ValueError(answer[1])
+    return answer[0]
+
+
+def checkpoint_to_resume(args: TrainingArguments) -> str | None:
+    """The folder that the run continues from: the checkpoint named, or with `auto_resume` the last complete one; or a
+    view of it, where DeepSpeed's files were written by other ranks or another ZeRO stage.
+
+    Raises: ValueError where the named one is not complete, or this run cannot load its optimizer's state.
+    """
+    found = first_rank_decides(lambda: _loadable(args))
+    if found is not None and is_universal(found):
+        args.hf_deepspeed_config.config.setdefault("checkpoint", {})["load_universal"] = True
+    return found
+
+
+def is_universal(folder: Path | str) -> bool:
+    """Whether `folder` holds DeepSpeed's universal form."""
+    return (Path(folder) / _LATEST).is_file()
+
+
+def drop_universal(folder: Path | str) -> None:
+    """Delete the universal form from a view, once every rank has loaded it."""
+    (Path(folder) / _LATEST).unlink(missing_ok=True)
+    shutil.rmtree(Path(folder) / UNIVERSAL, ignore_errors=True)
+
+
+def zero_stage(args: TrainingArguments) -> int | None:
+    """DeepSpeed's ZeRO stage, None without DeepSpeed."""
+    if not args.deepspeed:
+        return None
+    return int(args.hf_deepspeed_config.config.get("zero_optimization", {}).get("stage", 0))
+
+
+def _loadable(args: TrainingArguments) -> str | None:
+    view = Path(args.output_dir) / VIEW
+    shutil.rmtree(view, ignore_errors=True)
+    if args.resume_from_checkpoint not in (None, "True", "true", "False", "false"):
+        folder = Path(args.resume_from_checkpoint)
+        if reason := incomplete_because(folder, hashes=args.verify_checkpoint):
+            raise ValueError(f"resume_from_checkpoint {folder} cannot be resumed from: {reason}")
+    elif args.auto_resume or args.resume_from_checkpoint in ("True", "true"):
+        folder, messages = last_complete_checkpoint(args.output_dir, hashes=args.verify_checkpoint)
+        for message in messages:
+            logger.warning(message)
+    else:
+        folder = None
+    if folder is None:
+        return None
+    logger.warning("continuing from %s", folder)
+    marker, stage, ranks = read_marker(folder), zero_stage(args), max(1, args.world_size)
+    then = (marker.get("world_size", ranks), marker.get("zero_stage", stage))
+    if then == (ranks, stage) or (then[1] is None and stage is None):
+        return str(folder)
+    if not {then[1], stage} <= {1, 2}:
+        raise ValueError(
+            f"{folder} was written by {_setup(*then)}, and this run has {_setup(ranks, stage)}: the state of the "
+            "optimizer can be carried over between any numbers of ranks with ZeRO 1 or 2, or without DeepSpeed; "
+            "start as it was written, or set auto_resume to false and choose another output_dir"
+        )
+    logger.warning("its optimizer state of %s is converted for %s", _setup(*then), _setup(ranks, stage))
+    return str(_universal_view(folder, view))
+
+
+def _setup(ranks: int, stage: int | None) -> str:
+    return f"{ranks} ranks " + ("without DeepSpeed" if stage is None else f"of DeepSpeed with ZeRO {stage}")
+
+
+def _universal_view(folder: Path, view: Path) -> Path:
+    """A folder with links to all of the checkpoint, and the optimizer's state by parameter."""
+    converter = require("deepspeed.checkpoint.ds_to_universal", "train")
+    view.mkdir(parents=True)
+    for path in folder.iterdir():
+        (view / path.name).symlink_to(path.resolve())
+    tag = (folder / "latest").read_text(encoding="utf-8").strip()
+    options = SimpleNamespace(
+        input_folder=str(folder / tag),
+        output_folder=str(view / UNIVERSAL),
+        num_extract_workers=1,
+        num_merge_workers=1,
+        keep_temp_folder=False,
+        strict=True,
+        inject_missing_state=True,  # Trainer writes no description of the layout: the plain one.
+    )
+    with contextlib.redirect_stdout(io.StringIO()):
+        converter.main(options)  # Writes `latest_universal` last.
+    return view
