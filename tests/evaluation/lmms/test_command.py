@@ -35,7 +35,7 @@ def test_scores_and_answers_are_those_of_the_own_runner(tiny, model_folder, data
     }  # fmt: skip
     done = run(command(model_folder, tmp_path, options), tmp_path, data_root)
     assert done.returncode == 0, done.stdout
-    assert "KV entries attended per query, head and layer, counted: 8+4 " in done.stdout
+    assert "KV entries attended per query, head and layer, counted: " in done.stdout
     written = results(tmp_path)
     for name, result in read_results(own).items():
         task = task_of(*name.split("."))
