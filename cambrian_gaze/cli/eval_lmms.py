@@ -30,12 +30,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace, gaze: dict[str, Any]) -> int:
     """Start lmms-eval and print its scores. Returns the exit status: 1 where a task has no results."""
     from cambrian_gaze.extras import require
+    from cambrian_gaze.training.ranks import launch_environment
 
     require("lmms_eval", extra="lmms")
     output = Path(arguments.output).resolve()
     output.mkdir(parents=True, exist_ok=True)
     before = set(output.rglob("*_results.json"))
-    environment = dict(os.environ)
+    environment = launch_environment(arguments.num_processes, os.environ)
     if arguments.data_root is not None:
         environment["CAMBRIAN_GAZE_DATA_ROOT"] = str(Path(arguments.data_root).resolve())
     code = subprocess.run(command(arguments, output, gaze), env=environment).returncode
@@ -55,8 +56,9 @@ def run(arguments: argparse.Namespace, gaze: dict[str, Any]) -> int:
 
 
 def command(arguments: argparse.Namespace, output: Path, gaze: dict[str, Any]) -> list[str]:
-    """The command line of lmms-eval, under accelerate where there are several processes."""
+    """The command line of lmms-eval, under a launcher where there are several processes."""
     import cambrian_gaze
+    from cambrian_gaze.training.ranks import launch_command
 
     model = {"pretrained": arguments.model, "journal": output / "journal", "max_frames": arguments.max_frames, **gaze}
     values = {
@@ -70,13 +72,11 @@ def command(arguments: argparse.Namespace, output: Path, gaze: dict[str, Any]) -
         "--device": arguments.device,
         "--gen_kwargs": None if arguments.max_new_tokens is None else f"max_new_tokens={arguments.max_new_tokens}",
     }
-    launcher = ["-m"]
-    if arguments.num_processes > 1:
-        launcher = ["-m", "accelerate.commands.launch", "--num_processes", str(arguments.num_processes)]
-        launcher += ["--multi_gpu"] if arguments.device != "cpu" else ["--cpu"]
-        launcher += ["--mixed_precision", "no", "--dynamo_backend", "no", "--num_machines", "1", "-m"]
     given = [str(word) for name, value in values.items() if value is not None for word in (name, value)]
-    return [sys.executable, *launcher, "lmms_eval", *given, "--log_samples"]
+    given.append("--log_samples")
+    if arguments.num_processes > 1:
+        return launch_command(arguments.num_processes, given, "lmms_eval")
+    return [sys.executable, "-m", "lmms_eval", *given]
 
 
 def _is_figure(name: str, value: Any) -> bool:

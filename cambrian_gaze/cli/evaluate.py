@@ -62,7 +62,7 @@ def build_parser(action: str | None = None) -> argparse.ArgumentParser:
     if action in ("run", "table"):
         parser.add_argument("--model", required=action == "run", metavar="DIR", help=_MODEL_HELP[action])
     if action in ("run", "table", "lmms"):
-        _add_run(parser)
+        _add_run(parser, "rows per task" if action == "lmms" else "scoring groups per benchmark")
     if action != "score":
         _add_data(parser)
     if action in ("run", "lmms"):
@@ -96,12 +96,10 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_run(parser: argparse.ArgumentParser) -> None:
+def _add_run(parser: argparse.ArgumentParser, limited: str) -> None:
     parser.add_argument("--num_processes", type=positive, default=1, metavar="N", help="processes; default: 1")
     parser.add_argument("--batch_size", type=positive, default=16, metavar="N", help="per process; default: 16")
-    parser.add_argument(
-        "--limit", type=positive, metavar="N", help="only N scoring groups per benchmark; the run is then INCOMPLETE"
-    )
+    parser.add_argument("--limit", type=positive, metavar="N", help=f"only N {limited}; the run is then INCOMPLETE")
     parser.add_argument(
         "--max_new_tokens", type=positive, metavar="N", help="cut answers off for a trial; the run is then INCOMPLETE"
     )

@@ -13,8 +13,10 @@ from cambrian_gaze.gaze.config import GazeConfig
 
 
 @pytest.fixture(autouse=True)
-def no_timing(monkeypatch):
-    """Time and memory are measured elsewhere (`tests/attention/test_measure.py`); here it is the counts."""
+def no_timing(request, monkeypatch):
+    """Most tests are about counts; time and memory are measured in the last one."""
+    if request.node.get_closest_marker("slow"):
+        return
     monkeypatch.setattr(cost.measure, "median_us", lambda call, device, **rest: 1e3)
     monkeypatch.setattr(cost.measure, "peak_bytes", lambda call, device: 1)
 
@@ -99,3 +101,13 @@ def test_command_refuses_what_is_no_run(tmp_path, capsys):
     arguments = ["--model", "nowhere", "--output", str(tmp_path), "--runs", str(tmp_path)]
     assert main(["eval", "cost", *arguments]) == 1
     assert "holds no run" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_times_and_memory_are_measured(tiny):
+    costs = measure_costs(*tiny, {"top_k": 2}, frames=4, question="What is it?", new_tokens=8)
+    prefill, step = costs[0], costs[1]
+    assert all(one.seconds > 0 for one in costs if one.phase == "prefill")
+    assert step.seconds < prefill.seconds
+    # at least the keys and values that the cache keeps
+    assert prefill.peak_bytes > prefill.kv_held_bytes and step.peak_bytes is None

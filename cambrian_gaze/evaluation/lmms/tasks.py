@@ -40,6 +40,8 @@ class BenchmarkTask(_Task):
             for name, aggregate in (("score", self._score), ("missing", self._missing), ("undecided", self._undecided))
         ]
         values = {"task": config["task"], "metadata": config["metadata"], "test_split": _SPLIT, "metric_list": metrics}
+        # Answers are scored as they were given; lmms-eval would strip blank space and what stands between <think> tags.
+        values["reasoning_tags"] = "none"
         super().__init__(config={**values, "generation_kwargs": length, "process_results": _unused})
 
     def download(self, dataset_kwargs: Any = None) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from cambrian_gaze.training.ranks import launch_command
 from tests.evaluation._fixtures import png
 from tests.evaluation._runs import LENGTH
 
@@ -22,18 +23,22 @@ TASKS = ROOT / "cambrian_gaze" / "assets" / "lmms"
 
 
 def lmms_eval(
-    model: Path, data_root: Path, output: Path, tasks: str, *options: str, launcher: tuple[str, ...] = ("-m",)
+    model: Path, data_root: Path, output: Path, tasks: str, *options: str, processes: int = 1
 ) -> tuple[str, dict[str, Any] | None]:
     """What it printed, and the results that it wrote; None where it wrote none."""
     command = [
-        sys.executable, *launcher, "lmms_eval",
+        *([sys.executable, "-m", "lmms_eval"] if processes == 1 else launch_command(processes, [], "lmms_eval")),
         "--model", "cambrian_gaze", "--model_args", f"pretrained={model},top_k=2,journal={output / 'journal'}",
         "--include_path", str(TASKS), "--tasks", tasks, "--batch_size", "8", "--device", "cpu",
         "--gen_kwargs", f"max_new_tokens={LENGTH}", "--output_path", str(output), "--log_samples", *options,
     ]  # fmt: skip
-    text = run(command, output, data_root).stdout
+    return run(command, output, data_root).stdout, results(output)
+
+
+def results(output: Path) -> dict[str, Any] | None:
+    """What lmms-eval wrote last below a folder."""
     written = sorted(output.rglob("*_results.json"))
-    return text, json.loads(written[-1].read_text()) if written else None
+    return json.loads(written[-1].read_text()) if written else None
 
 
 def run(command: list[str], output: Path, data_root: Path) -> subprocess.CompletedProcess:

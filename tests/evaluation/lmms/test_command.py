@@ -8,8 +8,8 @@ import pytest
 
 from cambrian_gaze.evaluation.benchmarks import PROTOCOLS, find
 from cambrian_gaze.evaluation.results import read_results
-from tests.evaluation._runs import evaluate
-from tests.evaluation.lmms._asked import NEEDS_LMMS, TASKS, lmms_eval, run, write_foreign_task
+from tests.evaluation._runs import LENGTH, evaluate
+from tests.evaluation.lmms._asked import NEEDS_LMMS, TASKS, lmms_eval, results, run, write_foreign_task
 
 pytestmark = [pytest.mark.slow, NEEDS_LMMS]
 NAMES = ("mme", "mmmu_val", "gqa", "mmvp", "videomme", "vsibench")
@@ -19,13 +19,24 @@ def task_of(benchmark: str, protocol: str) -> str:
     return f"cambrian_gaze_{benchmark}{'' if protocol == 'cambrian' else '_official'}"
 
 
+def command(model, output, options):
+    given = {"--model": model, "--output": output, "--device": "cpu", **options}
+    words = [str(word) for option in given.items() for word in option]
+    return [sys.executable, "-m", "cambrian_gaze.cli.main", "eval", "lmms", *words]
+
+
 def test_scores_and_answers_are_those_of_the_own_runner(tiny, model_folder, data_root, tmp_path):
     own = tmp_path / "own"
     assert evaluate(tiny, data_root, own, NAMES, gaze={"top_k": 2}) == {}
     tasks = [task_of(one.name, p) for one in find(NAMES) for p in PROTOCOLS if not (one.video and p == "official")]
-    text, written = lmms_eval(model_folder, data_root, tmp_path, ",".join(tasks))
-    assert written is not None, text
-    assert "KV entries attended per query, head and layer, counted: " in text
+    options = {
+        "--tasks": ",".join(tasks), "--gaze": "top_k=2", "--max_new_tokens": LENGTH, "--batch_size": 8,
+        "--data_root": data_root,
+    }  # fmt: skip
+    done = run(command(model_folder, tmp_path, options), tmp_path, data_root)
+    assert done.returncode == 0, done.stdout
+    assert "KV entries attended per query, head and layer, counted: " in done.stdout
+    written = results(tmp_path)
     for name, result in read_results(own).items():
         task = task_of(*name.split("."))
         if task not in tasks:
@@ -41,10 +52,8 @@ def test_scores_and_answers_are_those_of_the_own_runner(tiny, model_folder, data
 def test_two_processes_a_limit_that_cuts_a_group_and_a_task_of_another(model_folder, data_root, tmp_path):
     folder = write_foreign_task(tmp_path / "tasks")
     shutil.copy(TASKS / "cambrian_gaze_mme.yaml", folder)
-    launcher = ("-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1")
-    launcher += ("--mixed_precision", "no", "--dynamo_backend", "no", "-m")
     tasks, options = "cambrian_gaze_mme,local_counting", ("--limit", "3", "--include_path", str(folder))
-    text, written = lmms_eval(model_folder, data_root, tmp_path, tasks, *options, launcher=launcher)
+    text, written = lmms_eval(model_folder, data_root, tmp_path, tasks, *options, processes=2)
     assert written is not None, text
     assert written["results"]["cambrian_gaze_mme"]["missing,none"] == 1  # two pictures were reached, of four questions
     assert 0 <= written["results"]["local_counting"]["exact_match,none"] <= 1
@@ -53,9 +62,8 @@ def test_two_processes_a_limit_that_cuts_a_group_and_a_task_of_another(model_fol
 
 
 def test_failure_is_an_exit_status(model_folder, data_root, tmp_path):
-    command = [sys.executable, "-m", "cambrian_gaze.cli.main", "eval", "lmms", "--model", str(model_folder)]
-    command += ["--output", str(tmp_path), "--device", "cpu", "--data_root", str(tmp_path), "--tasks"]
-    done = run([*command, "cambrian_gaze_mme"], tmp_path, data_root)
+    options = {"--tasks": "cambrian_gaze_mme", "--data_root": tmp_path}
+    done = run(command(model_folder, tmp_path, options), tmp_path, data_root)
     assert done.returncode == 1
     assert "lmms-eval failed (no results of cambrian_gaze_mme)" in done.stdout
     assert "there is no local copy of lmms-lab/MME" in done.stdout
