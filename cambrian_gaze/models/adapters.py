@@ -38,7 +38,6 @@ def merge_adapter(base: Path | str, adapter: Path | str, out: Path | str) -> Pat
     Raises: as `load_adapted`; ValueError where `out` is there already, or the sum is not finite.
     """
     with new_folder(out) as folder:
-        # Not quantised, whatever the training held: what is merged is the base as it was saved.
         model = _over_base(base, adapter).merge_and_unload(progressbar=True, safe_merge=True)
         model.save_pretrained(folder)
         CambrianGazeProcessor.from_pretrained(adapter).save_pretrained(folder)
@@ -69,6 +68,8 @@ def _over_base(base: Path | str, adapter: Path | str) -> torch.nn.Module:
     _check_base(base, adapter)
     config, stored = AutoConfig.from_pretrained(adapter), AutoConfig.from_pretrained(base)
     config.dtype = stored.dtype
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config  # of the training; here the base is as it was saved
     model = load_model(str(base), config, stored.dtype or torch.float32)
     return peft.PeftModel.from_pretrained(model, str(adapter)).eval()
 
