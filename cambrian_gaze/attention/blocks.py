@@ -20,6 +20,8 @@ from cambrian_gaze.extras import require
 
 logger = logging.getLogger(__name__)
 
+NO_DROPOUT = 0.0
+
 
 class PlainBlocks:
     """Plain torch on any device and dtype: each query row gathers the keys of its segment. Exact and slow; what a row
@@ -85,17 +87,7 @@ class FlashAttnBlocks:
     def forward(self, q: Tensor, k: Tensor, v: Tensor, segments: Segments, scaling: float) -> tuple[Tensor, Tensor]:
         with torch.no_grad():
             out, lse, _ = self._forward(
-                q,
-                k,
-                v,
-                cu_seqlens_q=segments.cu_q,
-                cu_seqlens_k=segments.cu_k,
-                max_seqlen_q=_longest(segments),
-                max_seqlen_k=segments.max_k,
-                dropout_p=0.0,
-                softmax_scale=scaling,
-                causal=segments.causal,
-                return_attn_probs=True,
+                q, k, v, *_lengths(segments), NO_DROPOUT, scaling, segments.causal, return_attn_probs=True
             )
         return out, _rows_first(lse)
 
@@ -111,23 +103,16 @@ class FlashAttnBlocks:
         scaling: float,
     ) -> tuple[Tensor, Tensor, Tensor]:
         dq, dk, dv = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
+        given = (dout, q, k, v, out, lse.t().contiguous())
         self._backward(
-            dout,
-            q,
-            k,
-            v,
-            out,
-            lse.t().contiguous(),
+            *given,
             dq,
             dk,
             dv,
-            cu_seqlens_q=segments.cu_q,
-            cu_seqlens_k=segments.cu_k,
-            max_seqlen_q=_longest(segments),
-            max_seqlen_k=segments.max_k,
-            dropout_p=0.0,
-            softmax_scale=scaling,
-            causal=segments.causal,
+            *_lengths(segments),
+            NO_DROPOUT,
+            scaling,
+            segments.causal,
             window_size_left=-1,
             window_size_right=-1,
             softcap=0.0,
@@ -145,17 +130,7 @@ class TorchVarlenBlocks:
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, segments: Segments, scaling: float) -> tuple[Tensor, Tensor]:
         out, lse, *_ = torch.ops.aten._flash_attention_forward(
-            q,
-            k,
-            v,
-            segments.cu_q,
-            segments.cu_k,
-            _longest(segments),
-            segments.max_k,
-            0.0,
-            segments.causal,
-            return_debug_mask=False,
-            scale=scaling,
+            q, k, v, *_lengths(segments), NO_DROPOUT, segments.causal, return_debug_mask=False, scale=scaling
         )
         return out, _rows_first(lse)
 
@@ -170,18 +145,11 @@ class TorchVarlenBlocks:
         segments: Segments,
         scaling: float,
     ) -> tuple[Tensor, Tensor, Tensor]:
+        given = (dout, q, k, v, out, lse.t().contiguous())
         return torch.ops.aten._flash_attention_backward(
-            dout,
-            q,
-            k,
-            v,
-            out,
-            lse.t().contiguous(),
-            segments.cu_q,
-            segments.cu_k,
-            _longest(segments),
-            segments.max_k,
-            0.0,
+            *given,
+            *_lengths(segments),
+            NO_DROPOUT,
             segments.causal,
             torch.zeros(2, dtype=torch.uint64, device=q.device),  # the state of a dropout that is not there
             torch.empty(0, device=q.device),
@@ -189,9 +157,12 @@ class TorchVarlenBlocks:
         )
 
 
-def _longest(segments: Segments) -> int:
-    """Never 1: there FlashAttention 2 turns to a decoding path of its own, whose LSE has another layout."""
-    return max(2, segments.max_q)
+def _lengths(segments: Segments) -> tuple[Tensor, Tensor, int, int]:
+    """Where segments begin, and the longest, of queries and keys, in the order in which every flash kernel takes them.
+
+    The longest is never 1: there FlashAttention 2 turns to a decoding path of its own, whose LSE has another layout.
+    """
+    return segments.cu_q, segments.cu_k, max(2, segments.max_q), segments.max_k
 
 
 def _rows_first(lse: Tensor) -> Tensor:

@@ -55,6 +55,31 @@ def _group_rows(r, b, g, T, H, P: tl.constexpr):
 
 
 @triton.jit
+def _block(table, G, R, slots, N: tl.constexpr):
+    """The (block, KV head) of a program: its number, row, KV head, the places of its keys, and which of them are
+    there."""
+    owner = tl.program_id(0).to(tl.int64)
+    b, g, block = owner // (G * R), owner // R % G, owner % R
+    n = tl.arange(0, N)
+    at = tl.load(table + (b * R + block) * slots + n, mask=n < slots, other=-1)
+    return owner, b, g, at, at >= 0
+
+
+@triton.jit
+def _window(first, last, b, t, there, T, F):
+    """First and end of the flat keys that each query sees; nothing where there is no query."""
+    low = tl.load(first + b * T + t, mask=there, other=F)
+    return low, tl.load(last + b * T + t, mask=there, other=0)
+
+
+@triton.jit
+def _known_rows(q, dout, lse, delta, row, there, d, D):
+    """What the backward reads of each row: query, gradient of the output, log-sum-exp, and delta."""
+    norm, shift = tl.load(lse + row, mask=there, other=0.0), tl.load(delta + row, mask=there, other=0.0)
+    return _tile(q, row, there, d, D), _tile(dout, row, there, d, D), norm, shift
+
+
+@triton.jit
 def _logits(q, keys, scale):
     return tl.dot(q, tl.trans(keys), input_precision=PRECISION) * scale
 
@@ -76,11 +101,8 @@ def blocks_forward(
 
     A popular block is split over the programs of axis 1, by tiles of its list.
     """
-    owner = tl.program_id(0).to(tl.int64)
-    b, g, block = owner // (G * R), owner // R % G, owner % R
-    d, n = tl.arange(0, DP), tl.arange(0, N)
-    at = tl.load(table + (b * R + block) * slots + n, mask=n < slots, other=-1)
-    real = at >= 0
+    d = tl.arange(0, DP)
+    owner, b, g, at, real = _block(table, G, R, slots, N)
     keys, values = _keys(k, b, g, at, real, k_b, k_g, k_s, d, D), _keys(v, b, g, at, real, v_b, v_g, v_s, d, D)
     begin, end = tl.load(offsets + owner) * share, tl.load(offsets + owner + 1) * share
     for start in range(begin + tl.program_id(1) * M, end, tl.num_programs(1) * M):
@@ -110,8 +132,7 @@ def rows_forward(
     d = tl.arange(0, DP)
     t, row = _group_rows(tl.program_id(0) * M + tl.arange(0, M), b, g, T, G * P, P)
     there = t < T
-    low = tl.load(first + b * T + t, mask=there, other=F)
-    high = tl.load(last + b * T + t, mask=there, other=0)
+    low, high = _window(first, last, b, t, there, T, F)
     end = tl.max(high, 0)
     rows = _tile(q, row, there, d, D)
     top = tl.full([M], float("-inf"), tl.float32)
@@ -153,11 +174,8 @@ def blocks_backward(
 ):  # fmt: skip
     """One (block, KV head) owns dk and dv of the block's keys: it goes through its list in order. The list's share of
     dq goes into the parts, which `rows_backward` sums."""
-    owner = tl.program_id(0).to(tl.int64)
-    b, g, block = owner // (G * R), owner // R % G, owner % R
-    d, n = tl.arange(0, DP), tl.arange(0, N)
-    at = tl.load(table + (b * R + block) * slots + n, mask=n < slots, other=-1)
-    real = at >= 0
+    d = tl.arange(0, DP)
+    owner, b, g, at, real = _block(table, G, R, slots, N)
     keys, values = _keys(k, b, g, at, real, k_b, k_g, k_s, d, D), _keys(v, b, g, at, real, v_b, v_g, v_s, d, D)
     sum_k, sum_v = tl.zeros([N, DP], tl.float32), tl.zeros([N, DP], tl.float32)
     begin, end = tl.load(offsets + owner) * share, tl.load(offsets + owner + 1) * share
@@ -165,8 +183,7 @@ def blocks_backward(
         i = start + tl.arange(0, M)
         there = i < end
         row, part = _entry(entries, i, there, b, T, HS, K, share)
-        rows, drows = _tile(q, row, there, d, D), _tile(dout, row, there, d, D)
-        norm, shift = tl.load(lse + row, mask=there, other=0.0), tl.load(delta + row, mask=there, other=0.0)
+        rows, drows, norm, shift = _known_rows(q, dout, lse, delta, row, there, d, D)
         seen = there[:, None] & real[None, :]
         weight, ds = _gradients(rows, keys, values, drows, norm, shift, seen, scale)
         sum_v += tl.dot(tl.trans(weight.to(drows.dtype)), drows, input_precision=PRECISION)
@@ -187,11 +204,9 @@ def rows_backward(
     d = tl.arange(0, DP)
     t, row = _group_rows(tl.program_id(0) * M + tl.arange(0, M), b, g, T, G * P, P)
     there = t < T
-    low = tl.load(first + b * T + t, mask=there, other=F)
-    high = tl.load(last + b * T + t, mask=there, other=0)
+    low, high = _window(first, last, b, t, there, T, F)
     end = tl.max(high, 0)
-    rows, drows = _tile(q, row, there, d, D), _tile(dout, row, there, d, D)
-    norm, shift = tl.load(lse + row, mask=there, other=0.0), tl.load(delta + row, mask=there, other=0.0)
+    rows, drows, norm, shift = _known_rows(q, dout, lse, delta, row, there, d, D)
     acc = tl.zeros([M, DP], tl.float32)
     for start in range(tl.min(low, 0), end, N):
         n = start + tl.arange(0, N)
@@ -228,10 +243,8 @@ def flat_backward(
         r = start + tl.arange(0, M)
         there = r < end
         t, row = _group_rows(r, b, g, T, G * P, P)
-        low = tl.load(first + b * T + t, mask=there, other=F)
-        high = tl.load(last + b * T + t, mask=there, other=0)
-        rows, drows = _tile(q, row, there, d, D), _tile(dout, row, there, d, D)
-        norm, shift = tl.load(lse + row, mask=there, other=0.0), tl.load(delta + row, mask=there, other=0.0)
+        low, high = _window(first, last, b, t, there, T, F)
+        rows, drows, norm, shift = _known_rows(q, dout, lse, delta, row, there, d, D)
         seen = (n[None, :] >= low[:, None]) & (n[None, :] < high[:, None])
         weight, ds = _gradients(rows, keys, values, drows, norm, shift, seen, scale)
         sum_v += tl.dot(tl.trans(weight.to(drows.dtype)), drows, input_precision=PRECISION)

@@ -13,7 +13,8 @@ from cambrian_gaze.models.lineage import LINEAGE, read_lineage, without_places
 
 LIMITS = {
     "llava": "LLaVA reads the tower before its last norm, so one more encoder layer carries that norm: the same "
-    "function but for rounding. In bfloat16 its subtraction loses bits; run the tower in float32.",
+    "function but for rounding. In bfloat16 features come out a little coarser than the original's; tower and "
+    "projector in float32 avoid that.",
     "deepseek_vl": "The same tensors and the same layers as in the original.",
 }
 """Model type → what is exact; docs/serving.md tells the same at length."""

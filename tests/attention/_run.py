@@ -19,9 +19,7 @@ DIM = 8
 SCALING = 0.4
 _PLAIN = (GazeConfig(), torch.device("cpu"), torch.float32)
 CPU_BACKENDS = [
-    name
-    for name, backend in BACKENDS.items()
-    if backend.refuses(*_PLAIN) is None and "cpu" not in backend.forward_only
+    name for name, backend in BACKENDS.items() if backend.refuses(*_PLAIN) is None and "cpu" not in backend.forward_only
 ]
 """With gradients; `flex` has none here and tests of its own."""
 
@@ -70,3 +68,8 @@ def reference(seed: int, **options):
     out, selected = oracle_attention(*tensors, layout, case.config, scaling=SCALING)
     grads = gradients(out, tensors, real(layout, case.heads))
     return case, layout, tuple(x.detach() for x in tensors), out.detach(), grads, selected
+
+
+def refusal(name: str = "flash_varlen", device: str = "cuda", dtype: torch.dtype = torch.bfloat16, **options):
+    """Why a backend does not run a `GazeConfig` of these options, or None."""
+    return BACKENDS[name].refuses(GazeConfig(**options), torch.device(device), dtype)

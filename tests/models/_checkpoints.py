@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import (
     PreTrainedModel,
@@ -21,6 +21,7 @@ from transformers import (
     SiglipVisionModel,
 )
 
+from cambrian_gaze.models.initialise import initialise
 from cambrian_gaze.models.presets import load_tokenizer
 
 SMALL = {
@@ -43,6 +44,7 @@ VISION = {
     "image_size": 32,
     "patch_size": 8,
 }
+GAZE = {"gaze": {"image": {"region_size": [1, 2, 2], "top_k": 2}}}
 TEMPLATE = "{% for m in messages %}[{{ m.role }}] {{ m.content }}{% endfor %}"
 
 
@@ -246,3 +248,13 @@ class Evil:
 
     def __reduce__(self) -> tuple:
         return (open, (str(self.path), "w"))
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return {name: tensor for file in sorted(folder.glob("*.safetensors")) for name, tensor in load_file(file).items()}
+
+
+def make(backbone: dict, out: Path, kind: str = "qwen3", **options):
+    root = backbone["root"]
+    options = {"overrides": GAZE, "progress": False, **options}
+    return initialise(out, str(root / kind), str(root / "siglip"), **options)

@@ -6,6 +6,7 @@ import torch
 from PIL import Image
 
 from cambrian_gaze import CambrianGazeForConditionalGeneration, CambrianGazeProcessor
+from tests.models._checkpoints import write_language_model, write_siglip
 
 
 def noise(number: int, size: tuple[int, int] = (64, 64)) -> Image.Image:
@@ -42,3 +43,14 @@ def batch(processor):
     """Two rows of unequal length, 2 + 1 images, left-padded."""
     rows = [ask(noise(0), noise(1), text="compare"), ask(noise(2), text="hello there, how are you today?")]
     return processor.apply_chat_template(rows, tokenize=True, add_generation_prompt=True)
+
+
+@pytest.fixture(scope="module")
+def backbone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
+    """Folders and models of two language models and a SigLIP."""
+    root = tmp_path_factory.mktemp("backbones")
+    found: dict[str, object] = {"root": root}
+    for kind in ("qwen3", "qwen2"):
+        found[kind] = write_language_model(root / kind, kind)
+    found["siglip"] = write_siglip(root / "siglip")
+    return found

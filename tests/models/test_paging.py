@@ -9,8 +9,8 @@ import torch
 from cambrian_gaze.models.cache import GazeCache
 from cambrian_gaze.models.page_pool import HostStore, PagePool, PagingCounts
 from cambrian_gaze.models.paging import PagedGazeCache, parse_size
+from tests.models._streams import Stream, cast, cuts_of_kind, drawn, real_places
 from tests.models.conftest import ask, make_model, noise
-from tests.models.test_cache_invariants import Stream, cast, cuts_of_kind, drawn, real_places
 
 NEW = 12
 

@@ -132,7 +132,7 @@ def dense(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.mark.parametrize(("layout", "exact"), [("llava", "in float32"), ("deepseek_vl", "The same tensors")])
+@pytest.mark.parametrize(("layout", "exact"), [("llava", "one more encoder"), ("deepseek_vl", "The same tensors")])
 def test_a_dense_export_gets_a_card_of_its_lineage(layout: str, exact: str, dense: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(dense / layout, tmp_path / layout))
     assert push_to_hub(folder, "me/flat", dry_run=True).card_is_new
