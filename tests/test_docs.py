@@ -131,7 +131,7 @@ def check_cambrian_gaze(words: list[str]) -> None:
             check_training([config])
         assert configs and {word for word in arguments if word.startswith("--")} <= options_of("plan")
     else:
-        bench = (arguments[0],) if name in ("bench", "convert", "data", "eval") else ()
+        bench = (arguments[0],) if name in ("bench", "checkpoint", "convert", "data", "eval") else ()
         missing = {word.split("=")[0] for word in arguments if word.startswith("--")} - options_of(name, *bench)
         assert not missing, f"cambrian-gaze {name} has no {', '.join(sorted(missing))}"
 
