@@ -6,7 +6,7 @@ Shapes: B rows, S tokens of a row, N images and frames of the batch.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +28,8 @@ class CambrianGazeCausalLMOutput(ModelOutput):
 
     loss: Tensor | None = None
     """Mean next-token loss over the supervised tokens."""
+    token_losses: Tensor | None = None
+    """[supervised tokens], row by row, where `return_token_losses` asked for them."""
     logits: Tensor | None = None
     """[B, S, vocabulary]."""
     past_key_values: GazeCache | None = None
@@ -73,8 +75,9 @@ class CambrianGazeForConditionalGeneration(GazeGenerationMixin, CambrianGazePreT
         use_cache: bool | None = None,
         logits_to_keep: int | Tensor = 0,
         skip_logits: bool = False,
+        return_token_losses: bool = False,
         gaze: dict[str, Any] | GazeConfig | None = None,
-        return_gaze: bool = False,
+        return_gaze: bool | Literal["mass"] = False,
         gaze_trace: TraceBuilder | None = None,
         **kwargs: Any,
     ) -> CambrianGazeCausalLMOutput:
@@ -93,8 +96,10 @@ class CambrianGazeForConditionalGeneration(GazeGenerationMixin, CambrianGazePreT
             logits_to_keep: compute logits of the last tokens only (0: of all).
             skip_logits: with labels, compute the head where something is supervised and return the loss alone; at a
                 vocabulary of 150,000 the logits of a whole batch are its largest tensor.
+            return_token_losses: with `skip_logits`, the loss of each supervised token too.
             gaze: run-time options over the checkpoint's: a budget ("top_k", "keep_ratio" or "kv_budget"), …
-            return_gaze: count what is attended; costs a synchronisation with the device.
+            return_gaze: count what is attended; costs a synchronisation with the device. "mass" also measures the share
+                of dense attention inside the chosen regions, without a cache; costs dense attention.
 
         Raises: ValueError where placeholders, grids and pixels disagree, or an option is unknown.
         """
@@ -123,7 +128,7 @@ class CambrianGazeForConditionalGeneration(GazeGenerationMixin, CambrianGazePreT
             **{k: v for k, v in kwargs.items() if k != "num_items_in_batch"},
         )
         hidden, vocabulary = outputs.last_hidden_state, self.config.text_config.vocab_size
-        logits = loss = None
+        logits = loss = token_losses = None
         if labels is not None and kwargs.get("num_items_in_batch") is None:
             # The mean over the supervised tokens; 0 rather than 0 / 0 where there is none.
             kwargs["num_items_in_batch"] = (labels[:, 1:] != -100).sum().clamp(min=1)
@@ -131,15 +136,20 @@ class CambrianGazeForConditionalGeneration(GazeGenerationMixin, CambrianGazePreT
             supervised = labels[:, 1:] != -100
             targets = labels[:, 1:][supervised]
             logits_there = self.lm_head(hidden[:, :-1][supervised])
-            loss = self.loss_function(
-                logits=logits_there, labels=None, vocab_size=vocabulary, shift_labels=targets, **kwargs
-            )
+            if return_token_losses:
+                token_losses = nn.functional.cross_entropy(logits_there.float(), targets, reduction="none")
+                loss = token_losses.sum() / kwargs["num_items_in_batch"]
+            else:
+                loss = self.loss_function(
+                    logits=logits_there, labels=None, vocab_size=vocabulary, shift_labels=targets, **kwargs
+                )
         else:
             logits = self.lm_head(hidden[:, _kept(logits_to_keep)])
             if labels is not None:
                 loss = self.loss_function(logits=logits, labels=labels, vocab_size=vocabulary, **kwargs)
         return CambrianGazeCausalLMOutput(
             loss=loss,
+            token_losses=token_losses,
             logits=logits,
             past_key_values=outputs.past_key_values,
             hidden_states=outputs.hidden_states,

@@ -61,3 +61,20 @@ def test_counts_equal_the_cost_model(backend, grid, size, k, granularity):
     assert recorder.layers[0].context.tolist() == [[cost.context] * 4]
     assert (stats.attended_visual, stats.attended_context, stats.k) == (cost.selected, cost.context, k)
     assert stats.visible_visual == cost.of and stats.share == pytest.approx(cost.share)
+
+
+def test_spread_of_choices():
+    """Two rows of four regions: one whose queries always choose the same, one whose queries choose all alike; a third
+    has a single region and does not count."""
+    regions = torch.tensor([[[[2], [2], [2], [2]]], [[[0], [1], [2], [3]]], [[[0], [0], [0], [0]]]])
+    counts = torch.ones(3, 1, 4, dtype=torch.int64)
+    looking = torch.ones(3, 4, dtype=torch.bool)
+    offered = torch.tensor([[True] * 4, [True] * 4, [True, False, False, False]])
+    recorder = GazeRecorder(num_regions=4, routes=lambda layer: layer == 0)
+    recorder.record(0, regions, counts, counts, counts, counts[:, 0], looking)
+    recorder.record(1, regions, counts, counts, counts, counts[:, 0], looking)
+    assert list(recorder.usage) == [0]
+    stats = recorder.stats(offered)
+    assert stats.routing_entropy == pytest.approx((0 + 1) / 2)
+    assert stats.region_coverage == pytest.approx((1 / 4 + 1) / 2)
+    assert recorder.stats().routing_entropy is None

@@ -16,8 +16,9 @@ PRELOAD = [
 """What the ranks need, and what DeepSpeed imports late (seconds); a name that is not there is passed over."""
 
 
-def launch(ranks: int, function: Callable[..., int], *args: Any, timeout: float = 240.0) -> list[int]:
-    """Exit codes of the ranks. When one fails the others are killed, as a launcher does; so are all at the timeout."""
+def launch(ranks: int, function: Callable[..., int], *args: Any, timeout: float = 240.0, ends: int = 0) -> list[int]:
+    """Exit codes of the ranks. When one fails the others are killed, as a launcher does; so are all at the timeout. A
+    rank that ends with `ends` has not failed."""
     os.environ["DS_ACCELERATOR"] = "cpu"
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOAD)
@@ -29,7 +30,7 @@ def launch(ranks: int, function: Callable[..., int], *args: Any, timeout: float 
         process.start()
     deadline = time.monotonic() + timeout
     while any(p.is_alive() for p in processes):
-        if time.monotonic() > deadline or any(p.exitcode not in (None, 0) for p in processes):
+        if time.monotonic() > deadline or any(p.exitcode not in (None, 0, ends) for p in processes):
             for process in processes:
                 process.kill()
         time.sleep(0.05)
