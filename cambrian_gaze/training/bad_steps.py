@@ -8,6 +8,7 @@ counts as a step, so that learning rate and K stay functions of the step's numbe
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
 import statistics
@@ -23,6 +24,8 @@ from torch import Tensor, nn
 
 from cambrian_gaze.data.collator import Origin
 from cambrian_gaze.models.writing import write_json
+
+logger = logging.getLogger(__name__)
 
 LOG_NAME = "bad_steps.jsonl"
 STATE_NAME = "grad_norms.json"
@@ -120,20 +123,18 @@ class BadSteps:
 
 class ZeroGuard:
     """Makes DeepSpeed's ZeRO leave out a bad step, as it does on an overflow: gradients are dropped before they reach
-    the optimizer. DeepSpeed reduces, clips and steps within one call, so this judges inside it."""
+    the optimizer. DeepSpeed reduces, clips and steps within one call, so this judges inside it, of ZeRO-1 and ZeRO-2.
+    Its other optimizers are left to their own check, which knows no spikes."""
 
     def __init__(self, engine: nn.Module, bad_steps: BadSteps) -> None:
-        """Raises ValueError where the engine's optimizer leaves no step out."""
         self.engine, self.bad_steps = engine, bad_steps
         self.verdict: Verdict | None = None
-        optimizer = engine.optimizer
-        if not (hasattr(optimizer, "scaled_global_norm") and hasattr(optimizer, "overflow")):
-            raise ValueError(
-                f"DeepSpeed's {type(optimizer).__name__} cannot leave out a step whose gradients are not finite; use "
-                "ZeRO-1 or ZeRO-2 (train/deepspeed/)"
-            )
-        self._norm_of = optimizer.scaled_global_norm
-        optimizer.scaled_global_norm = self._judged_norm
+        self._norm_of = getattr(engine.optimizer, "scaled_global_norm", None)
+        if self._norm_of is not None:
+            engine.optimizer.scaled_global_norm = self._judged_norm
+        elif bad_steps.factor:
+            name = type(engine.optimizer).__name__
+            logger.warning("with DeepSpeed's %s grad_spike_factor has no effect; ZeRO-1 and ZeRO-2 follow it", name)
 
     def _judged_norm(self, *args: Any, **kwargs: Any) -> Any:
         norm = self._norm_of(*args, **kwargs)
@@ -146,8 +147,11 @@ class ZeroGuard:
         Raises: RuntimeError where a bad step was taken all the same.
         """
         verdict, self.verdict = self.verdict, None
-        if self.engine.optimizer.overflow:
+        if getattr(self.engine.optimizer, "overflow", False):
             return verdict or Verdict(math.inf)
+        norm = self.engine.get_global_grad_norm()
+        if verdict is None and norm is not None and not math.isfinite(float(norm)):
+            verdict = Verdict(float(norm))
         if verdict is not None:
             raise RuntimeError(
                 f"DeepSpeed took a step although {verdict.reason}, so the weights are spoilt; set bf16's "

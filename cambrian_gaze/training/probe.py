@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import torch
-from transformers import Trainer
 
 from cambrian_gaze.training.samples import looking, samples_with_pictures
 
@@ -15,8 +15,9 @@ SAMPLES = 4
 class MassProbe:
     """Measures on the first rank, with the model's own K, whatever the schedule's. The ranks' weights are the same."""
 
-    def __init__(self, trainer: Trainer, dataset: Any, every: int) -> None:
-        """`dataset`: the batch is taken from it when the probe is first due. `every`: optimizer steps; 0 never."""
+    def __init__(self, trainer: Any, dataset: Any, every: int) -> None:
+        """`trainer`: a `CambrianTrainer`. `dataset`: the batch is taken from it when the probe is first due. `every`:
+        optimizer steps; 0 never."""
         self.trainer, self.dataset, self.every = trainer, dataset, every
         self._batch: dict[str, Any] | None = None
 
@@ -25,6 +26,7 @@ class MassProbe:
         chosen regions, see `GazeStats.topk_mass`."""
         if not self.every or step % self.every or not self.trainer.is_world_process_zero():
             return {}
+        began = time.perf_counter()
         if self._batch is None:
             samples = samples_with_pictures(self.dataset, SAMPLES)
             self._batch = self.trainer.data_collator(samples) if samples else {}
@@ -36,4 +38,5 @@ class MassProbe:
         inputs["pixel_values"] = inputs["pixel_values"].to(model.dtype)
         with looking(model):
             mass = model(**inputs, return_gaze="mass", use_cache=False, logits_to_keep=1).gaze.topk_mass
+        self.trainer.meter.exclude(time.perf_counter() - began)
         return {} if mass is None else {"probe_mass": mass}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState
+from transformers import TrainerCallback, TrainerControl, TrainerState
 from transformers import TrainingArguments as HfTrainingArguments
 
 from cambrian_gaze.data.expand import IMAGE, VIDEO
@@ -95,8 +96,8 @@ def answer(model: Any, processor: Any, sample: dict[str, Any]) -> tuple[str, Ima
 class GazeSamples(TrainerCallback):
     """Writes `samples/step-N.png` every `sample_steps` steps, on the first rank, always of the same sample."""
 
-    def __init__(self, trainer: Trainer, dataset: Any, processor: Any) -> None:
-        """`dataset`: a sample with a picture is taken from it when training begins."""
+    def __init__(self, trainer: Any, dataset: Any, processor: Any) -> None:
+        """`trainer`: a `CambrianTrainer`. `dataset`: a sample with a picture is taken from it when training begins."""
         self.trainer, self.dataset, self.processor = trainer, dataset, processor
         self._sample: dict[str, Any] | None = None
 
@@ -115,6 +116,7 @@ class GazeSamples(TrainerCallback):
         """Answer, write, and show where the run is shown."""
         if self._sample is None or state.global_step % args.sample_steps:
             return
+        began = time.perf_counter()
         text, picture = answer(self.trainer.model, self.processor, self._sample)
         path = write_png(Path(args.output_dir) / FOLDER / f"step-{state.global_step}.png", picture)
         path.with_suffix(".txt").write_text(text + "\n", encoding="utf-8")
@@ -126,3 +128,4 @@ class GazeSamples(TrainerCallback):
             wandb = require("wandb", "wandb")
             shown = wandb.Image(picture, caption=text)
             wandb.log({"gaze": shown, "train/global_step": state.global_step})
+        self.trainer.meter.exclude(time.perf_counter() - began)

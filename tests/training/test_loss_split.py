@@ -20,8 +20,8 @@ def test_modalities_and_sources_of_each_rank_are_told_apart(tmp_path: Path, pack
         recipe["datasets"].append({"name": name, "path": str(data), "image_folder": str(data.parent)})
     (tmp_path / "mix.yaml").write_text(json.dumps(recipe))
     output = tmp_path / "run"
-    changes = {"deepspeed": zero(2), "max_steps": 3, "save_strategy": "no", "logging_steps": 3, "packing": packing}
-    changes |= {"max_length": 256, "per_device_train_batch_size": 1, "gradient_accumulation_steps": 2}
+    changes = {"deepspeed": zero(2), "max_steps": 1, "save_strategy": "no", "packing": packing}
+    changes |= {"max_length": 256, "per_device_train_batch_size": 1, "gradient_accumulation_steps": 6}
     assert launch(2, run, flags(tmp_path / "mix.yaml", output, **changes)) == [0, 0]
     line = read_log(output)[-1]
     assert line["loss/source/words"] == line["loss/modality/text"]

@@ -24,7 +24,7 @@ def test_a_run_draws_samples_without_changing_and_ends_with_a_page(
     train(data, tmp_path / "plain", **options)
     losses = [[line["loss"] for line in read_log(folder)] for folder in (shown, tmp_path / "plain")]
     assert losses[0] == losses[1], "looking must not change the run"
-    for line in read_log(shown):
+    for line in read_log(shown)[1:]:  # in the first step the schedule keeps all regions
         assert 0 <= line["routing_entropy"] <= 1 and 0 < line["region_coverage"] <= 1
     masses = [line.get("probe_mass") for line in read_log(shown)]
     assert masses[0] is masses[2] is None and all(2 / 16 < mass < 1 for mass in (masses[1], masses[3]))
