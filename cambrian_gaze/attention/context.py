@@ -20,7 +20,7 @@ from cambrian_gaze.attention.workspace import Workspace
 from cambrian_gaze.gaze.config import GazeConfig
 from cambrian_gaze.gaze.descriptors import attention_mass_scores, describe, region_scores
 from cambrian_gaze.gaze.layout import TokenLayout
-from cambrian_gaze.gaze.routing import Pool, choose_from, pools
+from cambrian_gaze.gaze.routing import Pool, as_mask, choose_from, pools
 from cambrian_gaze.gaze.visibility import routing_queries
 
 
@@ -98,6 +98,9 @@ class GazeContext:
     recorder: GazeRecorder | None = None
     """Counts what is attended, where the caller asked for it."""
 
+    mass: list[Tensor] | None = None
+    """Where given, gets of each layer that chooses what `_mass_inside` says; costs dense attention."""
+
     saved: dict[int, Tensor] | None = None
     """Selections per layer under activation checkpointing: saved, not recomputed, since near-ties flip."""
 
@@ -167,9 +170,22 @@ class GazeContext:
             regions = choose_from(scores, self._pools())
             if self.cache is not None and not self.is_step and not self.cache.layers[layer].resident:
                 self.cache.layers[layer].prefetch(regions[:, :, -1])
+            if self.mass is not None:
+                self.mass.append(self._mass_inside(q, k, key_region, regions, scaling))
         if self.saved is not None:
             self.saved[layer] = regions
         return regions
+
+    def _mass_inside(self, q: Tensor, k: Tensor, key_region: Tensor, regions: Tensor, scaling: float) -> Tensor:
+        """fp64 [2]: of the queries that are offered a region and their heads, the sum of the shares of dense attention
+        to the offered regions' tokens that lie inside the chosen ones; and how many they are. Arguments as `choose`."""
+        scores = attention_mass_scores(q, k, key_region, self.layout.num_regions, scaling, "q_head")
+        offered = self.offered[:, None]
+        shares = scores.double().masked_fill(~offered, -torch.inf).softmax(-1)
+        chosen = as_mask(regions, self.layout.num_regions).repeat_interleave(q.shape[1] // regions.shape[1], dim=1)
+        inside = (shares * (chosen & offered)).sum(-1)
+        asked = offered.any(-1).expand_as(inside)
+        return torch.stack([inside[asked].sum(), asked.sum().double()])
 
     def _scores(self, layer: int, q: Tensor, k: Tensor | None, key_region: Tensor, scaling: float) -> Tensor:
         config, num_regions = self.config, self.layout.num_regions

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -35,6 +36,16 @@ class GazeRecorder:
     layers: dict[int, LayerGaze] = field(default_factory=dict)
     """By decoder layer."""
 
+    num_regions: int = 0
+    """Regions of the widest row; 0: how choices spread over regions is not counted."""
+
+    routes: Callable[[int], bool] | None = None
+    """Which layers choose; of the others no spread is counted. Default: all."""
+
+    usage: dict[int, Tensor] = field(default_factory=dict)
+    """By decoder layer, int64 [B, num_regions]: how often the queries that enter the sums chose each region, over
+    heads."""
+
     sums: Tensor | None = None
     """fp64 [5]: queries × heads × layers, and over them visual and context entries attended, visual entries before
     the query, and regions kept."""
@@ -63,13 +74,39 @@ class GazeRecorder:
         counted = [torch.ones_like(visual), visual, context, before[:, None].expand_as(visual), kept]
         total = torch.stack([(c * weight).sum() for c in counted]).double()
         self.sums = total if self.sums is None else self.sums + total
+        if self.num_regions and not self.last_only and (self.routes is None or self.routes(layer)):
+            number = torch.where(looking[:, None, :, None], regions, -1).flatten(1) + 1
+            used = number.new_zeros(len(number), self.num_regions + 1)
+            self.usage[layer] = used.scatter_add_(1, number, torch.ones_like(number))[:, 1:]
 
-    def stats(self) -> GazeStats:
-        """Means over queries, heads and layers. Synchronises with the device."""
+    def spread(self, offered: Tensor) -> tuple[float, float] | None:
+        """Routing entropy and region coverage, means over rows with at least two regions and the layers that `usage`
+        holds; None where there are none. Synchronises.
+
+        Args:
+            offered: bool [B, R], the regions that there are in each row.
+        """
+        regions = offered.sum(-1)
+        rows = regions > 1
+        if not self.usage or not rows.any():
+            return None
+        used = torch.stack(list(self.usage.values()))[:, rows].double()
+        shares = used / used.sum(-1, keepdim=True).clamp(min=1)
+        entropy = torch.special.entr(shares).sum(-1) / regions[rows].double().log()
+        coverage = (used > 0).sum(-1) / regions[rows]
+        chose = used.sum(-1) > 0  # A row whose pictures no text follows chose nothing.
+        if not chose.any():
+            return None
+        return entropy[chose].mean().item(), coverage[chose].mean().item()
+
+    def stats(self, offered: Tensor | None = None) -> GazeStats:
+        """Means over queries, heads and layers; with `offered` (see `spread`) how choices spread, too. Synchronises
+        with the device."""
         if self.sums is None or self.sums[0] == 0:
             return GazeStats(0.0, 0.0, 0.0, 0.0)
         queries, visual, context, before, kept = self.sums.tolist()
-        return GazeStats(visual / queries, context / queries, before / queries, kept / queries)
+        spread = self.spread(offered) if offered is not None else None
+        return GazeStats(visual / queries, context / queries, before / queries, kept / queries, *(spread or ()))
 
 
 @dataclass(frozen=True)
@@ -87,6 +124,17 @@ class GazeStats:
 
     k: float
     """Regions kept."""
+
+    routing_entropy: float | None = None
+    """Entropy of the choices of a row's queries and heads over its regions, over the logarithm of their number, mean
+    over rows and layers: 1 where all are chosen alike, 0 where it is always the same one."""
+
+    region_coverage: float | None = None
+    """Share of a row's regions that any of its queries and heads chose, mean over rows and layers."""
+
+    topk_mass: float | None = None
+    """Share of the dense attention to visual tokens that lies inside the chosen regions, mean over the queries that
+    choose, their heads and layers; where it was asked for."""
 
     @property
     def share(self) -> float:

@@ -9,9 +9,29 @@ from typing import Any
 import torch
 
 from cambrian_gaze.data.encode import IGNORE
-from cambrian_gaze.data.expand import TEXT
+from cambrian_gaze.data.expand import IMAGE, TEXT, VIDEO
 from cambrian_gaze.data.plan import Pack
 from cambrian_gaze.data.quarantine import Dropped, Quarantined
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a sample of a batch comes from."""
+
+    file: str
+    row: int
+    id: str
+    source: str
+    modality: str
+    """`video`, `image` or `text`: the first of these that it holds."""
+
+    @classmethod
+    def of(cls, sample: dict[str, Any]) -> Origin:
+        """Of a sample as `ConversationDataset` gives it."""
+        present = set(sample["mm_token_type_ids"].unique().tolist())
+        modality = "video" if VIDEO in present else "image" if IMAGE in present else "text"
+        place = sample.get("file", ""), sample.get("row", 0)
+        return cls(*place, sample.get("id", ""), sample.get("source", ""), modality)
 
 
 @dataclass(frozen=True)
@@ -39,6 +59,8 @@ class Collator:
         Counts (int): `num_samples`; `num_quarantined`, samples left out as unusable; `num_filled`, how many of their
         places another sample took; `num_overlong`, samples that the policy for over-long ones dropped or shortened.
 
+        `samples`: per row the `Origin` of each of its samples.
+
         `stream_state` (str), that of the last item, where the data is streamed.
 
         An item without samples gives no row. A batch of which nothing is left holds one unsupervised text row, so that
@@ -55,6 +77,7 @@ class Collator:
                 batch[key] = torch.cat(parts)
         if states := [pack.stream_state for pack in packs if pack.stream_state is not None]:
             batch["stream_state"] = states[-1]
+        batch["samples"] = [[Origin.of(sample) for sample in row] for row in rows]
         lost = [item for pack in packs for item in pack.lost]
         dropped = sum(isinstance(item, Dropped) for item in lost)
         batch["num_samples"] = len(samples)

@@ -59,9 +59,10 @@ class Measure(NamedTuple):
 class ConversationDataset(Dataset):
     """Map-style: item i is record i as tensors, or a `Quarantined` that says why there is none.
 
-    A sample: `id` and `source` (str), `input_ids`, `labels`, `mm_token_type_ids` (int64 [S]) and, unless it is text
-    only, `pixel_values` (float32 [units, 3, H, W]: images and frames in order of appearance) and `grid_thw` (int64
-    [items, 3]: one row per image or video). One that was longer than the limit carries `overlong`, what was done.
+    A sample: `id`, `source` and `file` (str), `row` (int), `input_ids`, `labels`, `mm_token_type_ids` (int64 [S]) and,
+    unless it is text only, `pixel_values` (float32 [units, 3, H, W]: images and frames in order of appearance) and
+    `grid_thw` (int64 [items, 3]: one row per image or video). One that was longer than the limit carries `overlong`,
+    what was done.
     """
 
     def __init__(
@@ -154,7 +155,7 @@ class ConversationDataset(Dataset):
             sample["grid_thw"] = torch.tensor(grids, dtype=torch.int64)
         if encoded is not whole or sampling is not self.sampling:
             sample["overlong"] = self.overlong
-        return sample | {"id": record.id, "source": self.source}
+        return sample | {"id": record.id, "source": self.source, "file": record.file, "row": record.row}
 
     def _measure(self, record: Record, messages: list[dict[str, Any]]) -> Measure:
         kinds = visuals(messages)

@@ -5,8 +5,9 @@ Shapes: B rows, S tokens of a row, N images and frames of the batch, h·w visual
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -184,7 +185,7 @@ class CambrianGazeModel(CambrianGazePreTrainedModel):
         routed: Tensor | None = None,
         use_cache: bool | None = None,
         gaze: dict[str, Any] | GazeConfig | None = None,
-        return_gaze: bool = False,
+        return_gaze: bool | Literal["mass"] = False,
         gaze_trace: TraceBuilder | None = None,
         sequence_group: SequenceGroup | None = None,
         **kwargs: Any,
@@ -215,8 +216,11 @@ class CambrianGazeModel(CambrianGazePreTrainedModel):
         )
         inputs_embeds = self.splice(inputs_embeds, layout, pixel_values, grid_thw, sequence_group)
         position_ids = layout.position_ids if position_ids is None else position_ids
-        recorder = GazeRecorder(last_only=not return_gaze) if return_gaze or gaze_trace is not None else None
-        context = self._context(config, layout, past_key_values, inputs_embeds, position_ids, recorder)
+        recorder = None
+        if return_gaze or gaze_trace is not None:
+            recorder = GazeRecorder(not return_gaze, num_regions=layout.num_regions, routes=config.routes)
+        mass: list[Tensor] | None = [] if return_gaze == "mass" else None
+        context = self._context(config, layout, past_key_values, inputs_embeds, position_ids, recorder, mass)
         if sequence_group is not None:
             context.shards = SequenceShards(sequence_group, inputs_embeds.shape[1])
             inputs_embeds, position_ids = map(sequence_group.own, (inputs_embeds, position_ids))
@@ -237,7 +241,7 @@ class CambrianGazeModel(CambrianGazePreTrainedModel):
             past_key_values=outputs.past_key_values,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
-            gaze=recorder.stats() if return_gaze else None,
+            gaze=_stats(context) if return_gaze else None,
         )
 
     def _layout(
@@ -278,6 +282,7 @@ class CambrianGazeModel(CambrianGazePreTrainedModel):
         inputs_embeds: Tensor,
         position_ids: Tensor,
         recorder: GazeRecorder | None,
+        mass: list[Tensor] | None,
     ) -> GazeContext:
         """The keyword that travels to every attention call."""
         rotary = None
@@ -299,9 +304,19 @@ class CambrianGazeModel(CambrianGazePreTrainedModel):
             is_step=is_step,
             rotary=rotary,
             recorder=recorder,
+            mass=mass,
             saved={} if saving else None,
         )
         return attention.prepare(context, inputs_embeds.device, inputs_embeds.dtype)
+
+
+def _stats(context: GazeContext) -> GazeStats:
+    """What a forward call has counted."""
+    stats = context.recorder.stats(context.offered.any(1))
+    if context.mass:
+        inside, asked = torch.stack(context.mass).sum(0).tolist()
+        stats = dataclasses.replace(stats, topk_mass=inside / asked if asked else None)
+    return stats
 
 
 def checkpoints_activations(decoder: nn.Module) -> bool:

@@ -6,7 +6,7 @@ Shapes: B rows, S tokens of a row, N images and frames of the batch.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +29,8 @@ class CambrianGazeCausalLMOutput(ModelOutput):
 
     loss: Tensor | None = None
     """Mean next-token loss over the supervised tokens."""
+    token_losses: Tensor | None = None
+    """[supervised tokens], row by row, where `return_token_losses` asked for them."""
     logits: Tensor | None = None
     """[B, S, vocabulary]."""
     past_key_values: GazeCache | None = None
@@ -74,8 +76,9 @@ class CambrianGazeForConditionalGeneration(GazeGenerationMixin, CambrianGazePreT
         use_cache: bool | None = None,
         logits_to_keep: int | Tensor = 0,
         skip_logits: bool = False,
+        return_token_losses: bool = False,
         gaze: dict[str, Any] | GazeConfig | None = None,
-        return_gaze: bool = False,
+        return_gaze: bool | Literal["mass"] = False,
         gaze_trace: TraceBuilder | None = None,
         sequence_group: SequenceGroup | None = None,
         **kwargs: Any,
@@ -95,8 +98,10 @@ class CambrianGazeForConditionalGeneration(GazeGenerationMixin, CambrianGazePreT
             logits_to_keep: compute logits of the last tokens only (0: of all).
             skip_logits: with labels, compute the head where something is supervised and return the loss alone; at a
                 vocabulary of 150,000 the logits of a whole batch are its largest tensor.
+            return_token_losses: with `skip_logits`, the loss of each supervised token too.
             gaze: run-time options over the checkpoint's: a budget ("top_k", "keep_ratio" or "kv_budget"), …
-            return_gaze: count what is attended; costs a synchronisation with the device.
+            return_gaze: count what is attended; costs a synchronisation with the device. "mass" also measures the share
+                of dense attention inside the chosen regions, without a cache; costs dense attention.
             sequence_group: ranks that were given this same batch and share its tokens. `logits` and `hidden_states` are
                 then those of this rank's slice, ⌈S/P⌉ tokens of each row, and `loss` is its addend: loss and gradients
                 of the batch are the sums over the ranks.
@@ -129,7 +134,7 @@ class CambrianGazeForConditionalGeneration(GazeGenerationMixin, CambrianGazePreT
             **{k: v for k, v in kwargs.items() if k != "num_items_in_batch"},
         )
         hidden, vocabulary = outputs.last_hidden_state, self.config.text_config.vocab_size
-        logits = loss = None
+        logits = loss = token_losses = None
         if labels is not None and kwargs.get("num_items_in_batch") is None:
             # The mean over the supervised tokens; 0 rather than 0 / 0 where there is none.
             kwargs["num_items_in_batch"] = (labels[:, 1:] != -100).sum().clamp(min=1)
@@ -139,10 +144,15 @@ class CambrianGazeForConditionalGeneration(GazeGenerationMixin, CambrianGazePreT
                 targets = sequence_group.own(targets, fill=-100)
         if labels is not None and skip_logits:
             supervised = targets != -100
+            targets = targets[supervised]
             logits_there = self.lm_head(hidden[supervised])
-            loss = self.loss_function(
-                logits=logits_there, labels=None, vocab_size=vocabulary, shift_labels=targets[supervised], **kwargs
-            )
+            if return_token_losses:
+                token_losses = nn.functional.cross_entropy(logits_there.float(), targets, reduction="none")
+                loss = token_losses.sum() / kwargs["num_items_in_batch"]
+            else:
+                loss = self.loss_function(
+                    logits=logits_there, labels=None, vocab_size=vocabulary, shift_labels=targets, **kwargs
+                )
         else:
             logits = self.lm_head(hidden[:, _kept(logits_to_keep)])
             if labels is not None:
@@ -151,6 +161,7 @@ class CambrianGazeForConditionalGeneration(GazeGenerationMixin, CambrianGazePreT
                 )
         return CambrianGazeCausalLMOutput(
             loss=loss,
+            token_losses=token_losses,
             logits=logits,
             past_key_values=outputs.past_key_values,
             hidden_states=outputs.hidden_states,

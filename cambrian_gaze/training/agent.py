@@ -16,6 +16,12 @@ EXIT_REQUEUE = 85
 """Exit status of a rank, and so of the agent and of `scripts/launch.sh`, that stopped on request with its checkpoint
 written: the same command continues it. `scripts/slurm/train.sbatch` puts the job back into the queue."""
 
+EXIT_TERMINATED = 143
+"""The same after SIGTERM: whoever sent it wants the run to end."""
+
+EXIT_HUNG = 86
+"""Exit status of a rank that made no progress; its stacks are written (`watchdog.py`)."""
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the ranks to their end. Returns the exit status; a failure raises as torchrun's does."""
@@ -27,9 +33,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         run.main(list(sys.argv[1:] if argv is None else argv))
     except ChildFailedError as error:
         _, failure = error.get_first_failure()
-        if failure.exitcode != EXIT_REQUEUE:
+        if failure.exitcode not in (EXIT_REQUEUE, EXIT_TERMINATED, EXIT_HUNG):
             raise
-        return EXIT_REQUEUE
+        return failure.exitcode
     finally:
         signal.signal(signal.SIGUSR1, previous)
     return 0

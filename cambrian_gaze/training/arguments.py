@@ -15,6 +15,7 @@ import transformers
 from cambrian_gaze.gaze.config import BUDGET_FIELDS, GazeConfig, RegionBudget
 from cambrian_gaze.gaze.schedule import TopKSchedule
 from cambrian_gaze.training.batch import accumulation_steps
+from cambrian_gaze.training.group import start_cpu_group
 from cambrian_gaze.training.lora_arguments import LoraArguments
 
 ProjectorType = Literal["mlp2x_gelu", "conv3x3_mlp2x_gelu", "avgpool2_mlp2x_gelu", "maxpool2_mlp2x_gelu"]
@@ -287,6 +288,29 @@ class TrainingArguments(transformers.TrainingArguments):
 
     save_milestone_steps: int | None = None
     """Keep every checkpoint whose step is a multiple of it, beyond `save_total_limit`."""
+    ddp_timeout: int = 600
+    """Seconds that a rank waits for the others in a collective operation before it fails."""
+
+    hang_timeout: float = 480.0
+    """Seconds that a micro-batch may take before the rank writes its stacks to `output_dir/stacks` and ends with status
+    86; the first step, evaluation and saving have 4 times as long. 0: no limit. Less than `ddp_timeout`, so that the
+    stacks show whom the others wait for."""
+
+    grad_spike_factor: float = 20.0
+    """A step whose gradient norm is more than this many times the median of the last 128 is left out; 0: none is. One
+    that is not finite is left out in any case."""
+
+    max_bad_steps: int = 10
+    """The run stops once more than this many of the last 1000 steps were left out; `bad_steps.jsonl` names their
+    samples."""
+
+    probe_steps: int = 500
+    """At logging steps that are a multiple of it, measure on four samples, always the same, how much of dense attention
+    lies inside the K regions that the model would choose; 0 never."""
+
+    sample_steps: int = 0
+    """Every so many steps, answer one sample with a picture and write where the model looked to `output_dir/samples`,
+    and to W&B and TensorBoard where these are on; 0 never."""
 
     gaze_stats_steps: int = 1
     """Count attended KV entries at every n-th logging step; 0 never."""
@@ -316,10 +340,15 @@ class TrainingArguments(transformers.TrainingArguments):
         if self.save_milestone_steps is not None and self.save_milestone_steps < 1:
             raise ValueError(f"save_milestone_steps must be positive, got {self.save_milestone_steps}")
         self._forward_checkpointing_names()
+        for name in ("hang_timeout", "grad_spike_factor", "max_bad_steps", "sample_steps", "probe_steps"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
         # Without it Trainer takes ranks without an accelerator for single processes.
         self.use_cpu = self.use_cpu or not torch.accelerator.is_available()
         self._check_groups()
         self._accumulate()
+        if self.use_cpu:
+            start_cpu_group(self.ddp_backend, self.ddp_timeout)
         super().__post_init__()
 
     def _forward_checkpointing_names(self) -> None:

@@ -1,4 +1,4 @@
-"""`CheckpointedTrainer`: an ordered trainer whose checkpoints are marked when whole, and load on other ranks."""
+"""`CheckpointedTrainer`: a guarded trainer whose checkpoints are marked when whole, and load on other ranks."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from cambrian_gaze.training.checkpoint import (
     prune,
     read_marker,
 )
-from cambrian_gaze.training.ordered import OrderedTrainer
+from cambrian_gaze.training.guarded import GuardedTrainer
 from cambrian_gaze.training.resume import VIEW, drop_universal, is_universal, zero_stage
 
 logger = logging.getLogger(__name__)
 
 
-class CheckpointedTrainer(OrderedTrainer):
+class CheckpointedTrainer(GuardedTrainer):
     """Takes this package's `TrainingArguments`. A checkpoint is written by all ranks into a folder that they share."""
 
     # Loading

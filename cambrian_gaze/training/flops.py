@@ -109,6 +109,10 @@ class FlopsModel:
             projector_per_image=projector,
         )
 
-    def total(self, tokens: float, squared_tokens: float, images: float) -> float:
-        """FLOPs of a batch: its tokens, the sum of (tokens of a row)², and its images and frames."""
-        return self.per_token * tokens + self.per_squared_token * squared_tokens + self.per_image * images
+    def total(
+        self, tokens: float, squared_tokens: float, images: float, supervised: float | None = None
+    ) -> float:
+        """FLOPs of a batch: its tokens, the sum of (tokens of a row)², its images and frames, and how many tokens the
+        output layer is computed for (default: all)."""
+        flops = self.per_token * tokens + self.per_squared_token * squared_tokens + self.per_image * images
+        return flops if supervised is None else flops - self.head_per_token * (tokens - supervised)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import resource
+import sys
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -66,6 +68,7 @@ class Meter:
         self._steps = 0
         self._total = dict.fromkeys(COUNTS, 0)
         self._since = time.perf_counter()
+        self._waited = 0.0
 
     def add(self, batches: list[Mapping[str, Any]], device: torch.device) -> Tensor:
         """Count the micro-batches of one optimizer step on all ranks. One collective, no synchronisation.
@@ -82,35 +85,55 @@ class Meter:
 
     def start(self) -> None:
         """Begin a window now."""
-        self._window, self._steps, self._since = None, 0, time.perf_counter()
+        self._window, self._steps, self._since, self._waited = None, 0, time.perf_counter(), 0.0
+
+    def wait(self, seconds: float) -> None:
+        """Time that the step waited for the loader."""
+        self._waited += seconds
+
+    def _worst(self, *values: float) -> list[float]:
+        """The largest over the ranks of each."""
+        if self.world_size == 1:
+            return list(values)
+        device = "cuda" if dist.get_backend() == "nccl" else "cpu"
+        worst = torch.tensor(values, dtype=torch.float64, device=device)
+        dist.all_reduce(worst, dist.ReduceOp.MAX)
+        return worst.tolist()
 
     def exclude(self, seconds: float) -> None:
         """Leave time that was not spent on training (checkpoints, evaluation) out of the window."""
         self._since += seconds
 
     def report(self) -> dict[str, float]:
-        """Rates of the window that ends now; begins another. Synchronises."""
+        """Rates of the window that ends now; begins another. `data_wait`: share of its time that the slowest rank
+        waited for its loader; `memory_gib`: peak of the fullest. Synchronises."""
         seconds = max(time.perf_counter() - self._since, 1e-9)
         values = [0] * len(COUNTS) if self._window is None else self._window.tolist()
         window = dict(zip(COUNTS, values, strict=True))
         for name, value in window.items():
             self._total[name] += value
         steps = max(1, self._steps)
-        self.start()
         achieved = self.flops.total(
-            window["visual"] + window["context"] + window["text"], window["squared"], window["images"]
+            window["visual"] + window["context"] + window["text"],
+            window["squared"],
+            window["images"],
+            window["supervised"],
         )
+        waited, memory = self._worst(self._waited / seconds, peak_memory())
         report = {
             "visual_tokens_per_s": window["visual"] / seconds,
             "text_tokens_per_s": window["text"] / seconds,
             "samples_per_s": window["samples"] / seconds,
             "step_seconds": seconds / steps,
+            "data_wait": waited,
+            "memory_gib": memory,
             "flops_per_s": achieved / seconds,
             "padding": _padding(window),
             **{name: float(self._total[name]) for name in ("quarantined", "filled", "overlong")},
         }
         if self.peak is not None:
             report["mfu"] = report["flops_per_s"] / (self.peak * self.world_size)
+        self.start()
         return report
 
     def summary(self) -> dict[str, float]:
@@ -128,6 +151,16 @@ class Meter:
     def seen(self) -> int:
         """Places of the plan met so far in this attempt, filled or not, as of the last report."""
         return self._total["samples"] + self._total["quarantined"] - self._total["filled"]
+
+
+def peak_memory() -> float:
+    """GiB that this rank held at most: of the device since the last call, without one of the process."""
+    if torch.cuda.is_available():
+        peak = torch.cuda.max_memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        return peak / 2**30
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**30 if sys.platform == "darwin" else 2**20)
 
 
 def _padding(counts: Mapping[str, int]) -> float:

@@ -16,6 +16,7 @@ import torch
 from torch.utils.data import DataLoader, Sampler
 
 from cambrian_gaze.data.plan import Draw, EpochOrder, PlannedDataset
+from cambrian_gaze.training.requests import outlive_requests
 
 
 @dataclass(frozen=True)
@@ -139,4 +140,5 @@ def train_loader(
         prefetch_factor=args.dataloader_prefetch_factor if workers > 0 else None,
         multiprocessing_context=args.dataloader_multiprocessing_context if workers > 0 else None,
         generator=torch.Generator().manual_seed(batches.order.seed),
+        worker_init_fn=outlive_requests,
     )

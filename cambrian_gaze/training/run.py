@@ -25,7 +25,10 @@ from cambrian_gaze.training.data import build_collator, build_datasets, build_or
 from cambrian_gaze.training.layers import ConfigError
 from cambrian_gaze.training.origin import origin_of
 from cambrian_gaze.training.ranks import start_ranks
+from cambrian_gaze.training.requests import StopRequest
 from cambrian_gaze.training.resume import checkpoint_to_resume
+from cambrian_gaze.training.samples import GazeSamples
+from cambrian_gaze.training.summary import write_summary
 from cambrian_gaze.training.trainer import CambrianTrainer
 
 logger = logging.getLogger(__name__)
@@ -46,18 +49,27 @@ def main(argv: Sequence[str] | None = None, callbacks: Sequence[TrainerCallback]
     except ConfigError as error:
         print(f"cambrian-gaze train: {error}", file=sys.stderr)
         return 2
-    try:
-        train(run, callbacks)
-    except NotSavedError as error:
-        print(f"cambrian-gaze train: {error}", file=sys.stderr)
-        return 1
-    if dist.is_initialized():
-        dist.destroy_process_group()
-    return 0
+    request = StopRequest()
+    with request.listening():
+        try:
+            train(run, callbacks, request)
+        except NotSavedError as error:
+            print(f"cambrian-gaze train: {error}", file=sys.stderr)
+            return 1
+        if dist.is_initialized():
+            if request.granted:
+                dist.barrier()  # A launcher kills the ranks that are left when the first one ends.
+            dist.destroy_process_group()
+    if request.granted:
+        logger.warning("stopped on request, with a checkpoint; the same command continues")
+    return request.granted
 
 
-def train(run: RunConfig, callbacks: Sequence[TrainerCallback] = ()) -> CambrianTrainer:
-    """Run a configuration to its end, continuing from the last complete checkpoint."""
+def train(
+    run: RunConfig, callbacks: Sequence[TrainerCallback] = (), request: StopRequest | None = None
+) -> CambrianTrainer:
+    """Run a configuration to its end, continuing from the last complete checkpoint. A `request` to stop ends it after
+    a step with a checkpoint, and the model is not saved."""
     args = run.training
     if args.process_index > 0:
         quieten()
@@ -80,15 +92,21 @@ def train(run: RunConfig, callbacks: Sequence[TrainerCallback] = ()) -> Cambrian
         quarantine=quarantine,
         processing_class=processor,
         callbacks=list(callbacks),
+        request=request,
         progressive=run.gaze.progressive,
         max_quarantined_share=run.data.max_quarantined_share,
         origin=origin_of(run) if args.should_save else None,
     )
     if trainer.is_world_process_zero():
         write_json(Path(args.output_dir) / "run_config.json", {"values": run.values, "sources": run.sources})
+    if args.sample_steps:
+        trainer.add_callback(GazeSamples(trainer, eval_data or train_data, processor))
     trainer.train(resume_from_checkpoint=checkpoint)
-    trainer.save_model()
-    trainer.save_state()
+    if not trainer.request.granted:
+        trainer.save_model()
+        trainer.save_state()
+    if trainer.is_world_process_zero():
+        write_summary(args.output_dir)
     return trainer
 
 

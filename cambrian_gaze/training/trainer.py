@@ -1,17 +1,17 @@
 """`CambrianTrainer`: a trainer with per-module learning rates, Progressive TopK, a loss over all ranks' supervised
-tokens, and logs that say what was attended. Which data a step sees is `OrderedTrainer`'s, how it is saved
-`CheckpointedTrainer`'s."""
+tokens, and logs that say what was attended. Which data a step sees is `OrderedTrainer`'s, what becomes of faults
+`GuardedTrainer`'s, how it is saved `CheckpointedTrainer`'s."""
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from transformers.trainer_callback import ProgressCallback
 
@@ -19,15 +19,20 @@ from cambrian_gaze.data.quarantine import TooManyQuarantined
 from cambrian_gaze.gaze.config import GazeConfig
 from cambrian_gaze.models.lineage import write_lineage
 from cambrian_gaze.training.adapters import is_adapted
+from cambrian_gaze.training.bad_steps import taint
 from cambrian_gaze.training.callbacks import LogAtCheckpoints, LogFile, MeterStart, ProgressLine
 from cambrian_gaze.training.checkpointed import CheckpointedTrainer
 from cambrian_gaze.training.flops import FlopsModel, peak_flops
+from cambrian_gaze.training.gaze_report import gaze_report
 from cambrian_gaze.training.log import LOG_NAME, TrainLog
 from cambrian_gaze.training.meter import Meter
 from cambrian_gaze.training.optimizer import parameter_groups
+from cambrian_gaze.training.probe import MassProbe
 from cambrian_gaze.training.projector import EXPORT_NAME, export_projector
 from cambrian_gaze.training.sequence import check_same_batches, sequence_group
 
+FEWEST_SEEN = 100
+"""As long as fewer samples were seen, `max_quarantined_share` is of these, or of an epoch that has fewer."""
 
 class CambrianTrainer(CheckpointedTrainer):
     """Takes this package's `TrainingArguments`, and a model with `gaze`, `return_gaze` and `num_items_in_batch`."""
@@ -42,7 +47,7 @@ class CambrianTrainer(CheckpointedTrainer):
         origin: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        """Args beyond those of `CheckpointedTrainer`:
+        """Args beyond those of `CheckpointedTrainer`, `GuardedTrainer` and `OrderedTrainer`:
 
         progressive: Progressive TopK in stage 2 (`GazeConfig.schedule`).
         max_quarantined_share: the run stops with a summary beyond it.
@@ -67,6 +72,7 @@ class CambrianTrainer(CheckpointedTrainer):
         if not self.args.disable_tqdm:
             self.remove_callback(ProgressCallback)
             self.add_callback(ProgressLine)
+        self.probe = MassProbe(self, self.eval_dataset or self.train_dataset, self.args.probe_steps)
         self.add_callback(MeterStart(self.meter))
         self.add_callback(LogAtCheckpoints())
         self.add_callback(LogFile(TrainLog(Path(self.args.output_dir) / LOG_NAME), stage=self.args.stage))
@@ -83,12 +89,13 @@ class CambrianTrainer(CheckpointedTrainer):
     ) -> tuple[list[dict[str, Any]], Tensor | None]:
         """The micro-batches of one optimizer step and the supervised tokens in them, over all ranks."""
         batches: list[dict[str, Any]] = []
-        for _ in range(num_batches):
-            try:
-                batches.append(next(epoch_iterator))
-            except StopIteration:
-                break
+        began = time.perf_counter()
+        for batch in itertools.islice(epoch_iterator, num_batches):
+            batches.append(batch)
+            self.watchdog.beat("a micro-batch")
+        self.meter.wait(time.perf_counter() - began)
         self.take_stream_states(batches)
+        self.take_samples(batches)
         if self.sequence_group is not None:
             check_same_batches(batches, self.sequence_group, device)
         return batches, self.meter.add(batches, device) if batches else None
@@ -126,7 +133,8 @@ class CambrianTrainer(CheckpointedTrainer):
         has loss zero and takes part in the step. So it is with the ranks of a sequence-parallel group: each has the
         addends of its tokens. Evaluation is not sequence-parallel.
         """
-        inputs = {key: value for key, value in inputs.items() if not key.startswith("num_")}
+        groups = inputs.pop("loss_groups", None)
+        inputs = {key: value for key, value in inputs.items() if key != "samples" and not key.startswith("num_")}
         training = model.training
         if training:
             for part in self._frozen:
@@ -137,12 +145,14 @@ class CambrianTrainer(CheckpointedTrainer):
             if self.sequence_group is not None:
                 inputs["sequence_group"] = self.sequence_group
         looks = training and self._counts_gaze_at(self.state.global_step + 1)
-        outputs = model(**inputs, return_gaze=looks, skip_logits=training)
+        outputs = model(**inputs, return_gaze=looks, skip_logits=training, return_token_losses=groups is not None)
+        if groups is not None:
+            self.loss_split.add(groups, outputs.token_losses)
         if looks:
             self._step_gaze = outputs.gaze
         if training:
             self._step_rates = self.lr_scheduler.get_last_lr()
-        loss = outputs.loss
+        loss = taint(outputs.loss) if training else outputs.loss
         if training and num_items_in_batch is not None:
             loss = loss * self.meter.world_size
         return (loss, outputs) if return_outputs else loss
@@ -184,6 +194,7 @@ class CambrianTrainer(CheckpointedTrainer):
             logs.update({f"lr/{name}": rate for name, rate in self._rates().items()})
             logs["keep_ratio"] = self._step_config.min_keep_ratio
             logs.update(self._gaze_report())
+            logs.update(self.probe.report(self.state.global_step))
             logs.update(self.meter.report())
         if "train_loss" in logs:
             logs.update(self.meter.summary())
@@ -198,31 +209,17 @@ class CambrianTrainer(CheckpointedTrainer):
         return {module: float(rate) for modules, rate in groups for module in modules}
 
     def _gaze_report(self) -> dict[str, float]:
-        """What the model counted in the last logged step, as means over the ranks that saw a picture."""
+        """What the model counted in the last logged step."""
         gaze, self._step_gaze = self._step_gaze, None
         if not self._counts_gaze_at(self.state.global_step):
             return {}
-        values = torch.zeros(5, dtype=torch.float64)
-        if gaze is not None and gaze.visible_visual > 0:
-            values = torch.tensor(
-                [1.0, gaze.attended_visual, gaze.attended_context, gaze.visible_visual, gaze.k], dtype=torch.float64
-            )
-        if self.meter.world_size > 1:
-            values = values.to(self.args.device)
-            dist.all_reduce(values)
-        ranks, visual, context, visible, k = values.tolist()
-        if not ranks:
-            return {}
-        return {
-            "k": k / ranks,
-            "attended_visual_kv": visual / ranks,
-            "attended_context_kv": context / ranks,
-            "attended_kv_share": (visual + context) / visible,
-        }
+        return gaze_report(gaze, self.args.device)
 
     def _check_quarantine(self) -> None:
         seen, quarantined = self.meter.seen, self.meter.quarantined
-        if seen and quarantined > self.max_quarantined_share * seen:
+        # At the start of a run one sample is a large share of few.
+        met = max(seen, min(FEWEST_SEEN, len(self.order.rows)))
+        if seen and quarantined > self.max_quarantined_share * met:
             raise TooManyQuarantined(
                 f"{quarantined} of {seen} samples ({quarantined / seen:.1%}) could not be used, more than "
                 f"max_quarantined_share={self.max_quarantined_share:.1%}. "
@@ -265,7 +262,8 @@ class CambrianTrainer(CheckpointedTrainer):
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """As `CheckpointedTrainer`'s; its time does not count as training."""
         began = time.perf_counter()
-        super()._save_checkpoint(model, trial)
+        with self.watchdog.slowly(f"saving step {self.state.global_step}"):
+            super()._save_checkpoint(model, trial)
         self.meter.exclude(time.perf_counter() - began)
 
 

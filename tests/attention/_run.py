@@ -25,7 +25,11 @@ CPU_BACKENDS = [
 
 
 def context(
-    layout: TokenLayout, config: GazeConfig, recorder: GazeRecorder | None = None, saved: dict | None = None
+    layout: TokenLayout,
+    config: GazeConfig,
+    recorder: GazeRecorder | None = None,
+    saved: dict | None = None,
+    mass: list[Tensor] | None = None,
 ) -> GazeContext:
     """Everything at once, no cache."""
     return GazeContext(
@@ -34,6 +38,7 @@ def context(
         key_layout=layout,
         offered=regions_offered(layout, config),
         recorder=recorder,
+        mass=mass,
         saved=saved,
     )
 

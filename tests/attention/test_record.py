@@ -11,7 +11,7 @@ from cambrian_gaze.gaze.cost import attended_visual
 from cambrian_gaze.gaze.layout import CONTEXT, TEXT, VISUAL
 from cambrian_gaze.gaze.oracle import oracle_keys
 from tests._layouts import build
-from tests.attention._run import CPU_BACKENDS, DIM, reference, run
+from tests.attention._run import CPU_BACKENDS, DIM, SCALING, reference, run
 
 
 @pytest.mark.parametrize("backend", CPU_BACKENDS)
@@ -61,3 +61,43 @@ def test_counts_equal_the_cost_model(backend, grid, size, k, granularity):
     assert recorder.layers[0].context.tolist() == [[cost.context] * 4]
     assert (stats.attended_visual, stats.attended_context, stats.k) == (cost.selected, cost.context, k)
     assert stats.visible_visual == cost.of and stats.share == pytest.approx(cost.share)
+
+
+def test_spread_of_choices():
+    """Two rows of four regions: one whose queries always choose the same, one whose queries choose all alike; a third
+    has a single region and does not count."""
+    regions = torch.tensor([[[[2], [2], [2], [2]]], [[[0], [1], [2], [3]]], [[[0], [0], [0], [0]]]])
+    counts = torch.ones(3, 1, 4, dtype=torch.int64)
+    looking = torch.ones(3, 4, dtype=torch.bool)
+    offered = torch.tensor([[True] * 4, [True] * 4, [True, False, False, False]])
+    recorder = GazeRecorder(num_regions=4, routes=lambda layer: layer == 0)
+    recorder.record(0, regions, counts, counts, counts, counts[:, 0], looking)
+    recorder.record(1, regions, counts, counts, counts, counts[:, 0], looking)
+    assert list(recorder.usage) == [0]
+    stats = recorder.stats(offered)
+    assert stats.routing_entropy == pytest.approx((0 + 1) / 2)
+    assert stats.region_coverage == pytest.approx((1 / 4 + 1) / 2)
+    assert recorder.stats().routing_entropy is None
+
+
+@pytest.mark.parametrize("backend", ["masked", "flex"])
+def test_mass_inside_the_chosen_regions_is_that_of_dense_attention(backend):
+    """Against a softmax over all visual keys before each query."""
+    config = GazeConfig(image=RegionBudget((1, 2, 2), top_k=2), backend=backend)
+    layout = build([[[("text", (2,)), ("image", (1, 4, 4)), ("text", (3,))]]], config).layout()
+    generator = torch.Generator().manual_seed(0)
+    q, key, v = (torch.randn(1, n, layout.shape[1], DIM, generator=generator) for n in (4, 2, 2))
+    mass, recorder = [], GazeRecorder()
+    run(q, key, v, layout, config, recorder=recorder, mass=mass)
+    inside, asked = mass[0].tolist()
+    visual = layout.role[0] == VISUAL
+    routing = (layout.role[0] == TEXT) & (layout.index[0] > layout.index[0][visual].max())
+    logits = q[0][:, routing].double() @ key[0].repeat_interleave(2, dim=0)[:, visual].double().transpose(-1, -2)
+    shares = (logits * SCALING).softmax(-1)
+    assert asked == shares.shape[0] * shares.shape[1]
+    last = sum(
+        shares[h, -1][torch.isin(layout.region[0][visual], recorder.layers[0].regions[0, h])].sum() for h in range(4)
+    )
+    assert 0 < last / 4 < 1
+    run(q[:, :, -1:].expand_as(q).contiguous(), key, v, layout, config, mass=mass)
+    assert (mass[1][0] / mass[1][1]).item() == pytest.approx((last / 4).item(), rel=1e-5)

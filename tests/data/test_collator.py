@@ -38,8 +38,8 @@ def test_padding(side, ids, mask):
     assert (batch["labels"][padding] == -100).all() and (batch["mm_token_type_ids"][padding] == 0).all()
     assert (batch["labels"][~padding] == batch["input_ids"][~padding] * 10).all()
     counts = {"num_samples", "num_quarantined", "num_filled", "num_overlong"}
-    assert set(batch) == {"input_ids", "attention_mask", "mm_token_type_ids", "labels"} | counts
-    assert all(batch[key].dtype == torch.int64 for key in batch.keys() - counts)
+    assert set(batch) == {"input_ids", "attention_mask", "mm_token_type_ids", "labels", "samples"} | counts
+    assert all(batch[key].dtype == torch.int64 for key in batch.keys() - counts - {"samples"})
 
 
 def test_pictures_keep_their_order_and_text_rows_have_none():

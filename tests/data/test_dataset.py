@@ -46,7 +46,8 @@ def test_text_image_images_and_video(folder, processor):
     text, image, several, video, frames = dataset(
         folder, processor, rows, on_error="raise", sampling=FrameSampling(video_max_frames=3)
     )
-    assert set(text) == {"id", "source", "input_ids", "labels", "mm_token_type_ids"} and text["id"] == "t"
+    assert set(text) == {"id", "source", "file", "row", "input_ids", "labels", "mm_token_type_ids"}
+    assert text["id"] == "t" and text["file"].endswith("train.jsonl") and text["row"] > 0
     assert text["input_ids"].dtype == text["labels"].dtype == text["mm_token_type_ids"].dtype == torch.int64
     assert channel_means(image) == [[255, 0, 0]] and image["grid_thw"].tolist() == [[1, 2, 3]]
     assert image["pixel_values"].shape == (1, 3, 8, 8) and image["pixel_values"].dtype == torch.float32

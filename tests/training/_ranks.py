@@ -23,8 +23,10 @@ def launch(
     timeout: float = 240.0,
     group_of_one: bool = False,
     watch: Callable[[list[Any]], None] | None = None,
+    ends: int = 0,
 ) -> list[int]:
-    """Exit codes of the ranks. When one fails the others are killed, as a launcher does; so are all at the timeout.
+    """Exit codes of the ranks. When one fails the others are killed, as a launcher does; so are all at the timeout. A
+    rank that ends with `ends` has not failed.
 
     A single rank is a process like any other; as a `group_of_one` it has a launcher's environment, as DeepSpeed wants.
     `watch` is called with the processes again and again.
@@ -43,7 +45,7 @@ def launch(
         process.start()
     deadline = time.monotonic() + timeout
     while any(p.is_alive() for p in processes):
-        if time.monotonic() > deadline or any(p.exitcode not in (None, 0) for p in processes):
+        if time.monotonic() > deadline or any(p.exitcode not in (None, 0, ends) for p in processes):
             for process in processes:
                 process.kill()
         if watch is None:

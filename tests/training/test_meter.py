@@ -85,3 +85,9 @@ def test_flops_of_the_real_model() -> None:
 def test_peaks() -> None:
     assert peak_flops(torch.device("cpu"), None) is None
     assert peak_flops(torch.device("cpu"), 2.0) == 2e12
+
+
+def test_the_output_layer_counts_where_it_is_computed() -> None:
+    flops = FlopsModel(10.0, 0.0, 0.0, head_per_token=4.0)
+    assert flops.total(5, 0, 0) == 50
+    assert flops.total(5, 0, 0, supervised=2) == 50 - 3 * 4

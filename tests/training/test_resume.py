@@ -116,7 +116,7 @@ def expect_stop(argv: list[str], note: str) -> int:
 def test_all_ranks_stop_together_when_too_much_is_quarantined(tmp_path: Path) -> None:
     """All that cannot be read is in one rank's share."""
     data, note = write_data(tmp_path / "data", list("iibi" * 6)), str(tmp_path / "note")
-    changes = {"train_sampling_strategy": "sequential", "max_quarantined_share": 0.2, "deepspeed": zero(2)}
+    changes = {"train_sampling_strategy": "sequential", "max_quarantined_share": 0.04, "deepspeed": zero(2)}
     assert launch(2, expect_stop, flags(data, tmp_path / "run", **changes), note, timeout=60) == [0, 0]
     summaries = {Path(f"{note}{rank}").read_text() for rank in range(2)}
     assert len(summaries) == 1 and "1 of 4 samples (25.0%) could not be used" in summaries.pop()
