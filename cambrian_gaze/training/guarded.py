@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from cambrian_gaze.attention.sequence import SequenceGroup
 from cambrian_gaze.data.collator import Origin
 from cambrian_gaze.training.bad_steps import BadSteps, Verdict, ZeroGuard
 from cambrian_gaze.training.loss_split import LossSplit, source_names
@@ -21,6 +22,9 @@ STACKS = "stacks"
 
 class GuardedTrainer(OrderedTrainer):
     """Its `compute_loss` must `taint` the loss, and add token losses to `loss_split`."""
+
+    sequence_group: SequenceGroup | None = None
+    """The ranks that share this one's tokens, if any."""
 
     def __init__(self, *args: Any, request: StopRequest | None = None, **kwargs: Any) -> None:
         """`request`: says when to stop."""

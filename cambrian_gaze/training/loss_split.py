@@ -46,9 +46,7 @@ class LossSplit:
                 group[row] = numbers[0]
             else:
                 group[row] = numbers[batch["sample_ids"][row].clamp(min=0)]
-        targets, group = (
-            pad_to(x[:, 1:], 1, labels.shape[1], fill) for x, fill in ((labels, IGNORE), (group, 0))
-        )
+        targets, group = (pad_to(x[:, 1:], 1, labels.shape[1], fill) for x, fill in ((labels, IGNORE), (group, 0)))
         if sharing is not None:
             targets, group = sharing.own(targets, fill=IGNORE), sharing.own(group)
         return group[targets != IGNORE]
