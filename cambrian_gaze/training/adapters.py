@@ -11,7 +11,8 @@ from torch import nn
 from cambrian_gaze.extras import require
 from cambrian_gaze.models.configuration import CambrianGazeConfig
 from cambrian_gaze.models.quantised import int8, nf4
-from cambrian_gaze.training.arguments import GazeArguments, ModelArguments
+from cambrian_gaze.training.arguments import ModelArguments
+from cambrian_gaze.training.gaze_arguments import GazeArguments
 from cambrian_gaze.training.lora_arguments import LINEAR_LAYERS, LoraArguments
 
 BESIDE = ("model.mm_projector", "model.gaze")

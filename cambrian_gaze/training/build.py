@@ -25,7 +25,8 @@ from cambrian_gaze.models.modeling import CambrianGazeForConditionalGeneration
 from cambrian_gaze.models.presets import load_tokenizer
 from cambrian_gaze.models.processing import CambrianGazeProcessor
 from cambrian_gaze.training.adapters import attach, check_lora, quantisation
-from cambrian_gaze.training.arguments import GazeArguments, ModelArguments, TrainingArguments
+from cambrian_gaze.training.arguments import ModelArguments, TrainingArguments
+from cambrian_gaze.training.gaze_arguments import GazeArguments
 from cambrian_gaze.training.lora_arguments import LoraArguments
 from cambrian_gaze.training.optimizer import CONTEXT, PROJECTOR, TOWER, module_of
 from cambrian_gaze.training.projector import load_projector

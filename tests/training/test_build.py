@@ -9,8 +9,9 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, SiglipVisionModel
 
 from cambrian_gaze import CambrianGazeForConditionalGeneration, CambrianGazeProcessor
-from cambrian_gaze.training.arguments import GazeArguments, ModelArguments, TrainingArguments
+from cambrian_gaze.training.arguments import ModelArguments, TrainingArguments
 from cambrian_gaze.training.build import build_model
+from cambrian_gaze.training.gaze_arguments import GazeArguments
 from cambrian_gaze.training.optimizer import MODULES, module_of
 from cambrian_gaze.training.projector import export_projector, load_projector
 

@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 from cambrian_gaze.gaze.config import GazeConfig
-from cambrian_gaze.training.arguments import ARGUMENT_CLASSES, GazeArguments
+from cambrian_gaze.training.arguments import ARGUMENT_CLASSES
 from cambrian_gaze.training.config import ConfigError, field_docs, help_text, load
+from cambrian_gaze.training.gaze_arguments import GazeArguments
 from tests.training._runs import ROOT
 
 CONFIGS = sorted((ROOT / "train" / "configs").glob("*.yaml"))

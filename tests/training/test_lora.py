@@ -13,9 +13,10 @@ from cambrian_gaze import CambrianGazeForConditionalGeneration, CambrianGazeProc
 from cambrian_gaze.cli.main import main
 from cambrian_gaze.models.adapters import load_adapted, merge_adapter
 from cambrian_gaze.models.lineage import read_lineage
-from cambrian_gaze.training.arguments import GazeArguments, ModelArguments, TrainingArguments
+from cambrian_gaze.training.arguments import ModelArguments, TrainingArguments
 from cambrian_gaze.training.build import build_model, build_shapes
 from cambrian_gaze.training.flops import FlopsModel
+from cambrian_gaze.training.gaze_arguments import GazeArguments
 from cambrian_gaze.training.log import read_log
 from cambrian_gaze.training.lora_arguments import LINEAR_LAYERS, LoraArguments
 from cambrian_gaze.training.optimizer import CONTEXT, DECODER, PROJECTOR, module_of
