@@ -2,9 +2,11 @@
 
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,17 @@ from PIL import Image
 from tests.test_docs import SHELL, blocks_of, commands_of
 
 ROOT = Path(__file__).resolve().parent.parent
+
+
+def models_served(command: list[str], folder: Path, environment: dict[str, str]) -> list[str]:
+    """Names of the models at the endpoint that `command` starts; it is ended again."""
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=folder, env=environment) as process:
+        try:
+            address = next(re.search(r"http://\S+/v1", line) for line in process.stdout if "http://" in line).group()
+            with urllib.request.urlopen(f"{address}/models", timeout=30) as answer:
+                return [model["id"] for model in json.load(answer)["data"]]
+        finally:
+            process.terminate()
 
 
 @pytest.mark.slow
@@ -32,11 +45,16 @@ def test_the_commands_of_the_page_fine_tune_a_model(tmp_path: Path) -> None:
             Image.radial_gradient("L").convert("RGB").save(path)
     (tmp_path / "train").symlink_to(ROOT / "train")
     commands = [words for block in page if block.language in SHELL for words in commands_of(block.text)]
-    names = ["train", "data", "data", "generate", "train", "generate", "merge", "answer", "export", "push"]
+    names = ["train", "data", "data", "generate", "train", "generate", "merge", "answer", "export", "serve", "push"]
     assert [words[1] for words in commands] == names
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     for words in commands:
         command = [sys.executable, "-m", "cambrian_gaze.cli.main", *words[1:]]
+        if words[1] == "serve":
+            adapted = ["--model", "runs/stage2", "--adapter", "runs/mine_lora"]
+            for options, name in ([], "mine_bf16"), (adapted, "stage2"):
+                assert models_served([*command, *options, "--port", "0"], tmp_path, environment) == [name]
+            continue
         result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=300)
         assert result.returncode == 0, f"{shlex.join(words)}\n{result.stdout}\n{result.stderr}"
     log = [json.loads(line) for line in (tmp_path / "runs" / "mine" / "train_log.jsonl").read_text().splitlines()]
