@@ -236,6 +236,7 @@ class CambrianGazeModel(CambrianGazePreTrainedModel):
             gaze_trace.add(recorder)
         if sequence_group is not None and return_gaze:
             recorder.sums = sequence_group.total(recorder.sums)
+            recorder.usage = {layer: sequence_group.total(used) for layer, used in recorder.usage.items()}
         return CambrianGazeModelOutput(
             last_hidden_state=outputs.last_hidden_state,
             past_key_values=outputs.past_key_values,

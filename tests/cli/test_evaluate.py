@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from cambrian_gaze.cli.evaluate import gaze_options
 from cambrian_gaze.cli.main import main
@@ -12,6 +13,7 @@ from tests.evaluation._fixtures import write_data_root
 
 ROOT = Path(__file__).resolve().parents[2]
 ROW = "Cambrian-4B + Gaze 72+4"
+TABLE = ROOT / "eval/tables/table1.yaml"
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +45,7 @@ def test_run_score_and_table(model_dir: Path, root: Path, tmp_path: Path, capsys
     assert evaluate("score", output) == 0
     assert (output / "answers" / "mme.cambrian.jsonl").read_bytes() == before and (output / "scores.json").is_file()
     capsys.readouterr()
-    assert evaluate("table", ROOT / "eval/tables/table1.yaml", "--row", ROW, "--output", output) == 0
+    assert evaluate("table", TABLE, "--row", ROW, "--output", output) == 0
     assert "| MMVP |" in capsys.readouterr().out and (output / "table.html").is_file()
 
 
@@ -51,12 +53,33 @@ def test_table_runs_what_can_be_read_and_fails_for_the_rest(
     model_dir: Path, root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = ["--model", model_dir, "--data_root", root, "--max_new_tokens", 3, "--output", tmp_path / "run"]
-    assert evaluate("table", ROOT / "eval/tables/table1.yaml", "--row", ROW, "--protocol", "official", *arguments) == 1
+    assert evaluate("table", TABLE, "--row", ROW, "--protocol", "official", *arguments) == 1
     said = capsys.readouterr()
     assert "| GQA | – |" in said.out and "FAILED: ValueError: there is no local copy of lmms-lab/GQA" in said.out
     assert "gqa.official failed and is left out" in said.err
     tasks = json.loads((tmp_path / "run" / "tasks" / "mme.official.json").read_text())
     assert tasks["gaze"]["image"]["top_k"] == 2 and tasks["error"] is None
+
+
+@pytest.mark.slow
+def test_the_whole_of_table_1_in_one_command(
+    model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import datasets
+
+    datasets.config.HF_DATASETS_CACHE = tmp_path / "cache"
+    write_data_root(tmp_path / "data")
+    arguments = ["--model", model_dir, "--data_root", tmp_path / "data", "--max_new_tokens", 3]
+    assert evaluate("table", TABLE, "--row", ROW, *arguments, "--output", tmp_path / "run") == 0
+    said = capsys.readouterr().out
+    columns = [column for column in yaml.safe_load(TABLE.read_text())["rows"][0]["paper"] if column != "avg"]
+    tasks = [json.loads(path.read_text()) for path in (tmp_path / "run" / "tasks").glob("*.json")]
+    assert len(columns) == 14 and all(task["error"] is None and task["gaze"]["image"]["top_k"] == 2 for task in tasks)
+    rows = [line for line in said.splitlines() if "INCOMPLETE" in line and "columns left out" not in line]
+    assert len(rows) == 28 and all("| 8+" in row for row in rows), "two protocols, KV as counted"
+    answers = list((tmp_path / "run" / "answers").glob("*.cambrian.jsonl"))
+    assert len(answers) == 14 and len(tasks) == 28 and all(path.stat().st_size for path in answers)
+    assert {path.suffix for path in (tmp_path / "run").glob("table.*")} == {".md", ".csv", ".json", ".html"}
 
 
 def test_doctor(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -72,7 +95,7 @@ def test_mistakes_are_named(model_dir: Path, root: Path, tmp_path: Path, capsys:
     assert "KEY=VALUE" in capsys.readouterr().err
     assert evaluate("run", *run, "--tasks", "mme", "--gaze", "topk=2") == 1
     assert "did you mean 'top_k'" in capsys.readouterr().err
-    assert evaluate("table", ROOT / "eval/tables/table1.yaml", "--row", "none", "--output", tmp_path) == 1
+    assert evaluate("table", TABLE, "--row", "none", "--output", tmp_path) == 1
     assert "the rows are" in capsys.readouterr().err
     assert evaluate("score", tmp_path / "nothing") == 1
     assert "holds no run" in capsys.readouterr().err
