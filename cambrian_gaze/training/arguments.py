@@ -269,6 +269,12 @@ class TrainingArguments(transformers.TrainingArguments):
         return self.process_index // self.sequence_parallel_size
 
     @property
+    def device(self) -> torch.device:
+        """As transformers', without the number that Accelerate gives a rank's CPU: `torch.load` knows no "cpu:1"."""
+        device = super().device
+        return torch.device("cpu") if device.type == "cpu" else device
+
+    @property
     def learning_rate_factor(self) -> float:
         """sqrt(global batch / `base_batch_size`), 1.0 without the latter (upstream Cambrian's rule)."""
         return 1.0 if self.base_batch_size is None else math.sqrt(self.global_batch_size / self.base_batch_size)
