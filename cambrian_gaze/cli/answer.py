@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from cambrian_gaze.cli.arguments import add_generation, gaze_options, positive
+from cambrian_gaze.cli.arguments import add_generation, add_video, gaze_options, positive, sampling_from
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -19,6 +19,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--image_folder", default=".", metavar="DIR", help="where their paths start; default: here")
     parser.add_argument("--output", required=True, metavar="FILE.jsonl", help="the journal of answers")
     parser.add_argument("--batch_size", type=positive, default=16, metavar="N", help="default: 16")
+    add_video(parser)
     add_generation(parser)
     return parser
 
@@ -43,11 +44,13 @@ def answer(arguments: argparse.Namespace) -> str:
     from cambrian_gaze.evaluation.answers import AnswerOptions, answer_records
     from cambrian_gaze.evaluation.journal import Journal
 
+    sampling = sampling_from(arguments)
     records = read_records(arguments.data_path)
     model, processor = load(arguments.model, arguments.device, arguments.adapter)
     options = AnswerOptions(
         generation={"max_new_tokens": arguments.max_new_tokens, "do_sample": False},
         gaze=gaze_options(arguments),
+        sampling=sampling,
         batch_size=arguments.batch_size,
     )
     with Journal(arguments.output) as journal, tqdm(total=len(records), unit="answer") as bar:

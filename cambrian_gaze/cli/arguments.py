@@ -42,6 +42,32 @@ def add_generation(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", help="cpu, cuda, cuda:1, …; default: cuda where there is one")
 
 
+def add_video(parser: argparse.ArgumentParser) -> None:
+    """How a video becomes frames, see `FrameSampling`."""
+    parser.add_argument("--video_fps", type=float, default=1.0, metavar="N", help="frames taken a second; default: 1")
+    parser.add_argument(
+        "--video_max_frames", type=positive, default=64, metavar="N", help="most frames of a video; default: 64"
+    )
+    parser.add_argument(
+        "--video_force_sample", action="store_true", help="always the most frames, evenly spread, or all that there are"
+    )
+    parser.add_argument(
+        "--video_backend", choices=("decord", "pyav"), default="decord", help="decoder of video files; default: decord"
+    )
+    parser.add_argument(
+        "--video_timeout", type=float, default=120.0, metavar="S", help="seconds for a video; default: 120, 0: no limit"
+    )
+
+
+def sampling_from(arguments: argparse.Namespace) -> Any:
+    """The `FrameSampling` of `add_video`'s options. Raises ValueError."""
+    from dataclasses import fields
+
+    from cambrian_gaze.data.frame_sampling import FrameSampling
+
+    return FrameSampling(**{field.name: getattr(arguments, field.name) for field in fields(FrameSampling)})
+
+
 def gigabytes(text: str) -> int:
     """A positive number of gigabytes (10⁹) as bytes."""
     try:

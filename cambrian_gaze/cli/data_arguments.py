@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from cambrian_gaze.cli.arguments import positive
+from cambrian_gaze.cli.arguments import add_video, positive
 
 
 def add_data(parser: argparse.ArgumentParser) -> None:
@@ -17,16 +17,7 @@ def add_data(parser: argparse.ArgumentParser) -> None:
     model.add_argument("--model", metavar="DIR", help="model folder or Hub name whose processor counts the tokens")
     model.add_argument("--preset", metavar="NAME", help="the same for a preset: tiny, 4b, 7b")
     parser.add_argument("--max_length", type=positive, metavar="N", help="longer samples are over-long; default: 2048")
-    parser.add_argument("--video_fps", type=float, default=1.0, metavar="N", help="frames taken a second; default: 1")
-    parser.add_argument(
-        "--video_max_frames", type=positive, default=64, metavar="N", help="most frames of a video; default: 64"
-    )
-    parser.add_argument(
-        "--video_backend", choices=("decord", "pyav"), default="decord", help="decoder of video files; default: decord"
-    )
-    parser.add_argument(
-        "--video_timeout", type=float, default=120.0, metavar="S", help="seconds for a video; default: 120, 0: no limit"
-    )
+    add_video(parser)
 
 
 def whole(text: str) -> int:
@@ -46,18 +37,6 @@ def recipe_from(arguments: argparse.Namespace) -> Any:
     from cambrian_gaze.data.mixture import recipe_of
 
     return recipe_of(arguments.paths, arguments.image_folder or ".", arguments.video_folder)
-
-
-def sampling_from(arguments: argparse.Namespace) -> Any:
-    """The `FrameSampling`. Raises ValueError."""
-    from cambrian_gaze.data.frame_sampling import FrameSampling
-
-    return FrameSampling(
-        arguments.video_fps,
-        arguments.video_max_frames,
-        video_backend=arguments.video_backend,
-        video_timeout=arguments.video_timeout,
-    )
 
 
 def processor_from(arguments: argparse.Namespace, default: str | None = None) -> Any:

@@ -8,7 +8,8 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from cambrian_gaze.cli.data_arguments import add_data, add_workers, processor_from, recipe_from, sampling_from
+from cambrian_gaze.cli.arguments import sampling_from
+from cambrian_gaze.cli.data_arguments import add_data, add_workers, processor_from, recipe_from
 
 NAMES = {
     "malformed": "malformed rows",

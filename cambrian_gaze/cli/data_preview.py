@@ -7,8 +7,8 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from cambrian_gaze.cli.arguments import positive
-from cambrian_gaze.cli.data_arguments import add_data, processor_from, recipe_from, sampling_from
+from cambrian_gaze.cli.arguments import positive, sampling_from
+from cambrian_gaze.cli.data_arguments import add_data, processor_from, recipe_from
 
 
 def build_parser() -> argparse.ArgumentParser:

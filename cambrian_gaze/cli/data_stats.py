@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from cambrian_gaze.cli.data_arguments import add_data, add_workers, processor_from, recipe_from, sampling_from
+from cambrian_gaze.cli.arguments import sampling_from
+from cambrian_gaze.cli.data_arguments import add_data, add_workers, processor_from, recipe_from
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -60,7 +60,14 @@ def command(arguments: argparse.Namespace, output: Path, gaze: dict[str, Any]) -
     import cambrian_gaze
     from cambrian_gaze.training.ranks import launch_command
 
-    model = {"pretrained": arguments.model, "journal": output / "journal", "max_frames": arguments.max_frames, **gaze}
+    model = {
+        "pretrained": arguments.model,
+        "journal": output / "journal",
+        "fps": arguments.video_fps,
+        "max_frames": arguments.video_max_frames,
+        **{name: getattr(arguments, name) for name in ("video_force_sample", "video_backend", "video_timeout")},
+        **gaze,
+    }
     values = {
         "--model": "cambrian_gaze",
         "--model_args": ",".join(f"{name}={value}" for name, value in model.items()),

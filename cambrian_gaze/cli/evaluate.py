@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cambrian_gaze.cli import eval_cost, eval_lmms
-from cambrian_gaze.cli.arguments import positive
+from cambrian_gaze.cli.arguments import add_video, positive, sampling_from
 
 ACTIONS = {
     "run": "answer benchmarks with a model, and score the answers",
@@ -103,7 +103,7 @@ def _add_run(parser: argparse.ArgumentParser, limited: str) -> None:
     parser.add_argument(
         "--max_new_tokens", type=positive, metavar="N", help="cut answers off for a trial; the run is then INCOMPLETE"
     )
-    parser.add_argument("--max_frames", type=positive, default=64, metavar="N", help="frames per video; default: 64")
+    add_video(parser)
     parser.add_argument("--device", help="cpu, cuda, cuda:1, …; default: cuda where there is one, one per process")
 
 
@@ -167,7 +167,6 @@ def _run(arguments: argparse.Namespace) -> int:
 
 def answer(arguments: argparse.Namespace, benchmarks: Sequence[Any], gaze: dict[str, Any]) -> tuple[dict, bool]:
     """Answer benchmarks into `arguments.output`: the errors by task, and whether this is the first process."""
-    from cambrian_gaze.data.video import FrameSampling
     from cambrian_gaze.evaluation.benchmarks import protocols
     from cambrian_gaze.evaluation.ranks import Ranks
     from cambrian_gaze.evaluation.run import RunOptions, run
@@ -181,7 +180,7 @@ def answer(arguments: argparse.Namespace, benchmarks: Sequence[Any], gaze: dict[
         gaze=gaze,
         batch_size=arguments.batch_size,
         max_new_tokens=arguments.max_new_tokens,
-        sampling=FrameSampling(video_max_frames=arguments.max_frames),
+        sampling=sampling_from(arguments),
     )
 
     def load(device: str) -> tuple[Any, Any]:

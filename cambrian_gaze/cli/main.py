@@ -38,7 +38,7 @@ COMMANDS: dict[str, Command] = {
     ),
     "push": Command("upload a saved model with a card made of its run", "cambrian_gaze.cli.push:main"),
     "serve": Command("a chat endpoint in the form of OpenAI's API", "cambrian_gaze.cli.serve:main"),
-    "checkpoint": Command("list, verify, export checkpoints; show what made a model", "cambrian_gaze.cli.checkpoint:main"),
+    "checkpoint": Command("list, verify, export, show saved models", "cambrian_gaze.cli.checkpoint:main"),
     "report": Command("write one page about a training run: curves and samples", "cambrian_gaze.cli.report:main"),
     "bench": Command("measure attention, decoding, data or training steps", "cambrian_gaze.cli.bench:main"),
 }

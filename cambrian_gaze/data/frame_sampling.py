@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,9 @@ from cambrian_gaze.data.media import MediaError
 
 BACKENDS = ("decord", "pyav")
 """Decoders of video files; the one that is named decodes, or says why it cannot."""
+
+CLIP_KEYS = ("start_time", "end_time", "start_frame", "end_frame")
+"""What cuts a clip out of a video, in a record's extra keys."""
 
 _SLACK = 4e-4
 """Seconds by which two times may differ and still be the same: decoders round, and one stores 32-bit floats. Less than
@@ -43,6 +46,12 @@ class FrameSampling:
             raise ValueError(f"video_backend={self.video_backend!r} is unknown; use one of {', '.join(BACKENDS)}")
         if not 0 <= self.video_timeout < float("inf"):
             raise ValueError(f"video_timeout={self.video_timeout} must be a number of seconds, or 0 for no limit")
+
+    def identity(self) -> dict[str, Any]:
+        """What tells these frames from others, for JSON: all but the time limit."""
+        facts = asdict(self)
+        del facts["video_timeout"]
+        return facts
 
 
 @dataclass(frozen=True)
@@ -122,10 +131,7 @@ def _clip_range(timeline: Timeline, clip: Mapping[str, Any], name: str) -> tuple
     start = int(clip_number(clip, "start_frame", by_time[0]))
     end = min(num_frames, int(clip_number(clip, "end_frame", by_time[1])))
     if not 0 <= start < end:
-        given = ", ".join(f"{key} {clip[key]}" for key in _CLIP_KEYS if clip.get(key) is not None)
+        given = ", ".join(f"{key} {clip[key]}" for key in CLIP_KEYS if clip.get(key) is not None)
         reason = f"{name}: the clip ({given}) selects none of the {num_frames} frames, {timeline.end:g} seconds"
         raise MediaError(reason, "correct fps, start_time/end_time or start_frame/end_frame of the record")
     return start, end
-
-
-_CLIP_KEYS = ("start_time", "end_time", "start_frame", "end_frame")

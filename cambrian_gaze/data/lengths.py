@@ -11,7 +11,6 @@ import hashlib
 import json
 import os
 import time
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -85,8 +84,6 @@ def table_place(dataset: ConversationDataset) -> str:
 
 def _key(dataset: ConversationDataset) -> str:
     folder = "" if dataset.video_folder is None else os.path.realpath(dataset.video_folder)
-    sampling = asdict(dataset.sampling)
-    del sampling["video_timeout"]
     facts = {
         "format": FORMAT,
         "records": dataset.records.identity(),
@@ -94,7 +91,7 @@ def _key(dataset: ConversationDataset) -> str:
         "tokenizer": _tokenizer_digest(dataset.processor.tokenizer),
         "grid": [int(n) for n in dataset.processor.grid_hw],
         "context": dataset.processor.num_context_tokens,
-        "sampling": sampling,
+        "sampling": dataset.sampling.identity(),
         "video_folder": folder,
     }
     return hashlib.blake2b(json.dumps(facts, sort_keys=True).encode(), digest_size=8).hexdigest()

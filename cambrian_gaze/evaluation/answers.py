@@ -14,11 +14,12 @@ from typing import Any
 
 import torch
 
+from cambrian_gaze.data.frame_sampling import FrameSampling
 from cambrian_gaze.data.records import Record
 from cambrian_gaze.evaluation.counts import count_attended
 from cambrian_gaze.evaluation.fingerprint import weights_fingerprint
 from cambrian_gaze.evaluation.journal import Journal, entry_key
-from cambrian_gaze.evaluation.prompts import media_fingerprints, modalities, prompt_messages, with_media
+from cambrian_gaze.evaluation.prompts import media_identity, modalities, prompt_messages, with_media
 from cambrian_gaze.gaze.config import GazeConfig
 
 
@@ -34,6 +35,8 @@ class AnswerOptions:
     """Show pictures of the mean colour instead of the record's (a control: what is known without seeing?)."""
     keep_regions: bool = False
     """Store the regions chosen per token, layer and head with each answer."""
+    sampling: FrameSampling = FrameSampling()
+    """Which frames of a video are shown. Its time limit is no part of an answer's identity."""
     batch_size: int = 64
 
 
@@ -110,14 +113,14 @@ def _question(
     key = entry_key(
         id=record.id,
         prompt=messages,
-        media=media_fingerprints(record, folder),
+        **media_identity(record, folder, options.sampling),
         generation=options.generation,
         gaze=config.to_dict(),
         blank_images=options.blank_images,
         keep_regions=options.keep_regions,
         weights=fingerprint,
     )
-    return Question(record.id, messages, key, lambda: with_media(messages, record, folder))
+    return Question(record.id, messages, key, lambda: with_media(messages, record, folder, options.sampling))
 
 
 @torch.no_grad()

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cambrian_gaze.data.conversation import messages_from_record, visuals
+from cambrian_gaze.data.frame_sampling import CLIP_KEYS, FrameSampling
 from cambrian_gaze.data.media import load_image
 from cambrian_gaze.data.records import ROLES, Record
 from cambrian_gaze.data.video import load_frames
@@ -25,7 +26,9 @@ def prompt_messages(record: Record) -> list[dict[str, Any]]:
     return messages_from_record(record)[:-1]
 
 
-def with_media(messages: list[dict[str, Any]], record: Record, folder: str | Path) -> list[dict[str, Any]]:
+def with_media(
+    messages: list[dict[str, Any]], record: Record, folder: str | Path, sampling: FrameSampling
+) -> list[dict[str, Any]]:
     """The messages with each image (RGB) and video (list of RGB frames) of the record in its place."""
     images = iter(record.images)
     filled = []
@@ -35,7 +38,7 @@ def with_media(messages: list[dict[str, Any]], record: Record, folder: str | Pat
             if part["type"] == "image":
                 part = {**part, "image": load_image(next(images), folder)}
             elif part["type"] == "video":
-                part = {**part, "video": load_frames(record.video, folder, clip=record.extra)}
+                part = {**part, "video": load_frames(record.video, folder, sampling, record.extra)}
             parts.append(part)
         filled.append({**message, "content": parts})
     return filled
@@ -46,7 +49,11 @@ def modalities(messages: list[dict[str, Any]]) -> list[int]:
     return [IMAGE if kind == "image" else VIDEO for kind in visuals(messages)]
 
 
-def media_fingerprints(record: Record, folder: str | Path) -> list[str]:
-    """Fingerprints of the record's image and video files."""
+def media_identity(record: Record, folder: str | Path, sampling: FrameSampling) -> dict[str, Any]:
+    """What tells the record's media from others, for `entry_key`: fingerprints of its files, frames of its video."""
     videos = [record.video] if isinstance(record.video, str) else record.video or []
-    return [file_fingerprint(Path(folder) / path) for path in [*record.images, *videos]]
+    facts: dict[str, Any] = {"media": [file_fingerprint(Path(folder) / path) for path in [*record.images, *videos]]}
+    if record.video is not None:
+        clip = {key: record.extra[key] for key in ("fps", *CLIP_KEYS) if key in record.extra}
+        facts["frames"] = {**sampling.identity(), "clip": clip}
+    return facts

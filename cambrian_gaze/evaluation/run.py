@@ -126,9 +126,10 @@ def _answer(
     answers = AnswerOptions(
         generation={"max_new_tokens": length, "do_sample": False, "num_beams": 1},
         gaze=options.gaze,
+        sampling=options.sampling,
         batch_size=options.batch_size,
     )
-    question = question_maker(task.benchmark, task.protocol, task.rows, answers, options.sampling, **identity)
+    question = question_maker(task.benchmark, task.protocol, task.rows, answers, **identity)
     if ranks.first:
         lines = [
             {

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cambrian_gaze.data.video import FrameSampling
 from cambrian_gaze.evaluation.answers import AnswerOptions, Question
 from cambrian_gaze.evaluation.benchmarks.declare import Benchmark, Film, Part, Row
 from cambrian_gaze.evaluation.benchmarks.rows import Rows
@@ -76,14 +75,14 @@ def _places(samples: Sequence[Sample]) -> dict[str, int]:
 
 
 def question_maker(
-    benchmark: Benchmark, protocol: str, rows: Rows, options: AnswerOptions, sampling: FrameSampling, **identity: str
+    benchmark: Benchmark, protocol: str, rows: Rows, options: AnswerOptions, **identity: str
 ) -> Callable[[Sample], Question]:
     """Sample → question.
 
     Args:
         identity: what else an answer depends on, such as the fingerprints of weights and processor, and the gaze.
     """
-    frames = {"fps": sampling.video_fps, "max_frames": sampling.video_max_frames} if benchmark.video else None
+    frames = options.sampling.identity() if benchmark.video else None
 
     def question(sample: Sample) -> Question:
         key = entry_key(
@@ -98,7 +97,9 @@ def question_maker(
         )
 
         def load() -> list[dict[str, Any]]:
-            return _messages(benchmark.ask(rows[sample.row], protocol), lambda medium: rows.load(medium, sampling))
+            return _messages(
+                benchmark.ask(rows[sample.row], protocol), lambda medium: rows.load(medium, options.sampling)
+            )
 
         return Question(sample.id, sample.messages, key, load)
 

@@ -49,3 +49,40 @@ def test_broken_records_are_named(model_dir: Path, tmp_path: Path, capsys: pytes
     assert answer(model_dir, broken) == 1
     error = capsys.readouterr().err
     assert "broken.jsonl" in error and "row 1" in error
+
+
+def test_the_video_options_choose_the_frames_and_are_part_of_the_key(
+    model_dir: Path, tmp_path: Path, page: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "film").mkdir()
+    for number in range(4):
+        (tmp_path / "film" / f"{number}.png").write_bytes(page.read_bytes())
+    question = [{"from": "human", "value": "<video>\nWhat is this?"}]
+
+    def entries(*arguments: str, **clip: float) -> list[dict]:
+        (tmp_path / "records.jsonl").write_text(
+            json.dumps({"id": "film", "video": "film", "conversations": question, **clip}) + "\n"
+        )
+        assert answer(model_dir, tmp_path / "records.jsonl", *arguments) == 0
+        return [json.loads(line) for line in (tmp_path / "answers.jsonl").read_text().splitlines()]
+
+    whole, half = entries()[-1], entries("--video_fps", "0.5")[-1]
+    assert (whole["attended"]["of"], half["attended"]["of"]) == (4 * 64, 2 * 64)
+    assert len(entries("--video_max_frames", "2")) == 3
+    assert len(entries("--video_max_frames", "2", "--video_force_sample")) == 4
+    assert len(entries("--video_backend", "pyav")) == 5
+    assert entries(end_time=1.0)[5]["attended"]["of"] == 64, "the clip is part of the key"
+    assert len(entries("--video_timeout", "9")) == 6, "the time limit is not"
+
+    capsys.readouterr()
+    assert answer(model_dir, tmp_path / "records.jsonl", "--video_fps", "0") == 1
+    assert "video_fps=0.0" in capsys.readouterr().err
+
+
+def test_defaults_are_those_of_frame_sampling() -> None:
+    from cambrian_gaze.cli import answer as command
+    from cambrian_gaze.cli.arguments import sampling_from
+    from cambrian_gaze.data.frame_sampling import FrameSampling
+
+    arguments = command.build_parser().parse_args(["--model", "m", "--data_path", "d", "--output", "o"])
+    assert sampling_from(arguments) == FrameSampling()

@@ -33,7 +33,7 @@ class CambrianGaze(_lmms):
     pretrained: folder of `save_pretrained`, or a Hub name.
     batch_size: answers at a time, per process.
     device: default: cuda where there is one, each process its own.
-    fps, max_frames: frames per second and at most of a video.
+    fps, max_frames, video_force_sample, video_backend, video_timeout: frames of a video, see `FrameSampling`.
     journal: folder where answers are kept, so that a run that was killed goes on; default: they are not kept.
     gaze: run-time options of the gaze, such as top_k, keep_ratio, kv_budget; none: as the checkpoint has it.
 
@@ -50,6 +50,9 @@ class CambrianGaze(_lmms):
         max_batch_size: int | None = None,
         fps: float = 1.0,
         max_frames: int = 64,
+        video_force_sample: bool = False,
+        video_backend: str = "decord",
+        video_timeout: float = 120.0,
         journal: str | None = None,
         **gaze: Any,
     ) -> None:
@@ -68,13 +71,17 @@ class CambrianGaze(_lmms):
         model = CambrianGazeForConditionalGeneration.from_pretrained(pretrained, dtype="auto")
         self._model = model.to(self.device).eval()
         self._batch_size = int(batch_size)
-        self._sampling = FrameSampling(video_fps=float(fps), video_max_frames=int(max_frames))
+        if not isinstance(video_force_sample, bool):
+            raise ValueError(f"video_force_sample={video_force_sample} must be True or False")
+        self._sampling = FrameSampling(
+            float(fps), int(max_frames), video_force_sample, video_backend, float(video_timeout)
+        )
         self._gaze = gaze
         self._identity = {
             "weights": weights_fingerprint(model),
             "processor": processor_fingerprint(self._processor),
             "gaze": model.config.gaze_config.override(**gaze).to_dict(),
-            "frames": {"fps": self._sampling.video_fps, "max_frames": self._sampling.video_max_frames},
+            "frames": self._sampling.identity(),
         }
         self._discarded = tempfile.TemporaryDirectory() if journal is None else None
         self._folder = Path(journal if self._discarded is None else self._discarded.name)
