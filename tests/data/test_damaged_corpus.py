@@ -75,6 +75,7 @@ def test_training_survives_it_and_the_counts_add_up(corpus, tmp_path):
         "num_train_epochs": 1,
         "save_strategy": "no",
         "max_quarantined_share": 1.0,
+        "grad_spike_factor": 0,  # A step left out for its norm would have no loss in the log.
         "max_length": 2048,
     }
 
