@@ -34,7 +34,7 @@ def wheel_names(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
         shutil.copy(ROOT / name, source)
     for name in ("cambrian_gaze", "tests", "train", "eval", "data_recipes", "scripts"):
         if (ROOT / name).is_dir():
-            shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+            shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__", "*.so"))
     command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", source / "dist", source]
     result = subprocess.run(command, capture_output=True, text=True, timeout=240)
     assert result.returncode == 0, result.stdout + result.stderr
@@ -51,8 +51,14 @@ def test_wheel_has_one_top_level_package(wheel_names: list[str]) -> None:
 def test_wheel_has_every_module_and_asset(wheel_names: list[str]) -> None:
     package = ROOT / "cambrian_gaze"
     wanted = [p for p in package.rglob("*.py")] + [p for p in (package / "assets").rglob("*") if p.is_file()]
+    native = package / "attention" / "native"
+    wanted += [p for p in native.iterdir() if p.suffix in (".cpp", ".h")]
     expected = {p.relative_to(ROOT).as_posix() for p in wanted}
-    assert {name for name in wheel_names if name.startswith("cambrian_gaze/")} == expected
+    compiled = {name for name in wheel_names if name.endswith(".so")}
+    assert {name for name in wheel_names if name.startswith("cambrian_gaze/")} - compiled == expected
+    assert {Path(name).parent for name in compiled} <= {native.relative_to(ROOT)}
+    if sys.platform == "linux" and shutil.which("c++"):
+        assert {Path(name).name.partition(".")[0] for name in compiled} >= {"decode_any"}
     assert any(name.startswith("cambrian_gaze/assets/tiny/") for name in expected)
 
 

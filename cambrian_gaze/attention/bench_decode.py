@@ -2,7 +2,8 @@
 
 Dense is the fastest of three forms of `scaled_dot_product_attention` over the same keys: `enable_gqa`; keys and values
 repeated beforehand, not at the dense arm's expense; and the query heads of a KV head as so many queries. Gaze is what
-`attend` costs a layer of a model: scores, TopK and attention, with the context tokens that dense does not have.
+`attend` costs a layer of a model: scores, TopK and attention, with the context tokens that dense does not have. Its form
+says whether compiled code or plain torch ran.
 """
 
 from __future__ import annotations
@@ -18,6 +19,15 @@ SECTION = "bench decode"
 
 SECTION_OF_REGIONS = "bench decode regions"
 """The same where K is given as a number of regions."""
+
+SECTION_OF_SHARES = "bench decode shares"
+"""The same where several shares are kept."""
+
+SECTION_OF_BATCHES = "bench decode batches"
+"""The same with several batch sizes."""
+
+SECTION_OF_PLAIN_TORCH = "bench decode plain torch"
+"""The same without compiled code."""
 
 COLUMNS = {
     "visual_tokens": "N_v",
@@ -54,6 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--head-dim", type=int, default=128)
     parser.add_argument("--text", type=int, default=64, help="text tokens in the cache")
     parser.add_argument("--context", type=int, default=4, help="context tokens per unit, read by gaze alone")
+    parser.add_argument("--plain-torch", action="store_true", help="as on a CPU where nothing could be compiled")
     parser.add_argument("--device", choices=["cpu", "cuda"], help="default: cuda where there is one")
     parser.add_argument("--seconds", type=float, default=5.0, help="time per case, shared by its arms")
 
@@ -77,16 +88,25 @@ def run(args: argparse.Namespace) -> list[measure.Row]:
 def _rows(args: argparse.Namespace, device: str) -> Iterator[measure.Row]:
     from cambrian_gaze.attention.bench_decode_cases import Case
 
-    section = SECTION_OF_REGIONS if args.regions else SECTION
+    section = _section(args)
     for batch in args.batch:
         for tokens in args.tokens:
             budgets = [{"top_k": k} for k in args.regions or ()] or [{"keep_ratio": x} for x in args.kept or [0.125]]
             for dtype in args.dtype:
-                case = Case(
-                    batch, tokens, args.text, args.context, args.heads, args.kv_heads, args.head_dim, dtype, device
-                )
+                sizes = batch, tokens, args.text, args.context, args.heads, args.kv_heads, args.head_dim
+                case = Case(*sizes, dtype, device, plain_torch=args.plain_torch)
                 for row in case.rows(budgets, args.granularity, args.seconds):
                     yield {**row, "section": section}
+
+
+def _section(args: argparse.Namespace) -> str:
+    if args.plain_torch:
+        return SECTION_OF_PLAIN_TORCH
+    if len(args.batch) > 1:
+        return SECTION_OF_BATCHES
+    if len(args.kept or ()) > 1:
+        return SECTION_OF_SHARES
+    return SECTION_OF_REGIONS if args.regions else SECTION
 
 
 def table(rows: list[measure.Row]) -> str:

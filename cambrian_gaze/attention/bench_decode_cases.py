@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from cambrian_gaze.attention import GazeContext, GazeRecorder, attend, decode_torch, measure, prepare
+from cambrian_gaze.attention import GazeContext, GazeRecorder, attend, decode_native, decode_torch, measure, prepare
 from cambrian_gaze.attention.workspace import Workspace
 from cambrian_gaze.gaze.config import GazeConfig, RegionBudget
 from cambrian_gaze.gaze.layout import CONTEXT, IMAGE, PAD, TEXT, VISUAL, TokenLayout
@@ -41,6 +41,7 @@ class Case:
     head_dim: int
     dtype: str
     device: str
+    plain_torch: bool = False
 
     def __post_init__(self) -> None:
         if self.tokens % UNIT or self.tokens < UNIT:
@@ -86,13 +87,14 @@ class Case:
                     head_granularity=granularity,
                 )
                 ctx = contexts["decode", number, granularity] = _context(config, cache)
+                ctx.prepared["compiled"] = not self.plain_torch
                 calls["decode", number, granularity] = lambda ctx=ctx: attend(q, *new, ctx, **how)
         calls = {key: _graphed(call, q.device) for key, call in calls.items()}
         times = _take_turns(calls, q.device, seconds)
 
         shared = dict(visual_tokens=self.tokens, dtype=self.dtype, batch=self.batch, device=self.device)
-        grouped = q.view(*kv, -1, dim).double()
-        exact = scaled_dot_product_attention(grouped, keys.double(), values.double()).view(q.shape)
+        grouped = q.view(*kv, -1, dim)
+        exact = scaled_dot_product_attention(*(x.double() for x in (grouped, keys, values))).view(q.shape)
         for key, call in calls.items():
             if key[0] == "dense":
                 own = dict(arm="dense", form=key[1], granularity=None, kept=1.0, regions=regions)
@@ -100,9 +102,16 @@ class Case:
                 own |= dict(read_bytes=keys.nbytes + values.nbytes, attended_entries=keys.shape[2])
                 own |= dict(visual_entries=self.tokens)
             else:
-                own = dict(arm="decode", form=None, granularity=key[2])
+                own = dict(arm="decode", form=self._form(grouped), granularity=key[2])
                 own |= _checked(q, call(), contexts[key], layer, scaling)
             yield measure.row(**shared, **own, median_us=times[key])
+
+
+    def _form(self, grouped: Tensor) -> str | None:
+        """How `attend` takes a step of queries [B, G, n, D]."""
+        if self.device != "cpu":
+            return None
+        return "plain torch" if self.plain_torch or not decode_native.takes(grouped) else "compiled"
 
 
 @dataclass

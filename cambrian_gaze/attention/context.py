@@ -113,17 +113,25 @@ class GazeContext:
     @property
     def keeps_every_region(self) -> bool:
         """Whether the budget covers all regions that there are, so that there is nothing to choose."""
-        return all(pool.most >= self.layout.num_regions for pool in self._pools())
+        return all(pool.most >= self.layout.num_regions for pool in self.pools)
 
     @property
     def chooses_in_full(self) -> bool:
         """Whether no query keeps fewer regions than `choose` returns places, as far as the host knows."""
-        return all(pool.dropped is None for pool in self._pools())
+        return all(pool.dropped is None for pool in self.pools)
 
-    def _pools(self) -> tuple[Pool, ...]:
+    @property
+    def pools(self) -> tuple[Pool, ...]:
+        """The regions that compete in one TopK, the same in every layer."""
         if "pools" not in self.prepared:
             self.prepared["pools"] = pools(self.offered, self.layout, self.config)
         return self.prepared["pools"]
+
+    @property
+    def ranks_products(self) -> bool:
+        """Whether `choose` does nothing but rank products of queries and the cache's one-vector descriptors."""
+        plain = self.config.descriptor in ("mean", "max") and self.config.descriptor_keys == "post_rope"
+        return plain and self.cache is not None and self.saved is None and self.mass is None
 
     def of_queries(self, tokens: Tensor) -> GazeContext:
         """This context for some of the call's queries, int64 [B, T] (token numbers): for `choose` alone."""
@@ -167,7 +175,7 @@ class GazeContext:
             return self.saved[layer]
         with torch.no_grad():
             scores = self._scores(layer, q, k, key_region, scaling)
-            regions = choose_from(scores, self._pools())
+            regions = choose_from(scores, self.pools)
             if self.cache is not None and not self.is_step and not self.cache.layers[layer].resident:
                 self.cache.layers[layer].prefetch(regions[:, :, -1])
             if self.mass is not None:

@@ -26,11 +26,12 @@ _has_nvidia_gpu() {
     command -v nvidia-smi >/dev/null && nvidia-smi -L >/dev/null 2>&1
 }
 
-# What an installation depends on: pyproject.toml, the extra, the place of the repository, a GPU or none.
+# What an installation depends on: its declarations, what it compiles, the extra, the place of the repository, a GPU or
+# none.
 _fingerprint() {
     local gpu=none
     if _has_nvidia_gpu; then gpu=nvidia; fi
-    cksum <"$REPO/pyproject.toml"
+    cat "$REPO/pyproject.toml" "$REPO/setup.py" "$REPO"/cambrian_gaze/attention/native/*.{cpp,h} | cksum
     echo "$1 $gpu $REPO"
 }
 

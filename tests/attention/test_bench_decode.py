@@ -5,7 +5,7 @@ import argparse
 import pytest
 import torch
 
-from cambrian_gaze.attention import bench_decode, measure
+from cambrian_gaze.attention import bench_decode, decode_native, measure
 
 
 def test_rows_of_a_small_run():
@@ -38,6 +38,29 @@ def test_entries_follow_k_and_not_the_visual_tokens():
         assert r["visual_entries"] == 36 * r["regions"] and r["kept"] == 36 * r["regions"] / r["visual_tokens"]
         assert r["attended_entries"] == r["visual_entries"] + 64 + 4 * r["visual_tokens"] // 576
     assert {r["section"] for r in rows} == {bench_decode.SECTION_OF_REGIONS}
+
+
+@pytest.mark.parametrize(
+    ("options", "section", "forms"),
+    [
+        ("", bench_decode.SECTION, {"compiled"}),
+        ("--kept 0.2 1", bench_decode.SECTION_OF_SHARES, {"compiled"}),
+        ("--batch 1 2", bench_decode.SECTION_OF_BATCHES, {"compiled"}),
+        ("--plain-torch", bench_decode.SECTION_OF_PLAIN_TORCH, {"plain torch"}),
+        ("--dtype fp16", bench_decode.SECTION, {"plain torch"}),
+    ],
+)
+def test_each_kind_of_run_has_its_table_and_says_what_ran(options, section, forms, monkeypatch):
+    parser = argparse.ArgumentParser()
+    bench_decode.add_arguments(parser)
+    small = "--tokens 576 --heads 4 --kv-heads 2 --head-dim 16 --seconds 0 --device cpu --dtype fp32"
+    compiled = []
+    real = decode_native._run
+    monkeypatch.setattr(decode_native, "_run", lambda *args: compiled.append(True) or real(*args))
+    rows = bench_decode.run(parser.parse_args([*small.split(), *options.split()]))
+    assert {row["section"] for row in rows} == {section}
+    assert {row["form"] for row in rows if row["arm"] == "decode"} == forms
+    assert bool(compiled) == (forms == {"compiled"})
 
 
 @pytest.mark.parametrize(

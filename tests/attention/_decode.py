@@ -1,0 +1,49 @@
+"""A decoding step after a ragged prefill, and the same through the reference."""
+
+import pytest
+import torch
+
+from cambrian_gaze.attention import GazeContext, decode, decode_torch
+from cambrian_gaze.gaze.config import GazeConfig, RegionBudget
+from cambrian_gaze.gaze.visibility import regions_offered
+from cambrian_gaze.models.cache import GazeCache
+from tests._layouts import build
+
+DIM, GROUPS = 16, 2
+GRANULARITY = pytest.mark.parametrize("granularity", ["q_head", "kv_group"])
+ROWS = [
+    [("text", (2,)), ("image", (1, 7, 6)), ("text", (3,)), ("image", (1, 6, 6)), ("text", (2,))],
+    [("text", (1,)), ("image", (1, 4, 4)), ("text", (4,))],
+    [("text", (5,))],
+]
+
+
+def step(granularity, heads=8, dtype=torch.float32, rows=ROWS, seed=0, **options):
+    """(queries [B, H, 1, D], context) of a step after a ragged prefill."""
+    options = {"image": RegionBudget((1, 2, 2), top_k=2)} | options
+    config = GazeConfig(num_context_tokens=2, head_granularity=granularity, **options)
+    layout = build([[row] for row in rows], config, left=True).layout()
+    generator = torch.Generator().manual_seed(seed)
+    shapes = [(len(rows), n, layout.shape[1], DIM) for n in (heads, GROUPS, GROUPS)]
+    q, k, v = (torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype) for shape in shapes)
+    cache = GazeCache(config)
+    cut = layout.shape[1] - 1
+    for part in (slice(0, cut), slice(cut, None)):
+        cache.extend(layout.tokens(part))
+        cache.update(k[:, :, part], v[:, :, part], 0)
+    last = layout.tokens(slice(cut, None))
+    ctx = GazeContext(config, last, last, regions_offered(last, config), cache, reads_cache=True, is_step=True)
+    decode.prepare(ctx)
+    return q[:, :, cut:], ctx
+
+
+def reference(q, ctx):
+    """Through `decode_torch` alone."""
+    pages = ctx.cache.layers[0]
+    routes = ctx.config.routes(0)
+    every_key = pages.page_keys.flatten(2, 3)
+    regions = ctx.choose(0, q, every_key, ctx.cache.page_layout.region, 0.25) if routes else None
+    seen = ctx.prepared["page_seen"], ctx.prepared["flat_seen"]
+    grouped = q.reshape(len(q), GROUPS, -1, DIM)
+    out, allowed = decode_torch.attend(grouped, pages, *seen, regions, 0.25)
+    return out.view(q.shape), regions, allowed.sum(-1).view(len(q), -1)
