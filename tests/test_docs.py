@@ -146,7 +146,7 @@ def options_of(*names: str) -> set[str]:
     text = io.StringIO()
     with contextlib.redirect_stdout(text), contextlib.suppress(SystemExit):
         main([*names, "--help"])
-    return set(re.findall(r"--\w+", text.getvalue()))
+    return set(re.findall(r"--[\w-]+", text.getvalue()))
 
 
 def check_training(arguments: list[str]) -> None:

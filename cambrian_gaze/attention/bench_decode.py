@@ -2,8 +2,8 @@
 
 Dense is the fastest of three forms of `scaled_dot_product_attention` over the same keys: `enable_gqa`; keys and values
 repeated beforehand, not at the dense arm's expense; and the query heads of a KV head as so many queries. Gaze is what
-`attend` costs a layer of a model: scores, TopK and attention, with the context tokens that dense does not have. Its form
-says whether compiled code or plain torch ran.
+`attend` costs a layer of a model: scores, TopK and attention, with the context tokens that dense does not have. `form`
+says whether compiled code, Triton or plain torch ran.
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import itertools
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -55,7 +57,7 @@ class Case:
     def rows(
         self, budgets: Sequence[dict[str, Any]], granularities: Sequence[str], seconds: float
     ) -> Iterator[measure.Row]:
-        """A row per dense form, and per budget (`top_k` or `keep_ratio`) and granularity."""
+        """A row per dense form, and per budget (`top_k` or `keep_ratio`), granularity and way to decode."""
         regions, units = self.tokens // REGION, self.tokens // UNIT
         for budget in budgets:
             if budget.get("top_k", 1) > regions:
@@ -80,15 +82,16 @@ class Case:
         contexts = {}
         cache = _Cache([layer], *_layouts(self.batch, units, self.text, self.context, q.device))
         for number, budget in enumerate(budgets):
-            for granularity in granularities:
+            for granularity, arm in itertools.product(granularities, self._arms()):
                 config = GazeConfig(
                     image=RegionBudget((1, 6, 6), **budget),
                     num_context_tokens=self.context,
                     head_granularity=granularity,
+                    backend="triton" if arm == "triton" else "auto",
                 )
-                ctx = contexts["decode", number, granularity] = _context(config, cache)
+                ctx = contexts[arm, number, granularity] = _context(config, cache)
                 ctx.prepared["compiled"] = not self.plain_torch
-                calls["decode", number, granularity] = lambda ctx=ctx: attend(q, *new, ctx, **how)
+                calls[arm, number, granularity] = lambda ctx=ctx: attend(q, *new, ctx, **how)
         calls = {key: _graphed(call, q.device) for key, call in calls.items()}
         times = _take_turns(calls, q.device, seconds)
 
@@ -102,16 +105,22 @@ class Case:
                 own |= dict(read_bytes=keys.nbytes + values.nbytes, attended_entries=keys.shape[2])
                 own |= dict(visual_entries=self.tokens)
             else:
-                own = dict(arm="decode", form=self._form(grouped), granularity=key[2])
+                own = dict(arm=key[0], form=self._form(key[0], grouped), granularity=key[2])
                 own |= _checked(q, call(), contexts[key], layer, scaling)
             yield measure.row(**shared, **own, median_us=times[key])
 
 
-    def _form(self, grouped: Tensor) -> str | None:
-        """How `attend` takes a step of queries [B, G, n, D]."""
-        if self.device != "cpu":
-            return None
-        return "plain torch" if self.plain_torch or not decode_native.takes(grouped) else "compiled"
+    def _arms(self) -> tuple[str, ...]:
+        """Names of the ways to decode: what every model does, and Triton where it is asked for on a GPU."""
+        triton = self.device == "cuda" and importlib.util.find_spec("triton") is not None
+        return ("decode", "triton") if triton else ("decode",)
+
+    def _form(self, arm: str, grouped: Tensor) -> str:
+        """How a step of queries [B, G, n, D] is taken."""
+        if arm == "triton":
+            return "Triton"
+        compiled = self.device == "cpu" and not self.plain_torch and decode_native.takes(grouped)
+        return "compiled" if compiled else "plain torch"
 
 
 @dataclass

@@ -51,7 +51,12 @@ def takes(q: Tensor, pages: LayerPages) -> bool:
     export looks on."""
     if q.device.type != "cpu" or torch.compiler.is_compiling() or not pages.resident:
         return False
-    return not (torch.is_grad_enabled() and (q.requires_grad or pages.flat_keys.requires_grad))
+    return not needs_gradients(q, pages)
+
+
+def needs_gradients(q: Tensor, pages: LayerPages) -> bool:
+    """Whether a gradient is to pass through this step."""
+    return torch.is_grad_enabled() and (q.requires_grad or pages.flat_keys.requires_grad)
 
 
 def attend(

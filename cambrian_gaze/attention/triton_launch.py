@@ -33,7 +33,7 @@ def forward(
     part_lse = torch.empty(batch, heads, queries, kept, dtype=torch.float32, device=q.device)
     out, lse = torch.empty_like(q), torch.empty(batch, heads, queries, dtype=torch.float32, device=q.device)
     rows = queries * (heads // groups)
-    with _on(q.device):
+    with on_device(q.device):
         split = min(8, triton.cdiv(rows, 4 * shape["M"]))
         kernels.blocks_forward[batch * groups * num_blocks, split](
             q, k, v, plan.table, offsets, entries, part_out, part_lse, scaling, *strides, groups, num_blocks, queries,
@@ -73,7 +73,7 @@ def backward(
     part_dq = torch.empty(batch, heads, queries, kept, dim, dtype=torch.float32, device=q.device)
     dq = torch.empty_like(q)
     dk, dv = (torch.zeros(x.shape, dtype=x.dtype, device=x.device) for x in (k, v))  # keys that nobody sees have none
-    with _on(q.device):
+    with on_device(q.device):
         kernels.blocks_backward[batch * groups * num_blocks,](
             q, k, v, dout, lse, delta, plan.table, offsets, entries, part_dq, dk, dv, scaling, *strides, groups,
             num_blocks, length, queries, selecting, kept, share, slots, **shape, N=block_tile(slots),
@@ -124,6 +124,6 @@ def _is_wide(q: Tensor) -> bool:
     return q.dtype == torch.float32 and q.is_cuda
 
 
-def _on(device: torch.device):
+def on_device(device: torch.device):
     """Triton launches on the current device, which need not be the tensors'."""
     return torch.cuda.device(device) if device.type == "cuda" else nullcontext()

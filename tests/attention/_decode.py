@@ -1,5 +1,7 @@
 """A decoding step after a ragged prefill, and the same through the reference."""
 
+import dataclasses
+
 import pytest
 import torch
 
@@ -47,3 +49,18 @@ def reference(q, ctx):
     grouped = q.reshape(len(q), GROUPS, -1, DIM)
     out, allowed = decode_torch.attend(grouped, pages, *seen, regions, 0.25)
     return out.view(q.shape), regions, allowed.sum(-1).view(len(q), -1)
+
+
+def moved(q, ctx, device):
+    """The same step on another device."""
+    layer = ctx.cache.layers[0]
+    for store in layer.stores.values():
+        store.data = store.data.to(device)
+    for name in ("descriptors", "_flat_keys", "_flat_values"):
+        setattr(layer, name, getattr(layer, name).to(device))
+    for name in ("page_layout", "flat_layout"):
+        setattr(ctx.cache, name, getattr(ctx.cache, name).to(device))
+    layout = ctx.layout.to(device)
+    ctx = dataclasses.replace(ctx, layout=layout, key_layout=layout, offered=ctx.offered.to(device), prepared={})
+    decode.prepare(ctx)
+    return q.to(device), ctx

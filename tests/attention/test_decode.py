@@ -6,7 +6,7 @@ import torch
 from cambrian_gaze.attention import GazeContext, GazeRecorder, decode, decode_cpu, decode_native
 from cambrian_gaze.gaze.config import RegionBudget
 from cambrian_gaze.gaze.layout import VISUAL
-from tests.attention._decode import GRANULARITY, GROUPS, reference, step
+from tests.attention._decode import GRANULARITY, GROUPS, moved, reference, step
 
 
 @pytest.fixture(params=["compiled", "plain torch"])
@@ -101,17 +101,12 @@ def test_a_step_compiles_to_one_graph(granularity, routes):
 
 @pytest.mark.gpu
 @GRANULARITY
-def test_a_step_replays_as_a_cuda_graph(granularity):
-    q, ctx = step(granularity)
-    want = [decode.attend(x, ctx, 0, 0.25) for x in (q, 2 * q)]
-    for name in ("page_keys", "page_values", "descriptors", "_flat_keys", "_flat_values"):
-        setattr(ctx.cache.layers[0], name, getattr(ctx.cache.layers[0], name).cuda())
-    for name in ("page_layout", "flat_layout"):
-        setattr(ctx.cache, name, getattr(ctx.cache, name).to("cuda"))
-    ctx.layout = ctx.key_layout = ctx.layout.to("cuda")
-    ctx.offered, ctx.prepared = ctx.offered.cuda(), {}
-    decode.prepare(ctx)
-    given = q.cuda()
+@pytest.mark.parametrize("backend", ["auto", "triton"])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.bfloat16, 3e-2)])
+def test_a_step_replays_as_a_cuda_graph(granularity, backend, dtype, tolerance):
+    q, ctx = step(granularity, dtype=dtype, backend=backend)
+    want = [reference(x, ctx)[0] for x in (q, 2 * q)]
+    given, ctx = moved(q, ctx, "cuda")
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
@@ -123,7 +118,13 @@ def test_a_step_replays_as_a_cuda_graph(granularity):
     for x, expected in zip((q, 2 * q), want, strict=True):
         given.copy_(x)
         graph.replay()
-        assert torch.allclose(out.cpu(), expected, atol=1e-4)
+        assert torch.allclose(out.cpu(), expected, rtol=tolerance, atol=tolerance)
+
+
+def test_the_step_of_these_tests_can_move():
+    """What the tests on a GPU do first, so that it is not a GPU that finds it broken."""
+    q, ctx = step("q_head")
+    assert torch.equal(decode.attend(*moved(q, ctx, "cpu"), 0, 0.25), decode.attend(q, ctx, 0, 0.25))
 
 
 @GRANULARITY
