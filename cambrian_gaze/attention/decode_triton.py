@@ -24,7 +24,7 @@ from cambrian_gaze.gaze.routing import Pool, as_mask
 MOST_HEADS = 31
 """Query heads per KV head, at most: they are marked by the bits of one int32."""
 
-MOST_SCORES = 1 << 16
+MOST_SCORES = 1 << 15
 """Scores of an item that one program ranks, at most; more are ranked in torch."""
 
 KEYS_AT_ONCE = 64
@@ -83,13 +83,14 @@ def choose(q: Tensor, descriptors: Tensor, limits: tuple[Tensor, Tensor], most: 
     listed, marks = (q.new_empty(items, room, dtype=torch.int32) for _ in range(2))
     count = q.new_empty(items, dtype=torch.int32)
     sizes = dict(S=selections, P=heads)
+    ranked = dict(SP=triton.next_power_of_2(selections), RP=triton.next_power_of_2(num_regions))
     with on_device(q.device):
         kernels.score[items, triton.cdiv(num_regions, KEYS_AT_ONCE)](
             q, descriptors.contiguous(), scores, num_regions, **sizes, D=dim, DP=_padded(dim), N=KEYS_AT_ONCE
         )
         kernels.select[items,](
             scores, hidden, kept, listed, marks, count, groups, num_regions, room, POOLS=kept.shape[1], **sizes,
-            SP=triton.next_power_of_2(selections), RP=triton.next_power_of_2(num_regions), num_warps=8,
+            **ranked, num_warps=16 if ranked["SP"] * ranked["RP"] > 8192 else 8,
         )  # fmt: skip
     return Pages(listed, marks, count)
 

@@ -96,7 +96,8 @@ def attend(
 ):  # fmt: skip
     """One part of an item's keys, for all its query heads: of the listed pages in the first `page_parts` programs, of
     the text and context columns in the others. Keys of different pages share a tile."""
-    item, part, parts = tl.program_id(0).to(tl.int64), tl.program_id(1), tl.num_programs(1)
+    item, part = tl.program_id(0).to(tl.int64), tl.program_id(1).to(tl.int64)
+    parts = tl.num_programs(1)
     b, g = item // G, item % G
     d, h = tl.arange(0, DP), tl.arange(0, M)
     row = item * P + h
@@ -111,7 +112,7 @@ def attend(
             entry = item * U + n // slots
             mark = tl.load(marks + entry, mask=n < end, other=0)
             at = tl.load(listed + entry, mask=n < end, other=0).to(tl.int64) * slots + n % slots
-            some = (tl.load(page_seen + b * R * slots + at, mask=mark != 0, other=0) != 0) & (mark != 0)
+            some = (mark != 0) & (tl.load(page_seen + b * R * slots + at, mask=mark != 0, other=0) != 0)
             allowed = ((mark[None, :] >> h[:, None]) & 1 != 0) & some[None, :]
             at += item * room * slots
             top, total, acc = _take_in(
@@ -120,16 +121,16 @@ def attend(
     else:
         wide = tl.cdiv(C, parts - page_parts)
         first = (part - page_parts) * wide
-        for start in range(first, tl.minimum(first + wide, C), N):
+        end = tl.minimum(first + wide, C)
+        here = b * row_step + g * group_step
+        for start in range(first, end, N):
             n = start + tl.arange(0, N)
-            some = n < tl.minimum(first + wide, C)
+            some = n < end
             some = some & (tl.load(flat_seen + b * C + n, mask=some, other=0) != 0)
-            at = n.to(tl.int64)
-            here = b * row_step + g * group_step
+            allowed = some[None, :] & (h < P)[:, None]
             top, total, acc = _take_in(
-                top, total, acc, queries, flat_keys + here, flat_values + here, at, some[None, :] & (h < P)[:, None],
-                some, d, D, scale,
-            )  # fmt: skip
+                top, total, acc, queries, flat_keys + here, flat_values + here, n, allowed, some, d, D, scale
+            )
     out = (item * parts + part) * P + h
     safe = tl.where(total == 0, 1.0, total)
     mask = (h < P)[:, None] & (d < D)[None, :]
