@@ -26,6 +26,9 @@ SECTION_OF_SHARES = "bench decode shares"
 SECTION_OF_BATCHES = "bench decode batches"
 """The same with several batch sizes."""
 
+SECTION_OF_LAYERS = "bench decode layers"
+"""The same of several layers in turn."""
+
 SECTION_OF_PLAIN_TORCH = "bench decode plain torch"
 """The same without compiled code."""
 
@@ -36,6 +39,7 @@ COLUMNS = {
     "granularity": "granularity",
     "dtype": "dtype",
     "batch": "B",
+    "layers": "layers",
     "arm": "arm",
     "form": "form",
     "median_us": "µs",
@@ -64,6 +68,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--head-dim", type=int, default=128)
     parser.add_argument("--text", type=int, default=64, help="text tokens in the cache")
     parser.add_argument("--context", type=int, default=4, help="context tokens per unit, read by gaze alone")
+    parser.add_argument(
+        "--layers", type=int, default=1, help="layers in turn; many of them do not fit the processor's cache"
+    )
     parser.add_argument("--plain-torch", action="store_true", help="as on a CPU where nothing could be compiled")
     parser.add_argument("--device", choices=["cpu", "cuda"], help="default: cuda where there is one")
     parser.add_argument("--seconds", type=float, default=5.0, help="time per case, shared by its arms")
@@ -94,7 +101,7 @@ def _rows(args: argparse.Namespace, device: str) -> Iterator[measure.Row]:
             budgets = [{"top_k": k} for k in args.regions or ()] or [{"keep_ratio": x} for x in args.kept or [0.125]]
             for dtype in args.dtype:
                 sizes = batch, tokens, args.text, args.context, args.heads, args.kv_heads, args.head_dim
-                case = Case(*sizes, dtype, device, plain_torch=args.plain_torch)
+                case = Case(*sizes, dtype, device, args.layers, args.plain_torch)
                 for row in case.rows(budgets, args.granularity, args.seconds):
                     yield {**row, "section": section}
 
@@ -102,6 +109,8 @@ def _rows(args: argparse.Namespace, device: str) -> Iterator[measure.Row]:
 def _section(args: argparse.Namespace) -> str:
     if args.plain_torch:
         return SECTION_OF_PLAIN_TORCH
+    if args.layers > 1:
+        return SECTION_OF_LAYERS
     if len(args.batch) > 1:
         return SECTION_OF_BATCHES
     if len(args.kept or ()) > 1:

@@ -7,22 +7,17 @@ import itertools
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from cambrian_gaze.attention import GazeContext, GazeRecorder, attend, decode_native, decode_torch, measure, prepare
-from cambrian_gaze.attention.workspace import Workspace
+from cambrian_gaze.attention import GazeContext, GazeRecorder, attend, decode_native, decode_torch, measure
+from cambrian_gaze.attention.bench_decode_cache import REGION, UNIT, RandomCache, RandomLayer, layouts, step_context
 from cambrian_gaze.gaze.config import GazeConfig, RegionBudget
-from cambrian_gaze.gaze.layout import CONTEXT, IMAGE, PAD, TEXT, VISUAL, TokenLayout
 from cambrian_gaze.gaze.routing import as_mask
-from cambrian_gaze.gaze.visibility import regions_offered
-
-UNIT, REGION = 576, 36
-"""Visual tokens of a unit (24 × 24) and of a region (6 × 6)."""
 
 BURST_S = 0.03
 """Seconds for which one arm is called before the next has its turn."""
@@ -32,7 +27,8 @@ DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 @dataclass(frozen=True)
 class Case:
-    """One layer's step: `batch` rows of `tokens` visual tokens, `text` text tokens and `context` ones per unit."""
+    """One layer's step: `batch` rows of `tokens` visual tokens, `text` text tokens and `context` ones per unit; or
+    of several layers in turn, each with keys and values of its own."""
 
     batch: int
     tokens: int
@@ -43,6 +39,7 @@ class Case:
     head_dim: int
     dtype: str
     device: str
+    layers: int = 1
     plain_torch: bool = False
 
     def __post_init__(self) -> None:
@@ -70,17 +67,15 @@ class Case:
             )
 
         kv, dim = (self.batch, self.kv_heads), self.head_dim
-        flat = [draw(*kv, self.text + units * self.context, dim) for _ in range(2)]
-        layer = _Layer(*(draw(*kv, regions, REGION, dim) for _ in range(2)), *flat)
+        columns = self.text + units * self.context
+        shapes = 2 * [(*kv, regions, REGION, dim)] + 2 * [(*kv, columns, dim)]
+        layers = [RandomLayer(*(draw(*shape) for shape in shapes)) for _ in range(self.layers)]
         q, scaling = draw(self.batch, self.heads, 1, dim), dim**-0.5
-        keys, values = (
-            torch.cat([pages.flatten(2, 3), flat[:, :, : self.text]], 2)
-            for pages, flat in ((layer.page_keys, layer.flat_keys), (layer.page_values, layer.flat_values))
-        )
-        calls = _dense_forms(q, keys, values, self.heads // self.kv_heads)
-        new, how = [x[:, :, -1:] for x in flat], dict(layer=0, scaling=scaling)
+        dense = [layer.in_one_piece(self.text) for layer in layers]
+        forms = [_dense_forms(q, *both, self.heads // self.kv_heads) for both in dense]
+        calls = {key: [form[key] for form in forms] for key in forms[0]}
         contexts = {}
-        cache = _Cache([layer], *_layouts(self.batch, units, self.text, self.context, q.device))
+        cache = RandomCache(layers, *layouts(self.batch, units, self.text, self.context, q.device))
         for number, budget in enumerate(budgets):
             for granularity, arm in itertools.product(granularities, self._arms()):
                 config = GazeConfig(
@@ -89,16 +84,16 @@ class Case:
                     head_granularity=granularity,
                     backend="triton" if arm == "triton" else "auto",
                 )
-                ctx = contexts[arm, number, granularity] = _context(config, cache)
+                ctx = contexts[arm, number, granularity] = step_context(config, cache)
                 ctx.prepared["compiled"] = not self.plain_torch
-                calls[arm, number, granularity] = lambda ctx=ctx: attend(q, *new, ctx, **how)
-        calls = {key: _graphed(call, q.device) for key, call in calls.items()}
+                calls[arm, number, granularity] = [_step(q, ctx, at, scaling) for at in range(self.layers)]
+        calls = {key: [_graphed(call, q.device) for call in each] for key, each in calls.items()}
         times = _take_turns(calls, q.device, seconds)
 
         shared = dict(visual_tokens=self.tokens, dtype=self.dtype, batch=self.batch, device=self.device)
-        grouped = q.view(*kv, -1, dim)
+        (keys, values), grouped = dense[0], q.view(*kv, -1, dim)
         exact = scaled_dot_product_attention(*(x.double() for x in (grouped, keys, values))).view(q.shape)
-        for key, call in calls.items():
+        for key, (call, *_) in calls.items():
             if key[0] == "dense":
                 own = dict(arm="dense", form=key[1], granularity=None, kept=1.0, regions=regions)
                 own |= dict(max_error=measure.max_error(call().reshape(q.shape), exact), union_fraction=1.0)
@@ -106,9 +101,8 @@ class Case:
                 own |= dict(visual_entries=self.tokens)
             else:
                 own = dict(arm=key[0], form=self._form(key[0], grouped), granularity=key[2])
-                own |= _checked(q, call(), contexts[key], layer, scaling)
-            yield measure.row(**shared, **own, median_us=times[key])
-
+                own |= _checked(q, call(), contexts[key], layers[0], scaling)
+            yield measure.row(**shared, **own, layers=self.layers, median_us=times[key])
 
     def _arms(self) -> tuple[str, ...]:
         """Names of the ways to decode: what every model does, and Triton where it is asked for on a GPU."""
@@ -123,46 +117,6 @@ class Case:
         return "compiled" if compiled else "plain torch"
 
 
-@dataclass
-class _Layer:
-    """Random pages, text and context of one layer."""
-
-    page_keys: Tensor
-    page_values: Tensor
-    flat_keys: Tensor
-    flat_values: Tensor
-    resident: bool = True
-
-    def page_rows(self) -> tuple[Tensor, Tensor, int]:
-        room, slots, dim = self.page_keys.shape[2:]
-        return self.page_keys.view(-1, slots * dim), self.page_values.view(-1, slots * dim), room
-
-    def gather_pages(self, chosen: Tensor) -> tuple[Tensor, Tensor]:
-        row, group = (torch.arange(n, device=chosen.device) for n in chosen.shape[:2])
-        at = (row[:, None, None], group[None, :, None], chosen)
-        return self.page_keys[at], self.page_values[at]
-
-    @property
-    def descriptors(self) -> Tensor:
-        return self._descriptors
-
-    def __post_init__(self) -> None:
-        self._descriptors = self.page_keys.float().mean(3)
-
-    def double(self) -> _Layer:
-        return _Layer(*(x.double() for x in (self.page_keys, self.page_values, self.flat_keys, self.flat_values)))
-
-
-@dataclass
-class _Cache:
-    """What attention reads of a gaze cache."""
-
-    layers: list[_Layer]
-    page_layout: TokenLayout
-    flat_layout: TokenLayout
-    workspace: Workspace = field(default_factory=Workspace)
-
-
 def _dense_forms(q: Tensor, keys: Tensor, values: Tensor, group: int) -> dict[tuple, Callable[[], Tensor]]:
     wide = [x.repeat_interleave(group, 1) for x in (keys, values)]
     grouped = q.view(*keys.shape[:2], group, -1)
@@ -173,7 +127,13 @@ def _dense_forms(q: Tensor, keys: Tensor, values: Tensor, group: int) -> dict[tu
     }
 
 
-def _checked(q: Tensor, out: Tensor, ctx: GazeContext, layer: _Layer, scaling: float) -> dict:
+def _step(q: Tensor, ctx: GazeContext, layer: int, scaling: float) -> Callable[[], Tensor]:
+    pages = ctx.cache.layers[layer]
+    new = pages.flat_keys[:, :, -1:], pages.flat_values[:, :, -1:]
+    return lambda: attend(q, *new, ctx, layer=layer, scaling=scaling)
+
+
+def _checked(q: Tensor, out: Tensor, ctx: GazeContext, layer: RandomLayer, scaling: float) -> dict:
     """Error against float64 over the same selection, and what was read and attended, counted in a call."""
     batch, groups, regions = layer.page_keys.shape[:3]
     chosen = ctx.choose(0, q, layer.page_keys.flatten(2, 3), ctx.cache.page_layout.region, scaling)
@@ -198,71 +158,21 @@ def _checked(q: Tensor, out: Tensor, ctx: GazeContext, layer: _Layer, scaling: f
     )
 
 
-def _context(config: GazeConfig, cache: _Cache) -> GazeContext:
-    """One text token after everything else."""
-    last = cache.flat_layout.tokens(slice(-1, None))
-    return prepare(
-        GazeContext(
-            config=config,
-            layout=last,
-            key_layout=last,
-            offered=regions_offered(last, config),
-            cache=cache,
-            reads_cache=True,
-            is_step=True,
-        ),
-        cache.layers[0].page_keys.device,
-        cache.layers[0].page_keys.dtype,
-    )
-
-
-def _layouts(batch: int, units: int, text: int, context: int, device: torch.device) -> tuple[TokenLayout, TokenLayout]:
-    """Layouts of pages and columns: `units` images in a row, each with its context tokens, then text."""
-    step, per_unit = UNIT + context, UNIT // REGION
-    slots, unit = torch.arange(units * UNIT), torch.arange(units)
-    of_context = torch.arange(units * context) // max(context, 1)
-    regions = unit.repeat_interleave(per_unit)
-    full = torch.full_like
-    table = dict(
-        region_size=full(regions, REGION),
-        region_end=(regions + 1) * step,
-        region_sample=full(regions, 0),
-        region_modality=full(regions, IMAGE),
-        region_unit=regions,
-        num_units=torch.tensor(units),
-        next_position=torch.tensor(units * step + text),
-    )
-
-    def layout(role: Tensor, index: Tensor, unit: Tensor, region: Tensor, slot: Tensor) -> TokenLayout:
-        fields = dict(role=role.to(torch.int8), index=index, unit=unit, region=region, slot=slot, position_ids=index)
-        fields |= dict(sample=full(index, 0).where(role != PAD, -1), routed=full(index, 1).bool(), **table)
-        return TokenLayout(**{name: x.expand(batch, *x.shape).to(device) for name, x in fields.items()})
-
-    pages = layout(
-        full(slots, VISUAL), slots // UNIT * step + slots % UNIT, slots // UNIT, slots // REGION, slots % REGION
-    )
-    after = torch.arange(text)
-    index = torch.cat(
-        [of_context * step + UNIT + torch.arange(units * context) % max(context, 1), units * step + after]
-    )
-    nothing = full(index, -1)
-    role = torch.cat([full(of_context, CONTEXT), full(after, TEXT)])
-    return pages, layout(role, index, torch.cat([of_context, full(after, -1)]), nothing, nothing)
-
-
-def _take_turns(calls: dict[tuple, Callable], device: torch.device, seconds: float) -> dict[tuple, float]:
-    """Median µs of each call. The calls take turns in bursts of 30 ms, so that other load falls on all alike, and each
-    finds the processor's cache as its own last call left it."""
+def _take_turns(calls: dict[tuple, list[Callable]], device: torch.device, seconds: float) -> dict[tuple, float]:
+    """Median µs of each arm's calls, one per layer. The arms take turns in bursts of 30 ms, so that other load falls on
+    all alike. With one layer a call finds the processor's cache as the last one of its arm left it; with so many that
+    they do not fit there, each reads from memory, as between the other layers and weights of a model."""
     times: dict[tuple, list[float]] = {key: [] for key in calls}
     begin, rounds = time.perf_counter(), 0
     while rounds < 5 or time.perf_counter() - begin < seconds:
         rounds += 1
-        for key, call in calls.items():
-            call()
+        for key, each in calls.items():
             since = time.perf_counter()
-            while True:
-                times[key].append(measure.median_us(call, device, warmup=0, repeats=1))
-                if time.perf_counter() - since > BURST_S:
+            for number, call in enumerate(itertools.cycle(each)):
+                taken = measure.median_us(call, device, warmup=0, repeats=1)
+                if number:
+                    times[key].append(taken)
+                if number >= len(each) and time.perf_counter() - since > BURST_S:
                     break
     return {key: statistics.median(taken) for key, taken in times.items()}
 

@@ -46,6 +46,7 @@ def test_entries_follow_k_and_not_the_visual_tokens():
         ("", bench_decode.SECTION, {"compiled"}),
         ("--kept 0.2 1", bench_decode.SECTION_OF_SHARES, {"compiled"}),
         ("--batch 1 2", bench_decode.SECTION_OF_BATCHES, {"compiled"}),
+        ("--layers 3", bench_decode.SECTION_OF_LAYERS, {"compiled"}),
         ("--plain-torch", bench_decode.SECTION_OF_PLAIN_TORCH, {"plain torch"}),
         ("--dtype fp16", bench_decode.SECTION, {"plain torch"}),
     ],
