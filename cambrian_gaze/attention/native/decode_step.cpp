@@ -116,7 +116,7 @@ struct Wanted {
 // Memory of one thread, kept from step to step.
 struct Scratch {
     std::vector<float> floats;
-    std::vector<int64_t> ranks, entered;
+    std::vector<int64_t> ranks;
     std::vector<uint64_t> marks;
 
     static Scratch& mine() {
