@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from pathlib import Path
 from typing import Any
 
 from cambrian_gaze.data.records import Record
@@ -101,6 +102,28 @@ class QuarantineLog:
 def read_quarantine(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
     """The entries of a log, one per record; empty when there is no such file."""
     unique = {(entry["file"], entry["row"]): entry for entry, _ in _entries(path, 0)}
+    return list(unique.values())
+
+
+def read_list(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """The entries of a list that a user gives, one per record; none where the file is empty, as for clean data.
+
+    Raises ValueError where there is no such file, and for a line that is no entry: its row would be used after all.
+    """
+    try:
+        lines = Path(path).read_bytes().splitlines()
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read ({error.strerror}); correct the path, or leave it out") from error
+    unique = {}
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            entry = json.loads(line)
+            unique[str(entry["file"]), int(entry["row"])] = entry
+        except (ValueError, TypeError, KeyError) as error:
+            remedy = "mend or delete the line; `cambrian-gaze data check --quarantine` writes such lists"
+            raise ValueError(f'{path}, line {number} is no {{"file": …, "row": …}}; {remedy}') from error
     return list(unique.values())
 
 

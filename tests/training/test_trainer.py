@@ -125,8 +125,16 @@ def test_an_excluded_row_is_no_part_of_the_plan(tmp_path: Path) -> None:
     assert [line["quarantined"] for line in read_log(tmp_path / "second")] == [0, 0, 0, 0]
     assert trainer.order.rows.tolist() == [0, 1, 3, 4, 5, 6, 7]
     assert read_log(tmp_path / "second", "end")[-1]["left_out/excluded"] == 1
-    with pytest.raises(ValueError, match="exclude: .*none.jsonl is not there"):
+    with pytest.raises(ValueError, match="none.jsonl cannot be read .*correct the path"):
         train(data, tmp_path / "third", exclude=tmp_path / "none.jsonl")
+
+
+def test_an_empty_list_excludes_nothing(tmp_path: Path) -> None:
+    """As `data check --quarantine` writes it for clean data."""
+    data = write_data(tmp_path / "data", list("tttt"))
+    (tmp_path / "empty.jsonl").touch()
+    trainer = train(data, tmp_path / "run", exclude=tmp_path / "empty.jsonl", max_steps=1)
+    assert trainer.order.rows.tolist() == [0, 1, 2, 3]
 
 
 @pytest.mark.parametrize("packing", [True, None], ids=["packed", "unpacked"])
