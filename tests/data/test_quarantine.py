@@ -50,6 +50,9 @@ def test_a_line_cut_by_a_crash_is_passed_over(tmp_path):
         stream.write('{"file": "tr\n{"fi')
     assert [entry["row"] for entry in read_quarantine(path)] == [1]
     assert QuarantineLog(path).add(item(1)) is False
+    assert QuarantineLog(path).add(item(2)) is True
+    assert [entry["row"] for entry in read_quarantine(path)] == [1, 2]
+    assert QuarantineLog(path).add(item(2)) is False
 
 
 def test_lists_of_users_lose_no_line(tmp_path):
