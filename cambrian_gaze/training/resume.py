@@ -36,19 +36,22 @@ T = TypeVar("T")
 
 
 def first_rank_decides(decide: Callable[[], T]) -> T:
-    """What `decide` returns on the first rank, on all of them. Raises ValueError on all where it does there."""
+    """What `decide` returns on the first rank, on all of them. What it raises there is a ValueError on the others."""
     if not dist.is_initialized() or dist.get_world_size() == 1:
         return decide()
     # A group of its own, on the CPU: reading takes longer than a collective of the training may.
     group = dist.new_group(backend="gloo", timeout=_PATIENCE)
     answer: list[Any] = [None, None]
+    failure: Exception | None = None
     if dist.get_rank() == 0:
         try:
             answer[0] = decide()
-        except (OSError, ValueError) as error:
-            answer[1] = str(error)
+        except Exception as error:  # Whatever it is, the others must not wait for hours.
+            failure, answer[1] = error, f"the first rank failed: {error!r}"
     dist.broadcast_object_list(answer, src=0, group=group)
     dist.destroy_process_group(group)
+    if failure is not None:
+        raise failure
     if answer[1] is not None:
         raise ValueError(answer[1])
     return answer[0]
