@@ -131,11 +131,9 @@ def decide_badly(seconds: float) -> int:
 
     dist.init_process_group("gloo")
     began = time.monotonic()
-    try:
+    with pytest.raises(KeyError if dist.get_rank() == 0 else ValueError, match="weights"):
         first_rank_decides(lambda: {}["weights"])
-    except (KeyError if dist.get_rank() == 0 else ValueError) as error:
-        return 0 if "weights" in str(error) and time.monotonic() - began < seconds else 2
-    return 1
+    return int(time.monotonic() - began > seconds)
 
 
 def test_a_first_rank_that_fails_keeps_nobody_waiting() -> None:
