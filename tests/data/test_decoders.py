@@ -104,6 +104,10 @@ def test_containers_that_seek_by_decoding_time(tmp_path):
     video = open_video(str(tmp_path / "stream.ts"), "pyav")
     for wanted in ([30], [25], [0, 24], [0, 25], [3, 51, 60], [74]):
         assert [number_of_array(frame) for frame in video.frames(wanted)] == wanted
+    write_video(tmp_path / "stream.m2ts", [i / 25 for i in range(5)])
+    for name in ("stream.ts", "stream.m2ts"):
+        with pytest.raises(MediaError, match=f"'{name}' cannot be decoded: .*transport stream.*video_backend pyav"):
+            list(frames(name, tmp_path, "decord"))
 
 
 def number_of_array(frame: np.ndarray) -> int:
