@@ -4,10 +4,24 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 BUDGETS = ("top_k", "keep_ratio", "kv_budget")
+
+
+def table_parser(prog: str, heading: str, table: Mapping[str, tuple[str, str]]) -> argparse.ArgumentParser:
+    """The parser of a command that is a table of others, name → (module, summary): takes the name of one."""
+    width = max(map(len, table))
+    lines = [f"  {name:<{width}}  {summary}" for name, (_, summary) in table.items()]
+    parser = argparse.ArgumentParser(
+        prog=prog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="\n".join([heading, *lines, "", f"'{prog} NAME --help' shows the options."]),
+    )
+    parser.add_argument("name", choices=table, metavar="NAME", help="one of these")
+    return parser
 
 
 def positive(text: str) -> int:

@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
 
+from cambrian_gaze.cli.arguments import table_parser
+
 BENCHES = {
     "attention": ("cambrian_gaze.attention.bench_attention", "one layer of a training sample, every backend"),
     "decode": ("cambrian_gaze.attention.bench_decode", "one decoding step of one layer"),
@@ -38,23 +40,10 @@ def build_parser(name: str, bench: ModuleType) -> argparse.ArgumentParser:
     return parser
 
 
-def overview() -> argparse.ArgumentParser:
-    """The parser of `cambrian-gaze bench` itself."""
-    width = max(map(len, BENCHES))
-    lines = [f"  {name:<{width}}  {summary}" for name, (_, summary) in BENCHES.items()]
-    parser = argparse.ArgumentParser(
-        prog="cambrian-gaze bench",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        description="\n".join(["Measure one of:", *lines, "", "'cambrian-gaze bench NAME --help' shows the options."]),
-    )
-    parser.add_argument("name", choices=BENCHES, metavar="NAME", help="what to measure")
-    return parser
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one bench. Returns the exit status."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    name = overview().parse_args(arguments[:1]).name
+    name = table_parser("cambrian-gaze bench", "Measure one of:", BENCHES).parse_args(arguments[:1]).name
     bench = importlib.import_module(BENCHES[name][0])
     parser = build_parser(name, bench)
     if "--quick" in arguments:

@@ -3,10 +3,11 @@ imported when it is asked for."""
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import sys
 from collections.abc import Sequence
+
+from cambrian_gaze.cli.arguments import table_parser
 
 ACTIONS = {
     "ls": ("cambrian_gaze.cli.checkpoint_ls", "the checkpoints of a run: step, size, whole or not, loss, time"),
@@ -17,23 +18,10 @@ ACTIONS = {
 """Name → module and summary."""
 
 
-def overview() -> argparse.ArgumentParser:
-    """The parser of `cambrian-gaze checkpoint` itself."""
-    width = max(map(len, ACTIONS))
-    lines = [f"  {name:<{width}}  {summary}" for name, (_, summary) in ACTIONS.items()]
-    parser = argparse.ArgumentParser(
-        prog="cambrian-gaze checkpoint",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        description="\n".join(["Look at saved models:", *lines, "", "'… ACTION --help' shows the options."]),
-    )
-    parser.add_argument("action", choices=ACTIONS, metavar="ACTION", help="what to do")
-    return parser
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one action. Returns the exit status."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    name = overview().parse_args(arguments[:1]).action
+    name = table_parser("cambrian-gaze checkpoint", "Look at saved models:", ACTIONS).parse_args(arguments[:1]).name
     action = importlib.import_module(ACTIONS[name][0])
     options = action.build_parser().parse_args(arguments[1:])
     try:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import sys
 from collections.abc import Sequence
+
+from cambrian_gaze.cli.arguments import table_parser
 
 SUBCOMMANDS = {
     "index": ("cambrian_gaze.cli.data_index", "build the row index of recipes and files before a run needs it"),
@@ -16,21 +17,8 @@ SUBCOMMANDS = {
 """Name → module with `main(argv)`, and summary."""
 
 
-def overview() -> argparse.ArgumentParser:
-    """The parser of `cambrian-gaze data` itself."""
-    width = max(map(len, SUBCOMMANDS))
-    lines = [f"  {name:<{width}}  {summary}" for name, (_, summary) in SUBCOMMANDS.items()]
-    parser = argparse.ArgumentParser(
-        prog="cambrian-gaze data",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        description="\n".join(["One of:", *lines, "", "'cambrian-gaze data NAME --help' shows the options."]),
-    )
-    parser.add_argument("name", choices=SUBCOMMANDS, metavar="NAME", help="what to do")
-    return parser
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one subcommand. Returns the exit status."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    name = overview().parse_args(arguments[:1]).name
+    name = table_parser("cambrian-gaze data", "One of:", SUBCOMMANDS).parse_args(arguments[:1]).name
     return importlib.import_module(SUBCOMMANDS[name][0]).main(arguments[1:])

@@ -79,11 +79,9 @@ def rows_to_show(mixture: Any, arguments: argparse.Namespace) -> Iterator[tuple[
     import numpy as np
 
     from cambrian_gaze.data.preview import spread
-    from cambrian_gaze.data.quarantine import read_quarantine
+    from cambrian_gaze.data.quarantine import read_list
 
-    entries = read_quarantine(arguments.quarantine) if arguments.quarantine else []
-    if arguments.quarantine and not entries:
-        raise ValueError(f"{arguments.quarantine} holds no rows; check the path, or drop --quarantine")
+    entries = read_list(arguments.quarantine) if arguments.quarantine else []
     for number, (source, records) in enumerate(zip(mixture.sources, mixture.records, strict=True)):
         numbers = records.row_numbers()
         file = os.path.realpath(source.path)

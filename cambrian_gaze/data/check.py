@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ from typing import Any
 
 from cambrian_gaze.data.inspection import KINDS, Inspector, Problem
 from cambrian_gaze.data.mixture import Recipe
+from cambrian_gaze.data.places import written_whole
 from cambrian_gaze.data.quarantine import Quarantined
 from cambrian_gaze.data.stats import doubling_bins, statistics
 from cambrian_gaze.data.survey import Finding, SourceSurvey, survey
@@ -108,28 +108,18 @@ def _quarantine_list(path: str | os.PathLike[str] | None) -> Iterator[Callable[[
     if path is None:
         yield lambda one, finding: None
         return
-    folder = os.path.dirname(os.path.abspath(path))
-    os.makedirs(folder, exist_ok=True)
-    handle, partial = tempfile.mkstemp(dir=folder, prefix=f".{os.path.basename(path)}.")
-    try:
-        with os.fdopen(handle, "w", encoding="ascii") as stream:
+    place = os.path.abspath(path)
+    os.makedirs(os.path.dirname(place), exist_ok=True)
+    with written_whole(place) as stream:
 
-            def write(one: SourceSurvey, finding: Finding) -> None:
-                reasons = [str(problem) for problem in finding.problems if problem.kind != "overlong"]
-                if reasons:
-                    source = one.source
-                    item = Quarantined(source.path, finding.row, finding.id, "; ".join(reasons), source.name)
-                    stream.write(json.dumps(vars(item)) + "\n")
+        def write(one: SourceSurvey, finding: Finding) -> None:
+            reasons = [str(problem) for problem in finding.problems if problem.kind != "overlong"]
+            if reasons:
+                source = one.source
+                item = Quarantined(source.path, finding.row, finding.id, "; ".join(reasons), source.name)
+                stream.write((json.dumps(vars(item)) + "\n").encode("ascii"))
 
-            yield write
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.chmod(partial, 0o644)
-        os.replace(partial, path)
-    except BaseException:
-        if os.path.exists(partial):
-            os.unlink(partial)
-        raise
+        yield write
 
 
 def is_clean(reports: list[SourceReport]) -> bool:

@@ -19,6 +19,7 @@ MAX_SAMPLED_PIXELS = 2**29
 """Most pixels of all frames taken of one video: 64 frames of 3840x2160, 1.6 GB as RGB."""
 
 _INSTEAD = "install it, choose another --video_backend, or store the video as a folder of frames"
+_OTHERWISE = "choose --video_backend pyav, or put it into another container (MP4, MKV)"
 _DAMAGED = "re-encode or download it again, or delete the row"
 
 
@@ -69,13 +70,14 @@ class DecordVideo:
     def __init__(self, path: str):
         decord = require("decord", extra="video")
         decord.logging.set_level(decord.logging.QUIET)
+        if _is_transport_stream(path):  # Its first frame there is that of the second keyframe.
+            raise MediaError("decord gives other frames of a transport stream than those asked for", _OTHERWISE)
         self._reader = decord.VideoReader(path, ctx=decord.cpu(0), num_threads=1)
         num_frames = _check_length(len(self._reader))
         starts = self._reader.get_frame_timestamp(list(range(num_frames)))[:, 0]
         # Packets without a time (AVI) come as the lowest integer; decord seeks wrongly in such files, too.
         if not np.all(np.abs(starts) < 1e9):
-            remedy = "choose --video_backend pyav, or put it into another container (MP4, MKV)"
-            raise MediaError("the file gives no time for its frames, without which decord cannot find them", remedy)
+            raise MediaError("the file gives no time for its frames, without which decord cannot find them", _OTHERWISE)
         self.timeline = Timeline.of_starts(starts)
 
     def frames(self, indices: list[int]) -> Iterator[np.ndarray]:
@@ -139,6 +141,13 @@ def _video_stream(container: Any, path: str) -> Any:
     if not container.streams.video:
         raise MediaError(f"{os.path.basename(path)!r} has no video stream", "name a video file, or delete the row")
     return container.streams.video[0]
+
+
+def _is_transport_stream(path: str) -> bool:
+    """MPEG-TS, or M2TS with four more bytes a packet: told by the sync bytes of four packets."""
+    with open(path, "rb") as stream:
+        head = stream.read(4 * 192)
+    return any(head[first::size][:4] == b"GGGG" for first, size in ((0, 188), (4, 192)))
 
 
 def _check_length(num_frames: int) -> int:

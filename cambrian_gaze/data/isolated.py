@@ -75,10 +75,10 @@ class DecoderProcess:
     def ask(self, request: dict[str, Any], timeout: float) -> Any:
         """The frames or the count that a request asks for. Raises MediaError, also where the child hangs or dies."""
         with self._lock:
-            if self._process is None or self._process.poll() is not None:
-                self._start()
-            deadline = time.monotonic() + timeout
             try:
+                if self._process is None or self._process.poll() is not None:
+                    self._start()
+                deadline = time.monotonic() + timeout
                 self._socket.settimeout(timeout)
                 _send(self._socket, {**request, "clip": _plain(request["clip"])})
                 return self._answer(deadline)

@@ -22,6 +22,7 @@ from cambrian_gaze.data.media import MediaError
 from cambrian_gaze.data.mixture_dataset import MixtureDataset
 from cambrian_gaze.data.places import locked, places_beside, writable_place, written_whole
 from cambrian_gaze.data.records import RecordError
+from cambrian_gaze.data.survey import cores
 
 FORMAT = 1
 """Raised when the same facts come to count differently."""
@@ -110,8 +111,7 @@ def _missing(table: np.ndarray, wanted: np.ndarray, retry: bool) -> np.ndarray:
 
 def _fill(dataset: ConversationDataset, table: np.ndarray, rows: np.ndarray, workers: int | None, place: str) -> None:
     """Count `rows` into the table and store it, also on the way, so that an interruption costs little."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    workers = 0 if len(rows) <= _IN_PROCESS else cores if workers is None else workers
+    workers = 0 if len(rows) <= _IN_PROCESS else cores() if workers is None else workers
     chunks = [rows[start : start + _CHUNK] for start in range(0, len(rows), _CHUNK)]
     loader = DataLoader(
         _Chunks(dataset, chunks), batch_size=None, num_workers=workers, prefetch_factor=8 if workers else None

@@ -16,7 +16,7 @@ import numpy as np
 
 from cambrian_gaze.data.prompts import PromptedRecords, add_prompts
 from cambrian_gaze.data.recipe_file import RecipeError, read_recipe, read_share
-from cambrian_gaze.data.records import Record, read_records
+from cambrian_gaze.data.records import Record, RecordSequence, read_records
 from cambrian_gaze.data.sampling import ChosenRows, Sampling
 from cambrian_gaze.data.tables import HUB, TableRecords, TableStream, is_table
 
@@ -58,7 +58,7 @@ class Source:
         """Whether there is nothing at `path`."""
         return not self.path.startswith(HUB) and not os.path.exists(self.path)
 
-    def records(self) -> Sequence[Record]:
+    def records(self) -> RecordSequence:
         """All rows of the file, in its order, read on demand in O(1). Raises RecordError, RecipeError."""
         if self.streaming:
             raise RecipeError(f"{self.origin}: {self.path} is streamed, and this needs random access; drop `streaming`")

@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from pathlib import Path
 from typing import Any
 
 from cambrian_gaze.data.records import Record
@@ -83,14 +84,8 @@ class QuarantineLog:
     def _append(self, path: str, entry: dict[str, Any]) -> None:
         now = datetime.now(timezone.utc).isoformat(timespec="seconds")
         entry = {**entry, "time": now, "rank": self.rank, "step": self.step}
-        line = (json.dumps(entry) + "\n").encode("ascii")
         os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
-        fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        try:
-            if os.write(fd, line) != len(line):
-                raise OSError(f"{path}: a line was written in part; is the disk full?")
-        finally:
-            os.close(fd)
+        append_lines(path, json.dumps(entry) + "\n")
 
     def _catch_up(self) -> None:
         for entry, end in _entries(self.path, self._read):
@@ -98,9 +93,51 @@ class QuarantineLog:
             self._read = end
 
 
+def append_lines(path: str | os.PathLike[str], lines: str, sync: bool = False) -> None:
+    """Append whole lines in one write, so that those of several processes never mix; with `sync` they are on the disk
+    when this returns. What a process that was killed left of a line is ended first, lest it takes these with it.
+
+    Raises OSError where they were not written, or in part.
+    """
+    data = lines.encode("ascii")
+    fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        size = os.fstat(fd).st_size
+        if size and os.pread(fd, 1, size - 1) != b"\n":
+            data = b"\n" + data
+        if os.write(fd, data) != len(data):
+            raise OSError(f"{path}: a line was written in part; is the disk full?")
+        if sync:
+            os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
 def read_quarantine(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
     """The entries of a log, one per record; empty when there is no such file."""
     unique = {(entry["file"], entry["row"]): entry for entry, _ in _entries(path, 0)}
+    return list(unique.values())
+
+
+def read_list(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """The entries of a list that a user gives, one per record; none where the file is empty, as for clean data.
+
+    Raises ValueError where there is no such file, and for a line that is no entry: its row would be used after all.
+    """
+    try:
+        lines = Path(path).read_bytes().splitlines()
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read ({error.strerror}); correct the path, or leave it out") from error
+    unique = {}
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            entry = json.loads(line)
+            unique[str(entry["file"]), int(entry["row"])] = entry
+        except (ValueError, TypeError, KeyError) as error:
+            remedy = "mend or delete the line; `cambrian-gaze data check --quarantine` writes such lists"
+            raise ValueError(f'{path}, line {number} is no {{"file": …, "row": …}}; {remedy}') from error
     return list(unique.values())
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -91,7 +92,38 @@ def parse_record(raw: Any, file: str, row: int) -> Record:
     return Record(identity, turns, images, video, file, row, extra)
 
 
-class Records(Sequence[Record]):
+class RecordSequence(Sequence[Record]):
+    """The records of one file or table, each made when it is asked for."""
+
+    file: str
+    """Path or name of what holds them."""
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"record {index} of {len(self)} in {self.file}")
+        return self.record(int(index) % len(self))
+
+    @abstractmethod
+    def record(self, index: int) -> Record:
+        """Record `index`, from 0. Raises RecordError."""
+
+    @abstractmethod
+    def row_numbers(self) -> np.ndarray:
+        """`Record.row` of every record, int64 [records]."""
+
+    @abstractmethod
+    def identity(self) -> dict[str, Any]:
+        """What tells these records from others and from an older state of the file, for JSON."""
+
+    def check_not_empty(self) -> None:
+        """Raises RecordError where there are none."""
+        if not len(self):
+            raise RecordError(f"{self.file} holds no records", "check --data_path, or remove it from the mixture")
+
+
+class Records(RecordSequence):
     """The records of one JSON array or JSONL file, each read and parsed when it is asked for, so that a bad row fails
     alone. The file stays on disk and so does its index: memory does not grow with the rows, and workers share it.
     """
@@ -106,27 +138,19 @@ class Records(Sequence[Record]):
             raise RecordError(f"{self.file}: {error.strerror or error}", "check --data_path") from error
         except DamagedArrayError as error:
             raise RecordError(f"{self.file} is not a valid JSON array: {error}", "repair or re-download it") from error
-        if not len(self):
-            raise RecordError(f"{self.file} holds no records", "check --data_path, or remove the file from the mixture")
+        self.check_not_empty()
 
     def __len__(self) -> int:
         return len(self.index)
 
-    def __getitem__(self, index: Any) -> Any:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        if not -len(self) <= index < len(self):
-            raise IndexError(f"record {index} of {len(self)} in {self.file}")
-        index = int(index) % len(self)
+    def record(self, index: int) -> Record:
         row = self.index.row(index)
         return parse_record(self._parse(index, row), self.file, row)
 
     def row_numbers(self) -> np.ndarray:
-        """`Record.row` of every record, int64 [records]."""
         return self.index.rows()
 
     def identity(self) -> dict[str, Any]:
-        """What tells these records from others and from an older state of the file, for JSON."""
         return vars(self.index.identity)
 
     def __getstate__(self) -> dict[str, Any]:

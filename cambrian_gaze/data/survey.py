@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -10,7 +11,8 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
-from torch.utils.data import DataLoader, Dataset
+import torch
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 from tqdm import tqdm
 
 from cambrian_gaze.data.inspection import Inspector, Problem
@@ -21,7 +23,7 @@ _CHUNK = 256
 
 
 class WorkerDied(RuntimeError):
-    """A process that read records ended by itself, killed for its memory or crashed in a decoder."""
+    """A process that read records ended by itself, killed for its memory or crashed in a decoder. Names the row."""
 
 
 class Finding(NamedTuple):
@@ -93,7 +95,7 @@ def survey(
     """Every row of every source, in order: the source's survey so far and the findings that are new in it.
 
     A source is given once more, without findings, when it is complete. `workers` are processes (default: one per core,
-    0: this one). Raises WorkerDied.
+    0: this one, which a decoder that crashes takes with it). Raises WorkerDied.
     """
     surveys = [SourceSurvey(source) for source in recipe.sources]
     records: list[Sequence[Record]] = []
@@ -128,23 +130,20 @@ class _Parts:
         self.sources, self.records, self.inspector = sources, records, inspector
 
     def of_source(self, number: int, workers: int | None) -> Iterator[Part]:
-        rows = len(self.records[number])
         chunks = _Chunks(self, number)
         workers = min(cores() if workers is None else workers, len(chunks))
-        if rows <= _CHUNK:
-            workers = 0
-        done = 0
+        chunks.reading = torch.full((workers, 2), -1).share_memory_()
         loader = DataLoader(chunks, batch_size=None, num_workers=workers, prefetch_factor=4 if workers else None)
         try:
-            for part in loader:
-                done += part.facts.rows
-                yield part
+            yield from loader
         except RuntimeError as error:
             if "exited unexpectedly" not in str(error):
                 raise
+            rows = ", ".join(map(str, chunks.rows_of_the_dead(str(error))))
+            cause = str(error.__cause__ or error).rstrip(" .")
             raise WorkerDied(
-                f"a worker died while reading {self.sources[number].path}, after {done} of its {rows} rows ({error}); "
-                "with --workers 0 the progress bar shows where"
+                f"a process died while it read row {rows} of {self.sources[number].path} ({cause}): "
+                "replace the media of this row, or delete it; if memory ran out, use fewer --workers"
             ) from error
 
 
@@ -153,6 +152,14 @@ class _Chunks(Dataset):
 
     def __init__(self, parts: _Parts, number: int) -> None:
         self.parts, self.number = parts, number
+        self.reading = torch.empty(0, 2, dtype=torch.int64)
+        """Shared with the workers, int64 [workers, 2]: process id of each, and the index of the record it reads."""
+
+    def rows_of_the_dead(self, error: str) -> list[int]:
+        """`Record.row` of what the workers were reading whose process ids the loader's error names."""
+        dead = {int(pid) for pid in re.findall(r"\d+", error)}
+        indices = [index for pid, index in self.reading.tolist() if pid in dead]
+        return self.parts.records[self.number].row_numbers()[indices].tolist()
 
     def __len__(self) -> int:
         return -(-len(self.parts.records[self.number]) // _CHUNK)
@@ -160,9 +167,12 @@ class _Chunks(Dataset):
     def __getitem__(self, index: int) -> Part:
         records, source = self.parts.records[self.number], self.parts.sources[self.number]
         facts, findings, fingerprints = Facts(), [], []
+        worker, reading = get_worker_info(), self.reading.numpy()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what decoders mutter; what matters is raised
             for row in range(index * _CHUNK, min((index + 1) * _CHUNK, len(records))):
+                if worker is not None:
+                    reading[worker.id] = os.getpid(), row
                 found = self.parts.inspector.row(records, row, (source.image_folder, source.video_folder))
                 facts.rows += 1
                 facts.images += found.images

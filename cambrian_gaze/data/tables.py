@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from cambrian_gaze.data.records import Record, RecordError, parse_record
+from cambrian_gaze.data.records import Record, RecordError, RecordSequence, parse_record
 from cambrian_gaze.extras import require
 
 HUB = "hub:"
@@ -26,7 +26,7 @@ def is_table(path: str) -> bool:
     return path.startswith(HUB) or Path(path).suffix in (".parquet", ".arrow") or os.path.isdir(path)
 
 
-class TableRecords(Sequence[Record]):
+class TableRecords(RecordSequence):
     """The records of one table, each read when it is asked for.
 
     `datasets` maps Arrow files into memory, which all processes share; a Parquet file is converted to Arrow once, in
@@ -44,27 +44,19 @@ class TableRecords(Sequence[Record]):
         self.file, self.columns = path, dict(columns or {})
         self._table = _load(path, config, split, streaming=False).with_format("arrow")
         _check_columns(self._table.column_names, self.columns, path)
-        if not len(self):
-            raise RecordError(f"{path} holds no records", "check --data_path, or remove it from the mixture")
+        self.check_not_empty()
 
     def __len__(self) -> int:
         return len(self._table)
 
-    def __getitem__(self, index: Any) -> Any:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        if not -len(self) <= index < len(self):
-            raise IndexError(f"record {index} of {len(self)} in {self.file}")
-        index = int(index) % len(self)
+    def record(self, index: int) -> Record:
         (row,) = self._table[index : index + 1].to_pylist()
         return record_of_row(row, self.columns, self.file, index + 1)
 
     def row_numbers(self) -> np.ndarray:
-        """`Record.row` of every record, int64 [records]."""
         return np.arange(1, len(self) + 1)
 
     def identity(self) -> dict[str, Any]:
-        """What tells these records from others and from an older state of the table, for JSON."""
         return {"table": self._table._fingerprint, "columns": self.columns}
 
 

@@ -7,19 +7,11 @@ from typing import Any
 from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
 
 from cambrian_gaze.gaze.config import GazeConfig
+from cambrian_gaze.models.presets import SIGLIP2_SO400M_16_384, preset
 
 PROJECTORS = ("mlp2x_gelu", "conv3x3_mlp2x_gelu", "avgpool2_mlp2x_gelu", "maxpool2_mlp2x_gelu")
 """Known values of `mm_projector_type`; all but the first give a quarter of the tokens."""
 
-_VISION = {
-    "model_type": "siglip_vision_model",
-    "hidden_size": 1152,
-    "intermediate_size": 4304,
-    "num_hidden_layers": 27,
-    "num_attention_heads": 16,
-    "image_size": 384,
-    "patch_size": 16,
-}
 _TEXT = {"model_type": "qwen3"}
 
 
@@ -56,7 +48,7 @@ class CambrianGazeConfig(PreTrainedConfig):
     tie_word_embeddings: bool = False
 
     def __post_init__(self, **kwargs: Any) -> None:
-        self.vision_config = _sub_config(self.vision_config, _VISION)
+        self.vision_config = _sub_config(self.vision_config, SIGLIP2_SO400M_16_384)
         self.vision_config.vision_use_head = False
         self.text_config = _sub_config(self.text_config, _TEXT)
         gaze = self.gaze if isinstance(self.gaze, GazeConfig) else GazeConfig.from_dict(self.gaze or {})
@@ -104,8 +96,6 @@ class CambrianGazeConfig(PreTrainedConfig):
     @classmethod
     def from_preset(cls, name: str, **overrides: Any) -> CambrianGazeConfig:
         """The configuration of a preset: "tiny", "4b" or "7b". `overrides` replace whole fields."""
-        from cambrian_gaze.models.presets import preset
-
         return cls(**(preset(name) | overrides))
 
 

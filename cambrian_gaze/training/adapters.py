@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,6 +15,7 @@ from cambrian_gaze.extras import require
 from cambrian_gaze.models.configuration import CambrianGazeConfig
 from cambrian_gaze.models.quantised import int8, nf4
 from cambrian_gaze.training.arguments import ModelArguments
+from cambrian_gaze.training.card import CARD
 from cambrian_gaze.training.gaze_arguments import GazeArguments
 from cambrian_gaze.training.lora_arguments import LINEAR_LAYERS, LoraArguments
 
@@ -83,6 +87,19 @@ def attach(model: nn.Module, lora: LoraArguments) -> nn.Module:
             # The frozen weights may be in bfloat16, in which small steps would be lost.
             parameter.data = parameter.data.float()
     return adapted
+
+
+@contextlib.contextmanager
+def without_peft_card(folder: Path | str) -> Iterator[None]:
+    """Saving an adapter in the block leaves `README.md` as it was: peft writes a template with nothing filled in, and
+    its metadata into a card that is there."""
+    card = Path(folder) / CARD
+    own = card.read_bytes() if card.exists() else None
+    yield
+    if own is None:
+        card.unlink(missing_ok=True)
+    elif card.read_bytes() != own:
+        card.write_bytes(own)
 
 
 def is_adapted(model: nn.Module) -> bool:

@@ -158,7 +158,8 @@ class TrainingArguments(transformers.TrainingArguments):
     """Before resuming, read the checkpoint and compare the SHA-256 of every file; sizes are compared in any case."""
 
     save_milestone_steps: int | None = None
-    """Keep every checkpoint whose step is a multiple of it, beyond `save_total_limit`."""
+    """Keep every checkpoint whose step is a multiple of it, beyond `save_total_limit`. A multiple of `save_steps`."""
+
     ddp_timeout: int = 600
     """Seconds that a rank waits for the others in a collective operation before it fails."""
 
@@ -208,8 +209,13 @@ class TrainingArguments(transformers.TrainingArguments):
             if self.warmup_steps not in (0, self.warmup_ratio):
                 raise ValueError(f"give warmup_ratio ({self.warmup_ratio}) or warmup_steps ({self.warmup_steps})")
             self.warmup_steps = self.warmup_ratio
-        if self.save_milestone_steps is not None and self.save_milestone_steps < 1:
-            raise ValueError(f"save_milestone_steps must be positive, got {self.save_milestone_steps}")
+        if (every := self.save_milestone_steps) is not None and (
+            every < 1 or self.save_strategy != "steps" or self.save_steps < 1 or every % self.save_steps
+        ):
+            raise ValueError(
+                f"save_milestone_steps {every} must be a multiple of save_steps, a number of steps, now "
+                f"{self.save_steps:g} with save_strategy {self.save_strategy}: no other checkpoints are written"
+            )
         self._forward_checkpointing_names()
         for name in ("hang_timeout", "grad_spike_factor", "max_bad_steps", "sample_steps", "probe_steps"):
             if not getattr(self, name) >= 0:

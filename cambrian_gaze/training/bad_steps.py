@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-import os
 import statistics
 from collections import deque
 from collections.abc import Iterable
@@ -23,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from cambrian_gaze.data.collator import Origin
+from cambrian_gaze.data.quarantine import append_lines
 from cambrian_gaze.models.writing import write_json
 
 logger = logging.getLogger(__name__)
@@ -98,9 +98,7 @@ class BadSteps:
         facts = {"reason": verdict.reason, "loss": loss, "grad_norm": verdict.norm}
         facts |= {"time": now, "rank": self.rank, "step": step}
         lines = [json.dumps({**vars(sample), **facts}) + "\n" for sample in samples]
-        with open(self.path, "ab", buffering=0) as file:  # one write: lines of several ranks never mix
-            file.write("".join(lines).encode("ascii"))
-            os.fsync(file.fileno())
+        append_lines(self.path, "".join(lines), sync=True)
         self.steps.append(step)
         recent = sum(number > step - WINDOW for number in self.steps)
         if recent > self.limit:

@@ -20,6 +20,7 @@ from cambrian_gaze.models.lineage import LINEAGE, code_text, read_lineage
 from cambrian_gaze.training.card_dense import dense_body, dense_layout
 from cambrian_gaze.training.log import LOG_NAME, read_log
 
+CARD = "README.md"
 PICTURE = "gaze.png"
 _TOLD = ("stage", "learning_rate", "mm_projector_lr", "mm_vision_tower_lr", "lr_scheduler_type", "warmup_ratio")
 _TOLD += ("weight_decay", "per_device_train_batch_size", "gradient_accumulation_steps", "num_train_epochs", "max_steps")

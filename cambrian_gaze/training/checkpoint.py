@@ -18,6 +18,7 @@ from typing import Any
 
 from cambrian_gaze.models.shards import file_sha256
 from cambrian_gaze.models.writing import new_folder, write_json
+from cambrian_gaze.training.bad_steps import STATE_NAME as GRAD_NORMS
 
 MARKER = "complete.json"
 _FOLDER = re.compile(r"checkpoint-(\d+)")
@@ -142,9 +143,17 @@ def prune(
     kept |= {Path(path).resolve() for path in protected}
     gone = [path for _, path in checkpoint_steps(output_dir) if path.resolve() not in kept]
     for path in gone:
-        (path / MARKER).unlink(missing_ok=True)
-        shutil.rmtree(path)
+        delete(path)
     return gone
+
+
+def delete(folder: Path) -> None:
+    """Delete a checkpoint, its marker first; of one that lies elsewhere the link to it alone."""
+    if folder.is_symlink():
+        folder.unlink()
+        return
+    (folder / MARKER).unlink(missing_ok=True)
+    shutil.rmtree(folder)
 
 
 def export_model(source: Path | str, out: Path | str) -> tuple[Path, list[str]]:
@@ -169,5 +178,5 @@ def export_model(source: Path | str, out: Path | str) -> tuple[Path, list[str]]:
 
 def _is_of_model(name: str) -> bool:
     """Whether a file of a checkpoint is the model's or the processor's; the others serve resuming."""
-    resuming = name in (MARKER, "trainer_state.json") or name.startswith("data_")
+    resuming = name in (MARKER, GRAD_NORMS, "trainer_state.json") or name.startswith("data_")
     return name.endswith((".safetensors", ".json", ".jinja", ".txt", ".model", ".md")) and not resuming

@@ -15,6 +15,7 @@ from transformers import set_seed
 from cambrian_gaze.training.checkpoint import (
     NotSavedError,
     damage,
+    delete,
     digests,
     files_of,
     last_complete_checkpoint,
@@ -90,7 +91,7 @@ class CheckpointedTrainer(GuardedTrainer):
 
     def _write(self, folder: Path, model: nn.Module, trial: Any) -> None:
         if self.args.should_save and folder.exists():
-            shutil.rmtree(folder)
+            delete(folder)
         self.wait_for_all()
         limit, self.args.save_total_limit = self.args.save_total_limit, None
         try:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import zlib
 from typing import Any
 
@@ -18,7 +17,7 @@ from cambrian_gaze.data.lengths import measure_mixture
 from cambrian_gaze.data.mixture import Mixture, recipe_of
 from cambrian_gaze.data.mixture_dataset import MixtureDataset
 from cambrian_gaze.data.plan import EpochOrder
-from cambrian_gaze.data.quarantine import QuarantineLog, TooManyQuarantined, read_quarantine
+from cambrian_gaze.data.quarantine import QuarantineLog, TooManyQuarantined, read_list
 from cambrian_gaze.data.recipe_file import RecipeError
 from cambrian_gaze.data.selection import Selection, excluded_rows, select
 from cambrian_gaze.data.streams import StreamDataset, StreamOrder
@@ -76,7 +75,7 @@ def build_order(
         return _stream_order(data, args, dataset)
     excluded = None
     if data.exclude:
-        entries = [entry for path in data.exclude for entry in _read_list(path)]
+        entries = [entry for path in data.exclude for entry in read_list(path)]
         excluded = excluded_rows(dataset.mixture, entries, ", ".join(data.exclude))
     measures = _measure_on_all_ranks(dataset, args) if data.packing else None
     processor = dataset.parts[0].processor
@@ -116,13 +115,6 @@ def _stream_order(data: DataArguments, args: TrainingArguments, dataset: StreamD
     places = args.max_steps * args.global_batch_size
     dataset.share(args.data_parallel_rank, args.data_parallel_size, places)
     return StreamOrder(dataset, places)
-
-
-def _read_list(path: str) -> list[dict[str, Any]]:
-    # A list without entries is what `data check` writes for clean data.
-    if not os.path.isfile(path):
-        raise ValueError(f"exclude: {path} is not there; correct the path, or leave it out")
-    return read_quarantine(path)
 
 
 def _measure_on_all_ranks(dataset: MixtureDataset, args: TrainingArguments) -> np.ndarray:

@@ -13,9 +13,8 @@ from safetensors import safe_open
 from cambrian_gaze.models.adapters import is_adapter
 from cambrian_gaze.models.lineage import LINEAGE, read_lineage, without_places
 from cambrian_gaze.models.writing import replace_text
-from cambrian_gaze.training.card import PICTURE, Score, model_card
+from cambrian_gaze.training.card import CARD, PICTURE, Score, model_card
 
-CARD = "README.md"
 _WEIGHTS = ("*.safetensors", "*.safetensors.index.json")
 _BESIDE = ("config.json", "generation_config.json", "processor_config.json", "preprocessor_config.json", LINEAGE)
 _BESIDE += ("tokenizer*.json", "vocab.json", "merges.txt", "special_tokens_map.json", "added_tokens.json")

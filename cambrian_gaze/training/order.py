@@ -70,24 +70,25 @@ class OrderedBatches(Sampler[list[Draw]]):
         """`cost` of the rows of a pack, in any unit; by default the sum of their lengths squared."""
         self.order, self.split, self.rank = order, split, rank
         self.cost = cost or self._squares
-        self.epoch = self.position = 0
-        self.step = 1
+        self.begin(0)
         if not len(self):
             raise ValueError(
                 f"{order.num_packs(0)} samples or packs do not fill one batch of {split.world_size} × "
                 f"{split.batch_size} and dataloader_drop_last is on; use smaller batches"
             )
 
-    def begin(self, epoch: int, position: int = 0, step: int = 1) -> None:
-        """Choose where the next iteration begins; `step` is the number of its first optimizer step."""
+    def begin(self, epoch: int, position: int = 0, step: int = 1, end: int | None = None) -> None:
+        """Choose where the next iteration begins and ends, by default with the epoch; `step` is the number of its first
+        optimizer step."""
         self.epoch, self.position, self.step = epoch, position, step
+        self.end = self.order.num_packs(epoch) if end is None else end
 
     def __len__(self) -> int:
-        return self.split.micro_steps(self.order.num_packs(self.epoch) - self.position)
+        return self.split.micro_steps(self.end - self.position)
 
     def __iter__(self) -> Iterator[list[Draw]]:
         epoch, split = self.epoch, self.split
-        end = self.position + min(len(self) * split.micro_batch, self.order.num_packs(epoch) - self.position)
+        end = min(self.end, self.position + len(self) * split.micro_batch)
         for number, start in enumerate(range(self.position, end, split.global_batch)):
             for mine in self._deal(range(start, min(start + split.global_batch, end))):
                 yield [self.order.draw(epoch, pack, self.step + number) for pack in mine]

@@ -107,7 +107,7 @@ class OrderedTrainer(Trainer):
 
     def _run_epoch(self, *, epoch: int, **kwargs: Any) -> None:
         part = self.course.parts[epoch]
-        self._batches.begin(epoch, part.start, part.first_step + 1)
+        self._batches.begin(epoch, part.start, part.first_step + 1, part.end)
         kwargs |= {"steps_in_epoch": part.micro_steps, "num_update_steps_per_epoch": part.steps}
         super()._run_epoch(epoch=epoch, **kwargs)
 

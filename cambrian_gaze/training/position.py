@@ -72,6 +72,9 @@ class Part:
     epoch: int
     start: int
     """Position in packs at which it begins."""
+    end: int
+    """Position at which it ends: that of the epoch, but where the run ends before, or packs that do not fill a batch
+    are left out."""
     packs: int
     """Packs of the whole epoch."""
     first_step: int
@@ -97,7 +100,9 @@ class Course:
             begin = start.packs if epoch == start.epoch else 0
             left = max(0, end - begin)
             if steps := split.steps(left):
-                self.parts[epoch] = Part(epoch, begin, packs, done, split.micro_steps(left), steps)
+                micro_steps = split.micro_steps(left)
+                end = min(end, begin + micro_steps * split.micro_batch)
+                self.parts[epoch] = Part(epoch, begin, end, packs, done, micro_steps, steps)
             elif begin == 0:
                 raise ValueError(
                     f"epoch {epoch} has {packs} packs, less than a batch of all ranks; use smaller batches"
@@ -112,10 +117,9 @@ class Course:
         for part in self.parts.values():
             if step <= part.first_step and part.epoch != self.start.epoch:
                 break
-            taken = step - part.first_step
-            packs = min(part.packs, part.start + taken * self.split.global_batch)
+            packs = min(part.end, part.start + (step - part.first_step) * self.split.global_batch)
             found = Position(part.epoch, packs, step)
-            if taken >= part.steps and (packs == part.packs or self.split.drop_last):
+            if not self.split.micro_steps(part.packs - packs):  # Nothing of the epoch is left.
                 found = Position(part.epoch + 1, 0, step)
         return Position(found.epoch, found.packs, step, self.split.global_batch, self._order)
 

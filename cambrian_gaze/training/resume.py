@@ -21,7 +21,12 @@ import torch.distributed as dist
 
 from cambrian_gaze.extras import require
 from cambrian_gaze.training.arguments import TrainingArguments
-from cambrian_gaze.training.checkpoint import incomplete_because, last_complete_checkpoint, read_marker
+from cambrian_gaze.training.checkpoint import (
+    checkpoint_steps,
+    incomplete_because,
+    last_complete_checkpoint,
+    read_marker,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -36,19 +41,22 @@ T = TypeVar("T")
 
 
 def first_rank_decides(decide: Callable[[], T]) -> T:
-    """What `decide` returns on the first rank, on all of them. Raises ValueError on all where it does there."""
+    """What `decide` returns on the first rank, on all of them. What it raises there is a ValueError on the others."""
     if not dist.is_initialized() or dist.get_world_size() == 1:
         return decide()
     # A group of its own, on the CPU: reading takes longer than a collective of the training may.
     group = dist.new_group(backend="gloo", timeout=_PATIENCE)
     answer: list[Any] = [None, None]
+    failure: Exception | None = None
     if dist.get_rank() == 0:
         try:
             answer[0] = decide()
-        except (OSError, ValueError) as error:
-            answer[1] = str(error)
+        except Exception as error:  # Whatever it is, the others must not wait for hours.
+            failure, answer[1] = error, f"the first rank failed: {error!r}"
     dist.broadcast_object_list(answer, src=0, group=group)
     dist.destroy_process_group(group)
+    if failure is not None:
+        raise failure
     if answer[1] is not None:
         raise ValueError(answer[1])
     return answer[0]
@@ -58,7 +66,8 @@ def checkpoint_to_resume(args: TrainingArguments) -> str | None:
     """The folder that the run continues from: the checkpoint named, or with `auto_resume` the last complete one; or a
     view of it, where DeepSpeed's files were written by other ranks or another ZeRO stage.
 
-    Raises: ValueError where the named one is not complete, or this run cannot load its optimizer's state.
+    Raises: ValueError where the named one is not complete, this run cannot load its optimizer's state, or `output_dir`
+    holds later ones than that from which it would begin.
     """
     found = first_rank_decides(lambda: _loadable(args))
     if found is not None and is_universal(found):
@@ -87,16 +96,20 @@ def zero_stage(args: TrainingArguments) -> int | None:
 def _loadable(args: TrainingArguments) -> str | None:
     view = Path(args.output_dir) / VIEW
     shutil.rmtree(view, ignore_errors=True)
-    if args.resume_from_checkpoint not in (None, "True", "true", "False", "false"):
+    named = args.resume_from_checkpoint not in (None, "True", "true", "False", "false")
+    asks_for_the_last = not named and (args.auto_resume or args.resume_from_checkpoint in ("True", "true"))
+    if named:
         folder = Path(args.resume_from_checkpoint)
         if reason := incomplete_because(folder, hashes=args.verify_checkpoint):
             raise ValueError(f"resume_from_checkpoint {folder} cannot be resumed from: {reason}")
-    elif args.auto_resume or args.resume_from_checkpoint in ("True", "true"):
+    elif asks_for_the_last:
         folder, messages = last_complete_checkpoint(args.output_dir, hashes=args.verify_checkpoint)
         for message in messages:
             logger.warning(message)
     else:
         folder = None
+    if not asks_for_the_last:
+        _check_is_last(folder, args.output_dir)
     if folder is None:
         return None
     logger.warning("continuing from %s", folder)
@@ -112,6 +125,21 @@ def _loadable(args: TrainingArguments) -> str | None:
         )
     logger.warning("its optimizer state of %s is converted for %s", _setup(*then), _setup(ranks, stage))
     return str(_universal_view(folder, view))
+
+
+def _check_is_last(folder: Path | None, output_dir: str) -> None:
+    """Raises ValueError where `output_dir` holds a later checkpoint than the one that the run begins from: the next
+    start would go on from that one, and `save_total_limit` would keep it in the place of new ones."""
+    step = 0 if folder is None else read_marker(folder)["step"]
+    later = [path for at, path in checkpoint_steps(output_dir) if at > step and incomplete_because(path) is None]
+    if later:
+        names = ", ".join(path.name for path in later)
+        begin = "from the start" if folder is None else f"from {folder} (step {step})"
+        raise ValueError(
+            f"the run would begin {begin}, and {output_dir} holds later checkpoints: {names}. They would be taken for "
+            f"its own when it is started again. Move them out of {output_dir}, or choose another output_dir; to go on "
+            f"from {later[-1].name} leave out resume_from_checkpoint, and auto_resume: false"
+        )
 
 
 def _setup(ranks: int, stage: int | None) -> str:

@@ -4,6 +4,7 @@ tokens, and logs that say what was attended. Which data a step sees is `OrderedT
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import time
@@ -18,7 +19,7 @@ from transformers.trainer_callback import ProgressCallback
 from cambrian_gaze.data.quarantine import TooManyQuarantined
 from cambrian_gaze.gaze.config import GazeConfig
 from cambrian_gaze.models.lineage import write_lineage
-from cambrian_gaze.training.adapters import is_adapted
+from cambrian_gaze.training.adapters import is_adapted, without_peft_card
 from cambrian_gaze.training.bad_steps import taint
 from cambrian_gaze.training.callbacks import LogAtCheckpoints, LogFile, MeterStart, ProgressLine
 from cambrian_gaze.training.checkpointed import CheckpointedTrainer
@@ -243,14 +244,16 @@ class CambrianTrainer(CheckpointedTrainer):
         config, trained_with = self.model.config, getattr(self.model.config, "use_cache", None)
         if self._saved_use_cache is not None:
             config.use_cache = self._saved_use_cache
+        folder = Path(self.args.output_dir if output_dir is None else output_dir)
+        writes_adapter = is_adapted(self.model) and self.args.should_save
         try:
-            super().save_model(output_dir, _internal_call)
-            if is_adapted(self.model) and self.args.should_save:
-                config.save_pretrained(self.args.output_dir if output_dir is None else output_dir)
+            with without_peft_card(folder) if writes_adapter else contextlib.nullcontext():
+                super().save_model(output_dir, _internal_call)
+            if writes_adapter:
+                config.save_pretrained(folder)
         finally:
             if self._saved_use_cache is not None:
                 config.use_cache = trained_with
-        folder = Path(self.args.output_dir if output_dir is None else output_dir)
         if self.args.should_save and not _internal_call:
             (folder / "training_args.bin").unlink(missing_ok=True)  # a pickle; run_config.json says the same
         if self.args.stage == 1 and self.args.should_save:

@@ -6,6 +6,7 @@ from safetensors.torch import save_file
 
 from cambrian_gaze.cli.main import main
 from cambrian_gaze.models.lineage import LINEAGE, write_lineage
+from cambrian_gaze.training.bad_steps import BadSteps
 from cambrian_gaze.training.checkpoint import mark_complete
 
 
@@ -40,6 +41,7 @@ def output_dir(tmp_path: Path) -> Path:
         (folder / "config.json").write_text("{}")
         (folder / "optimizer.pt").write_bytes(b"state")
         (folder / "data_position.json").write_text("{}")
+        BadSteps(tmp_path, 20.0, 10).save(folder)
         (folder / "trainer_state.json").write_text('{"log_history": [{"loss": 1.25}, {"eval_loss": 3}]}')
         if step != 6:
             mark_complete(folder, step, world_size=2, zero_stage=2)

@@ -26,6 +26,8 @@ def test_clean_data(folder, capsys):
     said = capsys.readouterr().out
     assert "5 rows; 5 images, 0 videos" in said and "tokens per sample: median" in said and "clean: 0 of 5" in said
     assert (folder / "q.jsonl").read_text() == "" and json.loads((folder / "r.json").read_text())["clean"] is True
+    assert main(["data", "preview", "good.jsonl", "--samples", "2", "--quarantine", "q.jsonl", "--out", "p.html"]) == 0
+    assert "2 samples, 0 of them with an error" in capsys.readouterr().out
 
 
 def test_findings(folder, capsys):

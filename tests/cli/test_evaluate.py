@@ -9,7 +9,7 @@ import yaml
 
 from cambrian_gaze.cli.evaluate import gaze_options
 from cambrian_gaze.cli.main import main
-from tests.evaluation._fixtures import write_data_root
+from tests.evaluation._data_root import write_data_root
 
 ROOT = Path(__file__).resolve().parents[2]
 ROW = "Cambrian-4B + Gaze 72+4"

@@ -84,16 +84,19 @@ def test_a_file_that_cannot_be_read_at_all_is_a_finding(folder):
 
 
 class Killer(Inspector):
-    """Dies of row 300."""
+    """Dies of one record, as a decoder written in C may."""
 
     def row(self, records, index, folders):
-        if index == 300:
-            os.kill(os.getpid(), signal.SIGKILL)
+        if records[index].id == "bad":
+            os.kill(os.getpid(), signal.SIGSEGV)
         return Inspected(row=index + 1)
 
 
-def test_a_worker_that_dies_is_told_with_its_place(folder):
-    recipe = recipe_file(folder, [row(n) for n in range(3 * survey_module._CHUNK)])
-    with pytest.raises(WorkerDied, match=r"rows.jsonl, after (0|256) of its 768 rows .*--workers 0"):
+@pytest.mark.parametrize(("rows", "bad"), [(3 * survey_module._CHUNK, 300), (10, 7)], ids=["large", "small"])
+def test_a_worker_that_dies_is_told_with_its_row(folder, rows, bad):
+    recipe = recipe_file(folder, [row("bad" if n == bad else n) for n in range(rows)])
+    path = folder / "rows.jsonl"
+    path.write_text("\n\n" + path.read_text())  # a row's number is its line
+    with pytest.raises(WorkerDied, match=rf"died while it read row {bad + 3} of \S*rows.jsonl .*use fewer --workers"):
         check(recipe, Killer(), 2, folder / "q.jsonl")
     assert not [name for name in os.listdir(folder) if "q.jsonl" in name]

@@ -98,6 +98,18 @@ def test_every_frame_is_found_wherever_one_starts(folder, backend):
         assert [number_of_array(frame) for frame in video.frames(wanted)] == wanted
 
 
+def test_containers_that_seek_by_decoding_time(tmp_path):
+    """In a transport stream a keyframe is decoded some frames before it is shown, since B-frames are put in order."""
+    write_video(tmp_path / "stream.ts", [i / 25 for i in range(75)])
+    video = open_video(str(tmp_path / "stream.ts"), "pyav")
+    for wanted in ([30], [25], [0, 24], [0, 25], [3, 51, 60], [74]):
+        assert [number_of_array(frame) for frame in video.frames(wanted)] == wanted
+    write_video(tmp_path / "stream.m2ts", [i / 25 for i in range(5)])
+    for name in ("stream.ts", "stream.m2ts"):
+        with pytest.raises(MediaError, match=f"'{name}' cannot be decoded: .*transport stream.*video_backend pyav"):
+            list(frames(name, tmp_path, "decord"))
+
+
 def number_of_array(frame: np.ndarray) -> int:
     bits = frame[HEIGHT // 2, BLOCK // 2 :: BLOCK].mean(axis=1) > 128
     return int(sum(1 << bit for bit in range(BITS) if bits[bit]))

@@ -95,6 +95,21 @@ def test_a_decoder_that_hangs_or_dies_costs_one_video(folder, sabotage, code, re
     assert len(load_frames("good.mp4", folder, FrameSampling(video_timeout=60))) == 4
 
 
+def test_an_interrupted_start_leaves_no_answer_behind(folder, monkeypatch):
+    """Ctrl-C while the child starts, in a notebook that goes on: the next video must get frames of its own."""
+    isolated_stop()
+    receive = isolated._receive
+
+    def interrupted(*args):
+        monkeypatch.setattr(isolated, "_receive", receive)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(isolated, "_receive", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        load_frames("good.mp4", folder)
+    assert len(load_frames("good.mp4", folder)) == 4
+
+
 class Films(Dataset):
     def __init__(self, folder, names):
         self.folder, self.names = folder, names

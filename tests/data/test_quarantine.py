@@ -3,7 +3,9 @@
 import json
 import os
 
-from cambrian_gaze.data.quarantine import Quarantined, QuarantineLog, read_quarantine
+import pytest
+
+from cambrian_gaze.data.quarantine import Quarantined, QuarantineLog, read_list, read_quarantine
 
 
 def item(row: int, reason: str = "bad") -> Quarantined:
@@ -48,6 +50,23 @@ def test_a_line_cut_by_a_crash_is_passed_over(tmp_path):
         stream.write('{"file": "tr\n{"fi')
     assert [entry["row"] for entry in read_quarantine(path)] == [1]
     assert QuarantineLog(path).add(item(1)) is False
+    assert QuarantineLog(path).add(item(2)) is True
+    assert [entry["row"] for entry in read_quarantine(path)] == [1, 2]
+    assert QuarantineLog(path).add(item(2)) is False
+
+
+def test_lists_of_users_lose_no_line(tmp_path):
+    path = tmp_path / "list.jsonl"
+    path.write_text("")
+    assert read_list(path) == []
+    path.write_text('{"file": "a", "row": 1}\n\n{"file": "a", "row": 1}\n{"file": "a", "row": 2}')
+    assert [entry["row"] for entry in read_list(path)] == [1, 2]
+    for line in ('{"file": "a", "ro', '{"file": "a"}', '["a", 2]', '{"file": "a", "row": "two"}', "7"):
+        path.write_text(f'{{"file": "a", "row": 1}}\n{line}\n')
+        with pytest.raises(ValueError, match="list.jsonl, line 2 is no .*delete the line"):
+            read_list(path)
+    with pytest.raises(ValueError, match="none.jsonl cannot be read .No such file"):
+        read_list(tmp_path / "none.jsonl")
 
 
 def test_rank_is_taken_from_the_environment(tmp_path, monkeypatch):

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from cambrian_gaze.data.records import read_records
-from tests.evaluation._fixtures import write_data_root
+from tests.evaluation._data_root import write_data_root
 from tests.evaluation._runs import evaluate
 
 

@@ -3,6 +3,7 @@
 import json
 import math
 import struct
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ from transformers import (
     SiglipVisionModel,
 )
 
+from cambrian_gaze.models.cambrian import Choices
+from cambrian_gaze.models.from_cambrian import from_cambrian
 from cambrian_gaze.models.initialise import initialise
 from cambrian_gaze.models.presets import load_tokenizer
 
@@ -258,3 +261,18 @@ def make(backbone: dict, out: Path, kind: str = "qwen3", **options):
     root = backbone["root"]
     options = {"overrides": GAZE, "progress": False, **options}
     return initialise(out, str(root / kind), str(root / "siglip"), **options)
+
+
+def convert(root: Path, siglip: str, choices: Choices | None = None, **options):
+    """`root/up` to `root/model`, with the tower in the folder `siglip`."""
+    return from_cambrian(root / "up", root / "model", choices, vision=siglip, progress=False, **options)
+
+
+def change_config(**values) -> Callable[[Path], None]:
+    """Changes the `config.json` of a checkpoint's folder."""
+
+    def change(up: Path) -> None:
+        config = json.loads((up / "config.json").read_text())
+        (up / "config.json").write_text(json.dumps({**config, **values}))
+
+    return change

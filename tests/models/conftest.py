@@ -1,5 +1,7 @@
 """A tiny model with spread-out logits, its processor, and pictures of noise."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -54,3 +56,10 @@ def backbone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
         found[kind] = write_language_model(root / kind, kind)
     found["siglip"] = write_siglip(root / "siglip")
     return found
+
+
+@pytest.fixture
+def siglip(tmp_path: Path) -> str:
+    """The folder of a tower."""
+    write_siglip(tmp_path / "siglip")
+    return str(tmp_path / "siglip")

@@ -75,6 +75,16 @@ def test_milestones_stay(tmp_path: Path) -> None:
     assert [step for step, _ in checkpoint_steps(tmp_path)] == [4, 8]
 
 
+def test_what_a_link_leads_to_is_not_deleted(tmp_path: Path) -> None:
+    (tmp_path / "archive").mkdir()
+    (tmp_path / "run").mkdir()
+    kept = checkpoint(tmp_path / "archive", 1)
+    (tmp_path / "run" / "checkpoint-1").symlink_to(kept)
+    checkpoint(tmp_path / "run", 2)
+    assert [path.name for path in prune(tmp_path / "run", 1)] == ["checkpoint-1"]
+    assert incomplete_because(kept) is None and len(checkpoint_steps(tmp_path / "run")) == 1
+
+
 def test_a_damaged_one_does_not_count_as_kept(tmp_path: Path) -> None:
     for step in (1, 2, 3):
         checkpoint(tmp_path, step)

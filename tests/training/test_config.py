@@ -56,6 +56,10 @@ def test_flags_override_the_file_and_the_file_its_base(tmp_path: Path) -> None:
         ("base: other.yaml\n", [], ["other.yaml", "cannot read"]),
         ("", ["value"], ["'value'", "before any"]),
         ("warmup_ratio: 2\n", [], ["warmup_ratio", "[0, 1)"]),
+        ("save_milestone_steps: 0\n", [], ["save_milestone_steps 0 must be a multiple of save_steps"]),
+        ("save_milestone_steps: 500\nsave_steps: 200\n", [], ["save_milestone_steps 500", "save_steps", "now 200"]),
+        ("save_milestone_steps: 500\nsave_steps: 0.1\n", [], ["a number of steps, now 0.1"]),
+        ("save_milestone_steps: 500\nsave_strategy: epoch\n", [], ["save_strategy epoch"]),
     ],
 )
 def test_errors_name_the_place_and_the_remedy(tmp_path: Path, text: str, flags: list[str], parts: list[str]) -> None:
@@ -85,3 +89,8 @@ def test_gaze_arguments_change_only_what_is_given() -> None:
     assert (video.region_size, video.top_k) == ((2, 2, 2), 8)
     with pytest.raises(ValueError, match="video_top_k, video_kv_budget"):
         GazeArguments(video_top_k=1, video_kv_budget=2)
+
+
+def test_milestones_are_among_the_checkpoints_written(tmp_path: Path) -> None:
+    run = load(["--save_milestone_steps=600", "--save_steps=200", f"--output_dir={tmp_path}", "--use_cpu"])
+    assert run.training.save_milestone_steps == 600

@@ -111,8 +111,15 @@ def test_an_adapter_holds_what_trained_and_nothing_else(base: Path, tuned: Path)
     assert {module_of(name) for name in low_rank} == {DECODER}
     assert {module_of(name) for name in tensors.keys() - set(low_rank)} == {PROJECTOR, CONTEXT}
     assert not (tuned / "model.safetensors").exists()
+    assert not list(tuned.rglob("README.md")), "peft's has nothing filled in"
     (parent,) = read_lineage(tuned)["parents"]
     assert (parent["role"], parent["name"]) == ("model", str(base))
+
+
+def test_a_card_of_the_user_stays_as_it_is(pages: Path, base: Path, tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text("mine")
+    assert run(command(pages, base, tmp_path, max_steps=1, save_strategy="no")) == 0
+    assert (tmp_path / "README.md").read_text() == "mine"
 
 
 @pytest.mark.parametrize("ranks", [1, pytest.param(2, marks=pytest.mark.slow)], ids=["1 rank", "ZeRO-2"])

@@ -1,8 +1,11 @@
 """The order of the data is a function of seed, epoch, position, split and rank."""
 
+import math
+from dataclasses import replace
+
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from cambrian_gaze.data.plan import EpochOrder
@@ -86,7 +89,7 @@ def test_interrupted_epochs_lose_nothing_and_repeat_nothing(n, packed, attempts,
         for epoch in course.epochs:
             part = course.parts[epoch]
             for loader in ranks:
-                loader.begin(epoch, part.start, part.first_step + 1)
+                loader.begin(epoch, part.start, part.first_step + 1, part.end)
             streams = [iter(loader) for loader in ranks]
             for number in range(part.steps):
                 if step == end:
@@ -102,10 +105,33 @@ def test_interrupted_epochs_lose_nothing_and_repeat_nothing(n, packed, attempts,
     assert len(set(seen[1])) == len(seen[1])
     if epochs == 2:
         assert sorted(seen[1]) == list(range(n))
-    elif not packed:  # The step that reaches half of the epoch is the last one.
-        half = {1: 0, 1.5: -(-n // 2)}[epochs]
-        assert half <= len(seen[1]) <= half + max(half and split.global_batch for split, _ in [*attempts, (last, 0)])
+    elif not packed:
+        assert len(seen[1]) == {1: 0, 1.5: -(-n // 2)}[epochs]
     assert position.step == course.max_steps
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(12, 90), st.booleans(), splits, splits, st.sampled_from([0.3, 0.5, 0.9]), st.booleans())
+def test_a_run_that_ended_within_an_epoch_goes_on_there(n, packed, first, last, epochs, drop_last) -> None:
+    """`num_train_epochs` is raised after the run has ended."""
+    order, position, seen = an_order(n, packed), Position(), []
+    first, last = (replace(split, drop_last=drop_last) for split in (first, last))
+    assume(math.ceil(order.num_packs(0) * epochs) >= first.micro_batch)
+    for split, until in ((first, epochs), (last, 1)):
+        course = Course(order, split, position, epochs=until)
+        for epoch, part in course.parts.items():
+            assert epoch == 0
+            for rank in range(split.world_size):
+                loader = OrderedBatches(order, split, rank=rank)
+                loader.begin(epoch, part.start, part.first_step + 1, part.end)
+                assert len(loader) == part.micro_steps
+                seen += [row for batch in loader for draw in batch for row in draw.rows]
+        position = course.position(course.max_steps)
+    assert len(set(seen)) == len(seen)
+    if not drop_last:
+        assert sorted(seen) == list(range(n)) and course.progress(course.max_steps) == 1.0
+    elif not packed:
+        assert n - len(seen) < last.micro_batch or not course.parts
 
 
 def test_packs_are_dealt_out_by_cost() -> None:

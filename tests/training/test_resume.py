@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -120,6 +121,23 @@ def test_all_ranks_stop_together_when_too_much_is_quarantined(tmp_path: Path) ->
     assert launch(2, expect_stop, flags(data, tmp_path / "run", **changes), note, timeout=60) == [0, 0]
     summaries = {Path(f"{note}{rank}").read_text() for rank in range(2)}
     assert len(summaries) == 1 and "1 of 4 samples (25.0%) could not be used" in summaries.pop()
+
+
+def decide_badly(seconds: float) -> int:
+    """0 where every rank hears within `seconds` that the first one could not decide."""
+    import torch.distributed as dist
+
+    from cambrian_gaze.training.resume import first_rank_decides
+
+    dist.init_process_group("gloo")
+    began = time.monotonic()
+    with pytest.raises(KeyError if dist.get_rank() == 0 else ValueError, match="weights"):
+        first_rank_decides(lambda: {}["weights"])
+    return int(time.monotonic() - began > seconds)
+
+
+def test_a_first_rank_that_fails_keeps_nobody_waiting() -> None:
+    assert launch(2, decide_badly, 20.0, timeout=60) == [0, 0]
 
 
 def test_ranks_without_images_take_part(tmp_path: Path) -> None:

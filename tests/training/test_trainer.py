@@ -9,7 +9,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from cambrian_gaze.data.quarantine import read_quarantine
 from cambrian_gaze.training import config, run
-from cambrian_gaze.training.checkpoint import incomplete_because
+from cambrian_gaze.training.checkpoint import MARKER, incomplete_because
 from cambrian_gaze.training.log import read_log
 from cambrian_gaze.training.projector import EXPORT_NAME
 from cambrian_gaze.training.trainer import CambrianTrainer, TooManyQuarantined
@@ -125,8 +125,16 @@ def test_an_excluded_row_is_no_part_of_the_plan(tmp_path: Path) -> None:
     assert [line["quarantined"] for line in read_log(tmp_path / "second")] == [0, 0, 0, 0]
     assert trainer.order.rows.tolist() == [0, 1, 3, 4, 5, 6, 7]
     assert read_log(tmp_path / "second", "end")[-1]["left_out/excluded"] == 1
-    with pytest.raises(ValueError, match="exclude: .*none.jsonl is not there"):
+    with pytest.raises(ValueError, match="none.jsonl cannot be read .*correct the path"):
         train(data, tmp_path / "third", exclude=tmp_path / "none.jsonl")
+
+
+def test_an_empty_list_excludes_nothing(tmp_path: Path) -> None:
+    """As `data check --quarantine` writes it for clean data."""
+    data = write_data(tmp_path / "data", list("tttt"))
+    (tmp_path / "empty.jsonl").touch()
+    trainer = train(data, tmp_path / "run", exclude=tmp_path / "empty.jsonl", max_steps=1)
+    assert trainer.order.rows.tolist() == [0, 1, 2, 3]
 
 
 @pytest.mark.parametrize("packing", [True, None], ids=["packed", "unpacked"])
@@ -178,6 +186,25 @@ def test_a_named_checkpoint_must_be_whole(pages: Path, tmp_path: Path) -> None:
     (tmp_path / "checkpoint-1").mkdir()
     with pytest.raises(ValueError, match="cannot be resumed from: it has no complete.json"):
         train(pages, tmp_path, resume_from_checkpoint=tmp_path / "checkpoint-1")
+
+
+def test_a_run_does_not_begin_before_checkpoints_of_another(pages: Path, tmp_path: Path) -> None:
+    saves = {"max_steps": 3, "save_strategy": "steps", "save_steps": 1}
+    train(pages, tmp_path / "run", **saves)
+    (tmp_path / "run" / "checkpoint-3" / MARKER).unlink()  # Nobody would go on from this one.
+    first = tmp_path / "run" / "checkpoint-1"
+    for options, message in (
+        ({"resume_from_checkpoint": first}, r"begin from \S*checkpoint-1 .step 1.* later checkpoints: checkpoint-2\. "),
+        ({"auto_resume": False}, "begin from the start.* later checkpoints: checkpoint-1, checkpoint-2. .*go on"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            train(pages, tmp_path / "run", **saves, **options)
+    branch = train(pages, tmp_path / "branch", resume_from_checkpoint=first, **saves)
+    assert branch.state.global_step == 3 and not (tmp_path / "branch" / "checkpoint-1").exists()
+    (tmp_path / "run" / "checkpoint-2").rename(tmp_path / "checkpoint-2")
+    train(pages, tmp_path / "run", resume_from_checkpoint=first, **saves)
+    losses = [[line["loss"] for line in read_log(tmp_path / name)][-2:] for name in ("run", "branch")]
+    assert losses[0] == losses[1]
 
 
 def test_a_finished_run_is_not_trained_further(pages: Path, tmp_path: Path) -> None:

@@ -130,9 +130,14 @@ def absent(value: Any) -> bool:
     return value is None or value != value or (isinstance(value, str) and value.strip().lower() in ("", "nan"))
 
 
+def letter(place: int) -> str:
+    """The letter of an option, A for 0."""
+    return chr(ord("A") + place)
+
+
 def lettered(options: list[str] | tuple[str, ...]) -> dict[str, str]:
     """Options by letter, from A."""
-    return {chr(ord("A") + place): str(option) for place, option in enumerate(options)}
+    return {letter(place): str(option) for place, option in enumerate(options)}
 
 
 def option_lines(options: Mapping[str, str], mark: str = "{}. {}") -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import re
+from collections.abc import Callable
 from typing import Any
 
 from cambrian_gaze.evaluation.benchmarks.declare import (
@@ -20,9 +21,11 @@ from cambrian_gaze.evaluation.benchmarks.declare import (
     Benchmark,
     Part,
     Row,
+    Score,
     Source,
     absent,
     both,
+    letter,
     lettered,
     option_lines,
     picture,
@@ -40,17 +43,29 @@ def _mmbench_options(row: Row) -> dict[str, str]:
     return {letter: str(row[letter]) for letter in "ABCD" if not absent(row[letter])}
 
 
-def _mmbench(suffix: str) -> Any:
+def _mmbench(language: str, suffix: str, score: Callable[..., Score], **more: Any) -> Benchmark:
+    """`suffix` ends the question; `score` is that of the protocol `cambrian`."""
+
     def ask(row: Row, protocol: str) -> list[Part]:
         hint = "" if absent(row["hint"]) else f"{row['hint']}\n"
         return with_picture(row, hint + row["question"] + " Options:" + option_lines(_mmbench_options(row)) + suffix)
 
-    return ask
-
-
-def _mmbench_fields() -> dict[str, str]:
-    fields = {"index": NUMBER, "question": TEXT, "hint": ANY, "answer": TEXT, "image": IMAGE}
-    return fields | dict.fromkeys("ABCD", ANY)
+    return Benchmark(
+        name=f"mmbench_{language.lower()}",
+        title=f"MMBench-{language}",
+        source=Source(f"lmms-lab/MMBench_{language}", "dev"),
+        fields={"index": NUMBER, "question": TEXT, "hint": ANY, "answer": TEXT, "image": IMAGE}
+        | dict.fromkeys("ABCD", ANY),
+        rows=4329,
+        samples=4329,
+        identity=lambda row, number: str(row["index"]),
+        group=lambda row: str(int(row["index"]) % 1_000_000),
+        figures=("all",),
+        ask=ask,
+        target=lambda row, protocol: {"answer": row["answer"], "options": _mmbench_options(row)},
+        score={"cambrian": score, "official": choices.official_option},
+        **more,
+    )
 
 
 def _mmvp_options(row: Row) -> dict[str, str]:
@@ -121,36 +136,9 @@ def _cv_bench(name: str, title: str, config: str, origin: str, rows: int) -> Ben
     )
 
 
-MMBENCH_EN = Benchmark(
-    name="mmbench_en",
-    title="MMBench-EN",
-    source=Source("lmms-lab/MMBench_EN", "dev"),
-    fields=_mmbench_fields(),
-    rows=4329,
-    samples=4329,
-    identity=lambda row, number: str(row["index"]),
-    group=lambda row: str(int(row["index"]) % 1_000_000),
-    figures=("all",),
-    ask=_mmbench(LETTER),
-    target=lambda row, protocol: {"answer": row["answer"], "options": _mmbench_options(row)},
-    score={"cambrian": choices.cambrian_letter, "official": choices.official_option},
-)
+MMBENCH_EN = _mmbench("EN", LETTER, choices.cambrian_letter)
 
-MMBENCH_CN = Benchmark(
-    name="mmbench_cn",
-    title="MMBench-CN",
-    source=Source("lmms-lab/MMBench_CN", "dev"),
-    fields=_mmbench_fields(),
-    rows=4329,
-    samples=4329,
-    identity=lambda row, number: str(row["index"]),
-    group=lambda row: str(int(row["index"]) % 1_000_000),
-    figures=("all",),
-    ask=_mmbench(LETTER_CN),
-    target=lambda row, protocol: {"answer": row["answer"], "options": _mmbench_options(row)},
-    score={"cambrian": choices.cambrian_first_token, "official": choices.official_option},
-    max_new_tokens=128,
-)
+MMBENCH_CN = _mmbench("CN", LETTER_CN, choices.cambrian_first_token, max_new_tokens=128)
 
 MMVP = Benchmark(
     name="mmvp",
@@ -196,10 +184,7 @@ SQA = Benchmark(
     samples=2017,
     keep=lambda row: row["image"] is not None,
     ask=_science,
-    target=lambda row, protocol: {
-        "answer": chr(ord("A") + row["answer"]),
-        "options": lettered(row["choices"]),
-    },
+    target=lambda row, protocol: {"answer": letter(row["answer"]), "options": lettered(row["choices"])},
     score={"cambrian": choices.cambrian_science, "official": choices.official_science},
 )
 

@@ -36,14 +36,15 @@ class Rows:
         self.folder = None if data_root is None else Path(data_root) / source.dataset
         configs = source.config if isinstance(source.config, tuple) else (source.config,)
         self._parts = [(config, _read(source, config, self.folder)) for config in configs]
-        self.revision = _revision(source, self.folder, self._parts[0][1])
-        """The commit that was read, or "local" where a local copy does not say."""
         self._digests: dict[Path, str] = {}
         self._joined: Any = None
         if benchmark.join is not None:
             _, other, key = benchmark.join
             self._joined = _read(other, other.config, self.folder)
             self._places = {value: place for place, value in enumerate(self._joined[key])}
+        read = [*(part for _, part in self._parts), *([] if self._joined is None else [self._joined])]
+        self.revision = _revision(source, self.folder, read)
+        """The commit that was read, or "local" where a local copy does not say."""
 
     def __len__(self) -> int:
         return sum(len(part) for _, part in self._parts)
@@ -147,12 +148,18 @@ def _read(source: Source, config: str | None, folder: Path | None) -> Any:
     return part
 
 
-def _revision(source: Source, folder: Path | None, part: Any) -> str:
-    """The commit in the URLs that were downloaded, or in the metadata that `hf download` leaves in a local copy."""
+def _revision(source: Source, folder: Path | None, parts: list[Any]) -> str:
+    """The commit after which `datasets` names the folder of its cache, also offline; or that in the metadata that
+    `hf download` leaves in a local copy.
+
+    Raises: ValueError where the parts come from several commits.
+    """
     if folder is None:
-        texts = [str(url) for url in part.info.download_checksums or {}]
-        found = {match[0] for text in texts for match in _COMMIT.finditer(text)}
-        return found.pop() if len(found) == 1 else source.revision
+        places = {Path(file["filename"]).parent.name for part in parts for file in part.cache_files}
+        found = sorted(filter(_COMMIT.fullmatch, places))
+        if len(found) > 1:
+            raise ValueError(f"{source.dataset} was changed while it was read ({', '.join(found)}); start again")
+        return found[0] if found else source.revision
     for note in sorted((folder / ".cache" / "huggingface" / "download").rglob("*.metadata")):
         commit = note.read_text(encoding="utf-8").split("\n", 1)[0].strip()
         if _COMMIT.fullmatch(commit):

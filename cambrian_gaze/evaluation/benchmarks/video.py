@@ -20,6 +20,7 @@ from cambrian_gaze.evaluation.benchmarks.declare import (
     Row,
     Source,
     both,
+    letter,
     lettered,
     option_lines,
 )
@@ -114,10 +115,7 @@ EGOSCHEMA = Benchmark(
     ask=lambda row, protocol: _film(
         f"videos/{row['video_idx']}.mp4", row["question"] + "\n" + "\n".join(row["option"]) + LETTER
     ),
-    target=lambda row, protocol: {
-        "answer": chr(ord("A") + int(row["answer"])),
-        "options": _stripped(row["option"]),
-    },
+    target=lambda row, protocol: {"answer": letter(int(row["answer"])), "options": _stripped(row["option"])},
     score=both(video.lone_letter),
     video=True,
 )
@@ -150,10 +148,7 @@ LONGVIDEOBENCH = Benchmark(
     ask=lambda row, protocol: _film(
         f"videos/{row['video_path']}", row["question"] + option_lines(_longvideo_options(row)) + LETTER
     ),
-    target=lambda row, protocol: {
-        "answer": chr(ord("A") + row["correct_choice"]),
-        "options": _longvideo_options(row),
-    },
+    target=lambda row, protocol: {"answer": letter(row["correct_choice"]), "options": _longvideo_options(row)},
     score=both(video.first_letter),
     video=True,
 )
@@ -169,10 +164,7 @@ PERCEPTIONTEST = Benchmark(
     ask=lambda row, protocol: _film(
         f"videos/{row['video_name']}.mp4", row["question"] + option_lines(lettered(row["options"])) + LETTER
     ),
-    target=lambda row, protocol: {
-        "answer": chr(ord("A") + int(row["answer_id"])),
-        "options": lettered(row["options"]),
-    },
+    target=lambda row, protocol: {"answer": letter(int(row["answer_id"])), "options": lettered(row["options"])},
     score=both(video.lone_letter),
     video=True,
 )

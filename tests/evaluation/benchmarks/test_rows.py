@@ -69,24 +69,32 @@ def test_the_commit_of_a_local_copy_is_its_revision(data_root: Path, tmp_path: P
     assert Rows(BENCHMARKS["mme"], tmp_path).revision == "0123456789abcdef0123456789abcdef01234567"
 
 
-def test_the_hub_is_asked_for_the_declared_revision(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without a network: what `datasets` is asked for, and the commit taken from the addresses that it downloaded."""
+def test_the_hub_is_asked_for_the_declared_revision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a network: what `datasets` is asked for, and the commit taken from its cache, in which its own builder
+    lays the rows as it does for the hub: by the commit, which is the builder's hash."""
     import datasets
+    from datasets.packaged_modules.json.json import Json
 
-    commit = "0123456789abcdef0123456789abcdef01234567"
+    commits = ["0123456789abcdef0123456789abcdef01234567"]
     asked = []
+    (tmp_path / "rows.jsonl").write_text('{"video": "v0.mp4"}\n')
 
     def load_dataset(path: str, config: str | None, **options: object) -> datasets.Dataset:
         asked.append((path, config, options))
-        part = datasets.Dataset.from_list([{"video": "v0.mp4"}])
-        part.info.download_checksums = {f"hf://datasets/{path}@{commit}/json/{config}.json": {}}
-        return part
+        files = {"data_files": str(tmp_path / "rows.jsonl"), "cache_dir": str(tmp_path / "cache")}
+        commit = commits[len(asked) % len(commits)]
+        builder = Json(hash=commit, dataset_name="bench", config_name=config, **files)
+        builder.download_and_prepare()
+        return builder.as_dataset(split="train")
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     rows = Rows(BENCHMARKS["mvbench"])
     assert len(asked) == len(rows) == 20 and rows[3]["config"] == asked[3][1] == "fine_grained_action"
     assert asked[0][0] == "OpenGVLab/MVBench" and asked[0][2]["revision"] == "video"
-    assert rows.revision == commit
+    assert rows.revision == commits[0]
+    commits.append("f" * 40)
+    with pytest.raises(ValueError, match="MVBench was changed while it was read"):
+        Rows(BENCHMARKS["mvbench"])
     with pytest.raises(MediaError, match="read from a local copy only"):
         rows.load(Film("v0.mp4"), FrameSampling())
 
