@@ -134,15 +134,16 @@ def _step(q: Tensor, ctx: GazeContext, layer: int, scaling: float) -> Callable[[
 
 
 def _checked(q: Tensor, out: Tensor, ctx: GazeContext, layer: RandomLayer, scaling: float) -> dict:
-    """Error against float64 over the same selection, and what was read and attended, counted in a call."""
+    """Error against float64 over the step's own selection, and what was read and attended, counted in a call."""
     batch, groups, regions = layer.page_keys.shape[:3]
-    chosen = ctx.choose(0, q, layer.page_keys.flatten(2, 3), ctx.cache.page_layout.region, scaling)
+    ctx.recorder = GazeRecorder()
+    _step(q, ctx, 0, scaling)()
+    gaze, ctx.recorder = ctx.recorder.layers[0], None
+    chosen = gaze.regions[:, :, None]  # [B, 1, 1, R] where all are kept
+    chosen = chosen.expand(-1, max(groups, chosen.shape[1]), -1, -1)
     seen = ctx.prepared["page_seen"], ctx.prepared["flat_seen"]
     grouped = q.view(batch, groups, -1, q.shape[-1]).double()
     want, _ = decode_torch.attend(grouped, layer.double(), *seen, chosen, scaling)
-    ctx.recorder = GazeRecorder()
-    attend(q, layer.flat_keys, layer.flat_values, ctx, layer=0, scaling=scaling)
-    gaze, ctx.recorder = ctx.recorder.layers[0], None
     # Every selected page once per KV head. A step that reads in place, or per query head, moves more than this.
     share = as_mask(chosen, regions).view(batch, groups, -1, regions).any(2).double().mean().item()
     read = layer.descriptors.nbytes + layer.flat_keys.nbytes + layer.flat_values.nbytes
