@@ -47,8 +47,8 @@ MIN_HEAD_DIM = 16
 
 CUDA_DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 KERNEL_OPTIONS = {"BACKEND": "TRITON"}
-"""The same kernel for any number of queries. Left to itself torch takes its decoding kernel for fewer than 128, of which
-it has no tiling where queries times query heads per KV head are more than a block of the mask."""
+"""The same kernel for any number of queries. Left to itself torch takes its decoding kernel for fewer than 128, and has
+no tiling of that one where queries times query heads per KV head are more than a block of the mask."""
 
 MAX_RECOMPILES = 64
 """Kernels of a process: one per dtype, head counts and size, rules of visibility, with and without gradients."""
