@@ -199,8 +199,11 @@ def test_a_step_compiles_to_one_graph(granularity, routes):
 def test_a_step_replays_as_a_cuda_graph(granularity):
     q, ctx = step(granularity)
     want = [decode.attend(x, ctx, 0, 0.25) for x in (q, 2 * q)]
-    for name in ("page_keys", "page_values", "descriptors", "_flat_keys", "_flat_values"):
-        setattr(ctx.cache.layers[0], name, getattr(ctx.cache.layers[0], name).cuda())
+    layer = ctx.cache.layers[0]
+    for store in layer.stores.values():
+        store.data = store.data.cuda()
+    for name in ("descriptors", "_flat_keys", "_flat_values"):
+        setattr(layer, name, getattr(layer, name).cuda())
     for name in ("page_layout", "flat_layout"):
         setattr(ctx.cache, name, getattr(ctx.cache, name).to("cuda"))
     ctx.layout = ctx.key_layout = ctx.layout.to("cuda")

@@ -323,7 +323,9 @@ def test_on_a_device(dtype, dim, seed):
         assert torch.equal(once, again)
     reference_config = dataclasses.replace(config, backend="masked")
     wide = [x.double() for x in rounded]
-    wants = both(wide, reference_config, where, {layer: rows.put(chosen, -1) for layer, chosen in saved.items()})
+    _, asking = context(layout, reference_config).of_routing_queries()
+    asking = asking[:, None, :, None].expand(-1, saved[0].shape[1], -1, saved[0].shape[3])
+    wants = both(wide, reference_config, where, {0: rows.put(saved[0], -1).gather(2, asking)})
     for got, want in zip(both(rounded, config, where, saved), wants, strict=True):
         assert got.dtype == dtype
         assert (got.double() - want).abs().max() <= TOLERANCE[dtype] * want.abs().max()
