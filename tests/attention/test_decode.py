@@ -194,21 +194,35 @@ def test_a_step_compiles_to_one_graph(granularity, routes):
     assert torch.allclose(compiled(2 * q), decode.attend(2 * q, ctx, 0, 0.25), atol=2e-6)
 
 
+def move(ctx, device):
+    """A step's context and cache, on another device."""
+    layer = ctx.cache.layers[0]
+    for store in layer.stores.values():
+        store.data = store.data.to(device)
+    for name in ("descriptors", "_flat_keys", "_flat_values"):
+        setattr(layer, name, getattr(layer, name).to(device))
+    for name in ("page_layout", "flat_layout"):
+        setattr(ctx.cache, name, getattr(ctx.cache, name).to(torch.device(device)))
+    ctx.layout = ctx.key_layout = ctx.layout.to(torch.device(device))
+    ctx.offered, ctx.prepared = ctx.offered.to(device), {}
+    decode.prepare(ctx)
+
+
+@GRANULARITY
+@pytest.mark.parametrize("budget", [{"top_k": 2}, {"keep_ratio": 0.5}, {"keep_ratio": 1.0}], ids=str)
+def test_a_step_off_the_cpu_does_not_look_at_the_data(granularity, budget):
+    """Tensors without data refuse what would wait for a device: all of `prepare` and `attend` is free of it."""
+    q, ctx = step(granularity, image=RegionBudget((1, 2, 2), **budget))
+    move(ctx, "meta")
+    assert decode.attend(q.to("meta"), ctx, 0, 0.25).shape == q.shape
+
+
 @pytest.mark.gpu
 @GRANULARITY
 def test_a_step_replays_as_a_cuda_graph(granularity):
     q, ctx = step(granularity)
     want = [decode.attend(x, ctx, 0, 0.25) for x in (q, 2 * q)]
-    layer = ctx.cache.layers[0]
-    for store in layer.stores.values():
-        store.data = store.data.cuda()
-    for name in ("descriptors", "_flat_keys", "_flat_values"):
-        setattr(layer, name, getattr(layer, name).cuda())
-    for name in ("page_layout", "flat_layout"):
-        setattr(ctx.cache, name, getattr(ctx.cache, name).to("cuda"))
-    ctx.layout = ctx.key_layout = ctx.layout.to("cuda")
-    ctx.offered, ctx.prepared = ctx.offered.cuda(), {}
-    decode.prepare(ctx)
+    move(ctx, "cuda")
     given = q.cuda()
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
