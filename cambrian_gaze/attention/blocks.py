@@ -21,6 +21,7 @@ from cambrian_gaze.extras import require
 logger = logging.getLogger(__name__)
 
 NO_DROPOUT = 0.0
+MAX_SEGMENTS = 65_535
 
 
 class PlainBlocks:
@@ -161,7 +162,15 @@ def _lengths(segments: Segments) -> tuple[Tensor, Tensor, int, int]:
     """Where segments begin, and the longest, of queries and keys, in the order in which every flash kernel takes them.
 
     The longest is never 1: there FlashAttention 2 turns to a decoding path of its own, whose LSE has another layout.
+
+    Raises: ValueError for more segments than a grid of CUDA has rows.
     """
+    count = len(segments.cu_q) - 1
+    if count > MAX_SEGMENTS:
+        raise ValueError(
+            f"flash_varlen has {count} segments (row, KV head, region) in one call, and the flash kernels take "
+            f"{MAX_SEGMENTS}: use backend 'flex' or 'triton', fewer rows in a batch, or larger regions"
+        )
     return segments.cu_q, segments.cu_k, max(2, segments.max_q), segments.max_k
 
 

@@ -177,7 +177,7 @@ class GazeContext:
             scores = self._scores(layer, q, k, key_region, scaling)
             regions = choose_from(scores, self.pools)
             if self.cache is not None and not self.is_step and not self.cache.layers[layer].resident:
-                self.cache.layers[layer].prefetch(regions[:, :, -1])
+                self.cache.layers[layer].prefetch(_last_choice(regions))
             if self.mass is not None:
                 self.mass.append(self._mass_inside(q, k, key_region, regions, scaling))
         if self.saved is not None:
@@ -207,3 +207,12 @@ class GazeContext:
             keys = unrotate(k, *(self.key_rotary or self.rotary)) if config.descriptor_keys == "pre_rope" else k
             descriptors = describe(keys, key_region, num_regions, config.descriptor)
         return region_scores(q, descriptors, config.descriptor, config.head_granularity)
+
+
+def _last_choice(regions: Tensor) -> Tensor:
+    """int64 [B, H or G, K]: what each row's last query that chose anything chose, of int64 [B, H or G, Q, K]. Rows with
+    fewer queries that route are filled up behind them."""
+    chose = (regions >= 0).any(3).any(1)
+    number = torch.arange(chose.shape[1], device=chose.device)
+    last = torch.where(chose, number, 0).amax(1)[:, None, None, None]
+    return regions.gather(2, last.expand(-1, regions.shape[1], -1, regions.shape[3]))[:, :, 0]

@@ -46,6 +46,10 @@ MIN_HEAD_DIM = 16
 """On CUDA; the smallest operand of a Triton dot product."""
 
 CUDA_DTYPES = (torch.bfloat16, torch.float16, torch.float32)
+KERNEL_OPTIONS = {"BACKEND": "TRITON"}
+"""The same kernel for any number of queries. Left to itself torch takes its decoding kernel for fewer than 128, and has
+no tiling of that one where queries times query heads per KV head are more than a block of the mask."""
+
 MAX_RECOMPILES = 64
 """Kernels of a process: one per dtype, head counts and size, rules of visibility, with and without gradients."""
 
@@ -123,7 +127,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, ctx: GazeContext, layer: int, scalin
     seq_lengths = (q.shape[2], k.shape[2])
     block_mask = BlockMask(seq_lengths=seq_lengths, BLOCK_SIZE=(BLOCK, BLOCK), mask_mod=mask, **blocks)
     run = _compiled(q.device.type)
-    return run(q, k, v, block_mask=block_mask, scale=scaling, enable_gqa=q.shape[1] != k.shape[1])
+    grouped = q.shape[1] != k.shape[1]
+    return run(q, k, v, block_mask=block_mask, scale=scaling, enable_gqa=grouped, kernel_options=KERNEL_OPTIONS)
 
 
 @cache

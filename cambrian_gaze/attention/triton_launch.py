@@ -10,6 +10,7 @@ import triton
 from torch import Tensor
 
 from cambrian_gaze.attention import triton_kernels as kernels
+from cambrian_gaze.attention.triton_plan import BLOCK_KEYS
 
 if TYPE_CHECKING:
     from cambrian_gaze.attention.triton_plan import Plan
@@ -93,8 +94,8 @@ def tiles(dim: int, wide: bool, backward: bool = False) -> dict[str, int]:
     """Head size, its power of two, rows per tile, warps and stages of a kernel's loop.
 
     Not tuned, no timing stands behind it: what ptxas fits into the registers and shared memory of sm_90 up to D = 128,
-    for bf16 and fp16 without spilling. `wide`: fp32, whose products keep both factors in shared memory (D = 128 takes
-    216 of Hopper's 227 KiB; where it does not fit, Triton says so).
+    for bf16 and fp16 without spilling; sm_80 takes it too, and spills a little in backward at D = 64. `wide`: fp32,
+    whose products keep both factors in shared memory. What does not fit Triton refuses, with both numbers.
     """
     padded = max(16, triton.next_power_of_2(dim))
     rows = 64 if padded * (1 + backward) <= 128 else 32
@@ -104,9 +105,15 @@ def tiles(dim: int, wide: bool, backward: bool = False) -> dict[str, int]:
         "D": dim,
         "DP": padded,
         "M": rows,
-        "num_warps": 4 if padded <= 64 and not wide else 8,
+        "num_warps": 4 if padded * (1 + backward) <= 64 and not wide else 8,
         "num_stages": 1 if wide else 3,
     }
+
+
+def largest_block(q: Tensor) -> int:
+    """Keys of a block that the kernels take: of fp32 half as many as a region of 6 × 6 has, or else backward needs more
+    shared memory than sm_80 has."""
+    return 32 if _is_wide(q) else BLOCK_KEYS
 
 
 def flat_tile(wide: bool) -> int:

@@ -109,6 +109,16 @@ class Plan:
         bounds = {name: (getattr(self, name) - start).clamp(0, stop - start) for name in ("row_first", "row_last")}
         return dataclasses.replace(self, **part, **bounds)
 
+    def blocks_of(self, most: int) -> Plan:
+        """The plan with blocks of at most `most` keys."""
+        batch, blocks, size = self.table.shape
+        parts = -(-size // most)
+        if parts == 1:
+            return self
+        size = -(-size // parts)
+        table = torch.nn.functional.pad(self.table, (0, parts * size - self.table.shape[2]), value=-1)
+        return dataclasses.replace(self, table=table.view(batch, blocks * parts, size), cuts=self.cuts * parts)
+
 
 def queries_of_blocks(blocks: Tensor, num_blocks: int, kv_heads: int) -> tuple[Tensor, Tensor]:
     """For every (row, KV head, block) the list of the selections that name it, in order of head and query.

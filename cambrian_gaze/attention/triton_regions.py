@@ -89,6 +89,7 @@ def routed_attention(q: Tensor, k: Tensor, v: Tensor, plan: Plan, regions: Tenso
 
     Returns: [B, H, T, D], with gradients.
     """
+    plan = plan.blocks_of(_kernels().largest_block(q))
     part = torch.arange(plan.cuts, device=q.device)
     blocks = torch.where(regions[..., None] < 0, -1, regions[..., None] * plan.cuts + part).flatten(3)
     batch, heads, queries, dim = q.shape

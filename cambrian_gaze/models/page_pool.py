@@ -69,7 +69,7 @@ class HostStore(PageStore):
             self.data.copy_(block, non_blocking=True)
             if block.is_cuda:
                 self._pending = torch.cuda.Event()
-                self._pending.record()
+                self._pending.record(torch.cuda.current_stream(block.device))
         else:
             self.data.index_copy_(2, touched.cpu(), block.cpu())
 
@@ -122,7 +122,7 @@ class PagePool:
             ahead: nobody waits for them: on CUDA the copy runs beside the computation.
         """
         if self._ahead and not ahead:
-            torch.cuda.current_stream().wait_stream(self._side)
+            torch.cuda.current_stream(self._side.device).wait_stream(self._side)
             self._ahead = False
         slots = self.slot_of[pages]
         here = slots >= 0
@@ -145,7 +145,7 @@ class PagePool:
         self._page_in[free] = missing
         self._used[free] = self._clock
         if ahead and self._side is not None:
-            self._side.wait_stream(torch.cuda.current_stream())
+            self._side.wait_stream(torch.cuda.current_stream(self._side.device))
             with torch.cuda.stream(self._side):
                 self._copy(missing, free, counts)
             self._ahead = True

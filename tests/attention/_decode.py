@@ -59,8 +59,8 @@ def moved(q, ctx, device):
     for name in ("descriptors", "_flat_keys", "_flat_values"):
         setattr(layer, name, getattr(layer, name).to(device))
     for name in ("page_layout", "flat_layout"):
-        setattr(ctx.cache, name, getattr(ctx.cache, name).to(device))
-    layout = ctx.layout.to(device)
+        setattr(ctx.cache, name, getattr(ctx.cache, name).to(torch.device(device)))
+    layout = ctx.layout.to(torch.device(device))
     ctx = dataclasses.replace(ctx, layout=layout, key_layout=layout, offered=ctx.offered.to(device), prepared={})
     decode.prepare(ctx)
     return q.to(device), ctx

@@ -99,6 +99,15 @@ def test_a_step_compiles_to_one_graph(granularity, routes):
     assert torch.allclose(compiled(2 * q), decode.attend(2 * q, ctx, 0, 0.25), atol=2e-6)
 
 
+@GRANULARITY
+@pytest.mark.parametrize("budget", [{"top_k": 2}, {"keep_ratio": 0.5}, {"keep_ratio": 1.0}], ids=str)
+def test_a_step_off_the_cpu_does_not_look_at_the_data(granularity, budget):
+    """Tensors without data refuse what would wait for a device: all of `prepare` and `attend` is free of it."""
+    q, ctx = step(granularity, image=RegionBudget((1, 2, 2), **budget))
+    given, ctx = moved(q, ctx, "meta")
+    assert decode.attend(given, ctx, 0, 0.25).shape == q.shape
+
+
 @pytest.mark.gpu
 @GRANULARITY
 @pytest.mark.parametrize("backend", ["auto", "triton"])
@@ -119,12 +128,6 @@ def test_a_step_replays_as_a_cuda_graph(granularity, backend, dtype, tolerance):
         given.copy_(x)
         graph.replay()
         assert torch.allclose(out.cpu(), expected, rtol=tolerance, atol=tolerance)
-
-
-def test_the_step_of_these_tests_can_move():
-    """What the tests on a GPU do first, so that it is not a GPU that finds it broken."""
-    q, ctx = step("q_head")
-    assert torch.equal(decode.attend(*moved(q, ctx, "cpu"), 0, 0.25), decode.attend(q, ctx, 0, 0.25))
 
 
 @GRANULARITY

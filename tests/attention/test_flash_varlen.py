@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from cambrian_gaze.attention import GazeRecorder, attend, blocks, prepare
+from cambrian_gaze.attention.masked import at_queries
 from cambrian_gaze.gaze.config import GazeConfig, RegionBudget
 from cambrian_gaze.gaze.oracle import oracle_attention
 from tests._layouts import build, draw_case, draw_tensors
@@ -174,7 +175,8 @@ def test_model_sizes_on_a_gpu(granularity, heads, groups):
             places = ctx.prepared["routing"].places[:, None, :, None].expand(-1, chosen.shape[1], -1, chosen.shape[3])
             ctx.saved[0] = chosen.gather(2, places)
         out = attend(*inputs, ctx, layer=0, scaling=128**-0.5)
-        chosen = ctx.saved[0]
+        if chosen is None:
+            chosen = at_queries(ctx.saved[0], ctx.prepared["tokens"][:, None, :, None], layout.shape[1])
         grads = torch.autograd.grad((out.float() * weight)[where].sum(), inputs)
         results.append((out[where], *grads, ctx.recorder.stats()))
     for got, want in zip(results[1][:4], results[0][:4], strict=True):

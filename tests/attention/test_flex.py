@@ -160,6 +160,21 @@ def test_compiled_once_for_all_layers_steps_and_lengths(monkeypatch):
     assert counter.frame_count == 1
 
 
+def test_short_queries_ask_for_the_same_kernel(monkeypatch):
+    """Torch's own choice for fewer than 128 queries does not compile for many of them (`test_few_queries`)."""
+    asked = []
+    kernel = flex._compiled("cpu")
+
+    def spy(*args, **kwargs):
+        asked.append(kwargs["kernel_options"])
+        return kernel(*args, **kwargs)
+
+    monkeypatch.setattr(flex, "_compiled", lambda device_type: spy)
+    config, layout, tensors = with_blocks(text=5)
+    run(*tensors, layout, config)
+    assert asked == [{"BACKEND": "TRITON"}]
+
+
 @pytest.mark.slow
 def test_the_compiled_kernel_reads_the_blocks(monkeypatch):
     """The C++ kernel that torch makes for a CPU goes by the block tensors, as the GPU's does. One shape: torch 2.13
@@ -285,6 +300,24 @@ class TestOnAGpu:
         shapes = [(2, heads, layout.shape[1], 128) for heads in (2 * group, 2, 2)]
         tensors = tuple(torch.randn(shape, generator=generator) for shape in shapes)
         self.compare(tensors, layout, config, torch.bfloat16, 3e-2, heads=2 * group)
+
+    @pytest.mark.parametrize("queries", [5, 100])
+    def test_few_queries(self, queries):
+        """The last queries of longer rows, as where a prompt goes on: 4 heads share a KV head."""
+        config, layout, _ = with_blocks()
+        generator = torch.Generator().manual_seed(1)
+        shapes = [(2, heads, layout.shape[1], 128) for heads in (8, 2, 2)]
+        q, k, v = (torch.randn(shape, generator=generator).to(CUDA, torch.bfloat16) for shape in shapes)
+        layout = layout.to(CUDA)
+        last = layout.tokens(slice(-queries, None))
+        outs = []
+        for backend, kind in (("flex", torch.bfloat16), ("masked", torch.float32)):
+            ctx = context(last, dataclasses.replace(config, backend=backend))
+            ctx.key_layout = layout
+            inputs = (x.to(kind) for x in (q[:, :, -queries:], k, v))
+            with torch.no_grad():
+                outs.append(attend(*inputs, prepare(ctx, CUDA, kind), layer=0, scaling=SCALING)[real(last, 8)])
+        assert (outs[0].float() - outs[1]).abs().max() <= 3e-2 * max(1.0, outs[1].abs().max())
 
     def test_every_region_is_dense_attention(self):
         config, layout, tensors = with_blocks(top_k=999)

@@ -200,6 +200,13 @@ def test_torch_varlen_takes_this_call():
     assert (dq.shape, dk.shape, dv.shape) == (q.shape, k.shape, k.shape)
 
 
+def test_more_segments_than_a_grid_has_rows_are_refused():
+    q = torch.empty(65_536, 1, 64, dtype=torch.bfloat16, device="meta")
+    cu = torch.empty(len(q) + 1, dtype=torch.int32, device="meta")
+    with pytest.raises(ValueError, match="65536 segments.*65535"):
+        TorchVarlenBlocks().forward(q, q, q, Segments(cu, cu, 1, 1, causal=False), SCALING)
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("causal", [False, True])

@@ -55,6 +55,13 @@ def test_rows_of_a_missing_gpu_say_so_and_leave_measured_ones_alone(tmp_path: Pa
     assert measure.read_section(page, "bench attention cuda") == "measured elsewhere"
 
 
+def test_attention_stops_at_its_time_limit(tmp_path: Path) -> None:
+    rows = tmp_path / "rows.json"
+    assert main(["bench", *CPU_ATTENTION, "--time_limit", "0", "--json", str(rows)]) == 0
+    notes = {row["note"] for row in json.loads(rows.read_text()) if row["arm"] in ("dense", "masked")}
+    assert notes == {"no time left"}
+
+
 def test_training_step(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = "train-step --quick --device cpu --text 12 --layers 1 --repeats 1 --checkpointing".split()
     assert main(["bench", *arguments, "--json", str(tmp_path / "rows.json")]) == 0

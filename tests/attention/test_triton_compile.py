@@ -1,0 +1,113 @@
+"""The Triton kernels through Triton's compiler and ptxas, which need no device: what the interpreter accepts must also
+be Triton, and fit the registers and the shared memory of a GPU.
+
+The launcher itself runs, on tensors without data, so that signatures, sizes and options are those of a launch.
+"""
+
+import importlib.util
+import os
+import re
+import subprocess
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from cambrian_gaze.attention import triton_regions
+from cambrian_gaze.attention.triton_plan import Plan
+
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("triton") is None or os.environ.get("TRITON_INTERPRET") == "1",
+    reason="needs triton, not interpreted",
+)
+
+SHARED_BYTES = {80: 166_912, 90: 232_448}
+"""Shared memory that a program may have, by compute capability: A100, and H100 or H200."""
+
+KERNELS = ["blocks_forward", "rows_forward", "blocks_backward", "rows_backward", "flat_backward"]
+FEW = [(torch.bfloat16, 128, 36, 4, 90), (torch.float32, 128, 36, 7, 80)]
+"""dtype, head size, tokens of a region, query heads per KV head, compute capability."""
+
+MANY = [
+    (dtype, dim, size, group, capability)
+    for dtype in (torch.bfloat16, torch.float16, torch.float32)
+    for dim in (64, 128)
+    for size, group in [(36, 4), (9, 7), (64, 1)][: 1 if dtype == torch.float16 else None]
+    for capability in (80, 90)
+]
+CASES = FEW + [pytest.param(*case, marks=pytest.mark.slow) for case in MANY if case not in FEW]
+
+
+class Compiled:
+    """In the place of a kernel: compiles what it is called with, for the device of `stand_in`, and launches nothing."""
+
+    def __init__(self, kernel, built):
+        self.kernel, self.built = kernel, built
+
+    def __getitem__(self, grid):
+        from triton.runtime.jit import MockTensor
+
+        def launch(*args, **options):
+            args = [MockTensor(x.dtype) if isinstance(x, torch.Tensor) else x for x in args]
+            self.built[self.kernel.__name__] = self.kernel.warmup(*args, grid=grid, **options)
+
+        return launch
+
+
+def stand_in(capability: int) -> SimpleNamespace:
+    """A driver with a device of this capability, which also is the device's number, so that no other's is taken."""
+    from triton.backends.compiler import GPUTarget
+
+    return SimpleNamespace(
+        get_current_device=lambda: capability,
+        get_current_stream=lambda device: 0,
+        get_current_target=lambda: GPUTarget("cuda", capability, 32),
+    )
+
+
+def plan_of(batch: int, queries: int, keys: int, regions: int, size: int) -> Plan:
+    """A plan without data."""
+
+    def numbers(*shape):
+        return torch.empty(shape, dtype=torch.int64, device="meta")
+
+    table = numbers(batch, regions, size)
+    return Plan(*(numbers(batch, n) for n in (queries, queries, keys, keys, keys)), table, cuts=1)
+
+
+def spilled(kernel, capability: int) -> int:
+    """Bytes of registers that ptxas puts into memory."""
+    from triton.backends.nvidia.compiler import get_ptxas, sm_arch_from_capability
+
+    arch = f"--gpu-name={sm_arch_from_capability(capability)}"
+    command = [get_ptxas(capability).path, "-v", arch, "/dev/stdin", "-o", os.devnull]
+    said = subprocess.run(command, input=kernel.asm["ptx"], capture_output=True, text=True, check=True).stderr
+    return int(re.search(r"(\d+) bytes spill stores", said)[1])
+
+
+@pytest.mark.parametrize(("dtype", "dim", "size", "group", "capability"), CASES, ids=lambda x: str(x).split(".")[-1])
+def test_the_kernels_compile_and_fit(monkeypatch, dtype, dim, size, group, capability):
+    from triton.runtime import driver
+
+    from cambrian_gaze.attention import triton_kernels, triton_launch
+
+    built = {}
+    monkeypatch.setattr(driver, "_active", stand_in(capability))
+    monkeypatch.setattr(triton_launch, "_is_wide", lambda q: q.dtype == torch.float32)  # meta is not cuda
+    for name in KERNELS:
+        monkeypatch.setattr(triton_kernels, name, Compiled(getattr(triton_kernels, name), built))
+    batch, groups, queries, flat, regions = 2, 2, 8, 12, 5
+
+    def tensor(heads, length):
+        return torch.empty(batch, heads, length, dim, dtype=dtype, device="meta", requires_grad=True)
+
+    q, k, v = tensor(groups * group, queries), tensor(groups, 100), tensor(groups, 100)
+    chosen = torch.empty(batch, groups * group, queries, 3, dtype=torch.int64, device="meta")
+    plan = plan_of(batch, queries, flat, regions, size)
+    out = triton_regions.routed_attention(q, k, v, plan, chosen, dim**-0.5)
+    torch.autograd.grad(out.sum(), (q, k, v))
+    assert list(built) == KERNELS
+    exact = capability == 90 and dtype != torch.float32
+    for name, kernel in built.items():
+        assert kernel.metadata.shared <= SHARED_BYTES[capability], name
+        assert spilled(kernel, capability) <= (32 if exact else 256), name
