@@ -8,7 +8,8 @@ the selected blocks of the visual cache are read. Four ways, one contract:
 - `decode_native`: compiled code on a CPU without gradients, which chooses as well; each page is read once per KV head.
 - `decode_cpu`: plain torch on a CPU without gradients, through buffers that are kept. For what `decode_native` does not
   take, and where it was not compiled.
-- `decode_triton`: kernels that do the same as `decode_native` on a GPU, in fixed shapes; where `backend` is "triton".
+- `decode_triton`: kernels that do the same as `decode_native` on a GPU, in fixed shapes, where `backend` is "triton" and
+  no gradient is asked for.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ def attend(q: Tensor, ctx: GazeContext, layer: int, scaling: float) -> Tensor:
     if decode_cpu.takes(q, pages):
         compiled = prepared["compiled"] and decode_native.takes(grouped)
         out, visual, regions = _in_compiled_code(*how) if compiled else _on_cpu(*how)
-    elif ctx.config.backend == "triton" and pages.resident and not decode_cpu.needs_gradients(q, pages):
+    elif ctx.config.backend == "triton" and _triton().takes(grouped, pages):
         out, visual, regions = _in_triton(*how)
     else:
         out, visual, regions = _in_torch(*how)

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from cambrian_gaze.attention import decode_triton_kernels as kernels
 from cambrian_gaze.attention.context import LayerPages
+from cambrian_gaze.attention.decode_cpu import needs_gradients
 from cambrian_gaze.attention.triton_launch import on_device
 from cambrian_gaze.gaze.routing import Pool, as_mask
 
@@ -28,7 +29,7 @@ MOST_SCORES = 1 << 15
 """Scores of an item that one program ranks, at most; more are ranked in torch."""
 
 KEYS_AT_ONCE = 64
-"""Keys in a tile."""
+"""Keys in a tile; half as many in fp32, whose products keep more in registers."""
 
 PROGRAMS = 512
 """Programs that `attend` aims at, a few for each multiprocessor."""
@@ -49,6 +50,11 @@ class Pages:
 
     count: Tensor
     """int32 [I]: how many of the U are listed."""
+
+
+def takes(grouped: Tensor, pages: LayerPages) -> bool:
+    """Whether a step of queries [B, G, n, D] can run here: without gradients, all pages on the device."""
+    return pages.resident and grouped.shape[2] <= MOST_HEADS and not needs_gradients(grouped, pages)
 
 
 def chooses(num_regions: int, selections: int) -> bool:
@@ -146,11 +152,12 @@ def attend(
     part_out = q.new_empty(items, sum(parts), heads, dim, dtype=torch.float32)
     part_lse, out = q.new_empty(items, sum(parts), heads, dtype=torch.float32), torch.empty_like(q)
     shape = dict(P=heads, D=dim, DP=_padded(dim))
+    tile = dict(M=max(16, triton.next_power_of_2(heads)), N=KEYS_AT_ONCE // (2 if q.dtype == torch.float32 else 1))
     with on_device(q.device):
         kernels.attend[items, sum(parts)](
             q, key_rows, value_rows, keys, values, wanted.listed, wanted.marks, wanted.count, page_seen.contiguous(),
             flat_seen.contiguous(), part_out, part_lse, scaling, groups, num_regions, most, columns, room, slots,
-            parts[0], *keys.stride()[:2], **shape, M=max(16, triton.next_power_of_2(heads)), N=KEYS_AT_ONCE,
+            parts[0], *keys.stride()[:2], **shape, **tile,
         )  # fmt: skip
         kernels.merge[items * heads,](
             part_out, part_lse, out, sum(parts), **shape, ZP=triton.next_power_of_2(sum(parts))

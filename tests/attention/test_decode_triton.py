@@ -94,7 +94,7 @@ def test_chooses_what_torch_chooses(granularity, top_k, two_pools):
 def test_long_caches_are_split(keys_at_once, monkeypatch):
     """Several parts of pages and of text; keys of a tile from several pages."""
     triton = decode._triton()
-    monkeypatch.setattr(triton, "KEYS_AT_ONCE", keys_at_once)
+    monkeypatch.setattr(triton, "KEYS_AT_ONCE", 2 * keys_at_once)
     monkeypatch.setattr(triton, "KEYS_PER_PART", 16)
     row = [("text", (60,)), *[("image", (1, 9, 8))] * 4, ("text", (40,))]
     q, ctx = step("q_head", rows=[row, row[1:]], backend="triton", image=RegionBudget((1, 3, 3), keep_ratio=0.3))
