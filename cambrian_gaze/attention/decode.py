@@ -8,8 +8,8 @@ the selected blocks of the visual cache are read. Four ways, one contract:
 - `decode_native`: compiled code on a CPU without gradients, which chooses as well; each page is read once per KV head.
 - `decode_cpu`: plain torch on a CPU without gradients, through buffers that are kept. For what `decode_native` does not
   take, and where it was not compiled.
-- `decode_triton`: kernels that do the same as `decode_native` on a GPU, in fixed shapes, where `backend` is "triton" and
-  no gradient is asked for.
+- `decode_triton`: kernels that do the same as `decode_native` on a GPU without gradients, in fixed shapes; where
+  `backend` is "triton".
 """
 
 from __future__ import annotations
