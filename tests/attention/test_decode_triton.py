@@ -1,10 +1,4 @@
-"""The decoding step in Triton against plain torch, in Triton's interpreter (fp32, on a CPU) and, marked `gpu`, on a
-device."""
-
-import importlib.util
-import os
-import subprocess
-import sys
+"""The decoding step in Triton against plain torch, in the interpreter (fp32, on a CPU); on a GPU: `test_decode.py`."""
 
 import pytest
 import torch
@@ -13,20 +7,12 @@ from cambrian_gaze.attention import GazeRecorder, decode
 from cambrian_gaze.gaze.config import RegionBudget
 from cambrian_gaze.gaze.routing import as_mask
 from tests.attention._decode import DIM, GRANULARITY, GROUPS, reference, step
-
-INSTALLED = importlib.util.find_spec("triton") is not None
-INTERPRETED = INSTALLED and os.environ.get("TRITON_INTERPRET") == "1"
-interpreter = pytest.mark.skipif(not INTERPRETED, reason="runs within test_in_the_interpreter")
+from tests.attention._interpreter import compiled, interpreter, run_interpreted, scalars  # noqa: F401
 
 
-@pytest.mark.skipif(not INSTALLED, reason="triton is not installed")
-@pytest.mark.skipif(INTERPRETED, reason="this is the interpreter")
+@compiled
 def test_in_the_interpreter():
-    env = os.environ | {"TRITON_INTERPRET": "1"}
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "not slow and not gpu", __file__]
-    result = subprocess.run(command, env=env, capture_output=True, text=True, timeout=600)
-    assert result.returncode == 0, result.stdout + result.stderr
-    assert "passed" in result.stdout
+    run_interpreted(__file__)
 
 
 def in_triton(q, ctx, monkeypatch):

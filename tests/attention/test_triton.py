@@ -1,14 +1,7 @@
-"""Triton kernels against the oracle, in Triton's interpreter (fp32, on a CPU) and, marked `gpu`, on a device.
-
-TRITON_INTERPRET must be set before triton is imported, and not for the rest of the suite: `test_in_the_interpreter`
-runs this file again in a process of its own.
-"""
+"""Triton kernels against the oracle, in Triton's interpreter (fp32, on a CPU) and, marked `gpu`, on a device."""
 
 import dataclasses
 import importlib.util
-import os
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -20,36 +13,13 @@ from cambrian_gaze.gaze.layout import CONTEXT, TEXT, VISUAL
 from cambrian_gaze.gaze.oracle import oracle_attention
 from cambrian_gaze.gaze.visibility import routing_queries, structure
 from tests._layouts import build, draw_case, draw_tensors
+from tests.attention._interpreter import INTERPRETED, compiled, interpreter, run_interpreted, scalars  # noqa: F401
 from tests.attention._run import DIM, SCALING, context, gradients, real, reference, run
 
-INSTALLED = importlib.util.find_spec("triton") is not None
-INTERPRETED = INSTALLED and os.environ.get("TRITON_INTERPRET") == "1"
-interpreter = pytest.mark.skipif(not INTERPRETED, reason="runs within test_in_the_interpreter")
-compiled = pytest.mark.skipif(not INSTALLED or INTERPRETED, reason="needs triton, not interpreted")
 
-
-@pytest.mark.skipif(not INSTALLED, reason="triton is not installed")
-@pytest.mark.skipif(INTERPRETED, reason="this is the interpreter")
+@compiled
 def test_in_the_interpreter():
-    env = os.environ | {"TRITON_INTERPRET": "1"}
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "not slow and not gpu", __file__]
-    result = subprocess.run(command, env=env, capture_output=True, text=True, timeout=600)
-    assert result.returncode == 0, result.stdout + result.stderr
-    assert "passed" in result.stdout
-
-
-@pytest.fixture(autouse=INTERPRETED)
-def scalars(monkeypatch):
-    """Triton's interpreter before 3.7 makes integers of arrays of one element, which NumPy 2.4 refuses."""
-    from triton.runtime import interpreter
-
-    patch = interpreter._patch_lang_tensor
-
-    def patched(tensor, scope, *args):
-        patch(tensor, scope, *args)
-        scope.set_attr(tensor, "__index__", lambda self: int(self.handle.data.item()))
-
-    monkeypatch.setattr(interpreter, "_patch_lang_tensor", patched)
+    run_interpreted(__file__)
 
 
 @pytest.fixture
