@@ -31,6 +31,7 @@ def extensions() -> list[Extension]:
             depends=[str(path) for path in sources],
             define_macros=[("GAZE_SOURCE", f"{checksum}u")],
             extra_compile_args=["-O3", "-std=c++17", "-fvisibility=hidden", "-fno-math-errno", *flags],
+            extra_link_args=["-s"],
             language="c++",
             optional=True,
             py_limited_api=True,
