@@ -63,7 +63,8 @@ def _is_open_track(file: BinaryIO, tables: dict[bytes, Place]) -> bool:
         return _read(file, tables[b"stsd"])[12:16] in _USUALLY_OPEN
     if b"ctts" not in tables:
         return False
-    decoded = np.cumsum(_expanded(durations))
+    durations = _expanded(durations)
+    decoded = np.cumsum(durations) - durations
     delays = _expanded(_entries(_read(file, tables[b"ctts"])[4:], 2)).astype(np.int32)
     shown = decoded[: len(delays)] + delays[: len(decoded)]
     overtaken = np.minimum.accumulate(shown[::-1])[::-1] < shown
