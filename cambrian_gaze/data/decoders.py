@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from cambrian_gaze.data.containers import has_open_groups
 from cambrian_gaze.data.frame_sampling import FrameSampling, Timeline, select_frames
 from cambrian_gaze.data.media import MediaError
 from cambrian_gaze.extras import require
@@ -70,14 +71,17 @@ class DecordVideo:
     def __init__(self, path: str):
         decord = require("decord", extra="video")
         decord.logging.set_level(decord.logging.QUIET)
-        if _is_transport_stream(path):  # Its first frame there is that of the second keyframe.
-            raise MediaError("decord gives other frames of a transport stream than those asked for", _OTHERWISE)
+        if (kind := _sought_wrongly(path)) is not None:
+            raise MediaError(f"decord gives other frames of {kind} than those asked for", _OTHERWISE)
         self._reader = decord.VideoReader(path, ctx=decord.cpu(0), num_threads=1)
         num_frames = _check_length(len(self._reader))
         starts = self._reader.get_frame_timestamp(list(range(num_frames)))[:, 0]
         # Packets without a time (AVI) come as the lowest integer; decord seeks wrongly in such files, too.
         if not np.all(np.abs(starts) < 1e9):
             raise MediaError("the file gives no time for its frames, without which decord cannot find them", _OTHERWISE)
+        if has_open_groups(path, starts, np.asarray(self._reader.get_key_indices())):
+            reason = "its groups of pictures are open, of which decord gives other frames than those asked for"
+            raise MediaError(reason, "choose --video_backend pyav, or re-encode it with closed groups of pictures")
         self.timeline = Timeline.of_starts(starts)
 
     def frames(self, indices: list[int]) -> Iterator[np.ndarray]:
@@ -143,11 +147,14 @@ def _video_stream(container: Any, path: str) -> Any:
     return container.streams.video[0]
 
 
-def _is_transport_stream(path: str) -> bool:
-    """MPEG-TS, or M2TS with four more bytes a packet: told by the sync bytes of four packets."""
+def _sought_wrongly(path: str) -> str | None:
+    """What a file is, if of a kind in which decord lands at other frames than it believes."""
     with open(path, "rb") as stream:
         head = stream.read(4 * 192)
-    return any(head[first::size][:4] == b"GGGG" for first, size in ((0, 188), (4, 192)))
+    if head.startswith(b"\x30\x26\xb2\x75\x8e\x66\xcf\x11"):
+        return "ASF (WMV)"
+    # The sync bytes of four packets, which M2TS begins with four bytes more.
+    return "a transport stream" if any(head[i::n][:4] == b"GGGG" for i, n in ((0, 188), (4, 192))) else None
 
 
 def _check_length(num_frames: int) -> int:
