@@ -164,6 +164,17 @@ def test_large_and_wide_scores(build):
     assert out[:, :, 0].isnan().all() and out[:, :, 1:].isfinite().all()
 
 
+def test_bf16_is_rounded_as_torch_rounds_it(build):
+    """The mean of two neighbours lies halfway between them: to the even one."""
+    case = draw(0, torch.bfloat16, batch=1, groups=1, heads=1, dim=16, slots=1, regions=1, columns=2)
+    neighbours = 1 + torch.arange(16) / 128  # 16 of bf16, side by side
+    case.layer.flat[1, 0, 0, 0], case.layer.flat[1, 0, 0, 1] = neighbours, neighbours + 1 / 128
+    alone = torch.zeros(1, 1, dtype=torch.bool), None  # no page, both columns
+    out, _ = decode_native.attend(torch.zeros_like(case.q), case.layer, *alone, None, 0.3)
+    want = (case.layer.flat_values[0, 0].float().sum(0) / 2).bfloat16()
+    assert torch.equal(out.view(16), want)
+
+
 def test_what_it_does_not_take():
     take = lambda heads, dim, dtype: decode_native.takes(torch.zeros(1, 2, heads, dim, dtype=dtype))  # noqa: E731
     assert take(4, 128, torch.float32) and take(64, 16, torch.bfloat16)
