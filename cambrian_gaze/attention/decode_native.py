@@ -66,7 +66,11 @@ def missing() -> str | None:
     found = [name for name in _builds() if _path(name)]
     if not found:
         return "cambrian_gaze was installed without a C++ compiler; install it again with one"
-    if _open(found[0]).gaze_decode_source() != _checksum():
+    try:
+        source = _open(found[0]).gaze_decode_source()
+    except OSError as error:
+        return f"it was compiled for another system ({error}); install cambrian_gaze again on this one"
+    if source != _checksum():
         return "it was compiled from another version of the source; install cambrian_gaze again"
     return None
 
@@ -156,7 +160,8 @@ def _library() -> tuple[Callable, int | None] | None:
     if reason is not None:
         logger.warning("decoding on this CPU runs in plain torch, not in the faster compiled code: %s", reason)
         return None
-    return _open(next(name for name in _builds() if _path(name))).gaze_decode_step, _run_parallel()
+    best = next(name for name in _builds() if _path(name))
+    return _open(best).gaze_decode_step, _run_parallel()
 
 
 def _builds() -> tuple[str, ...]:

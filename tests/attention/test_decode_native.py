@@ -184,7 +184,11 @@ def test_what_it_does_not_take():
 
 @pytest.mark.parametrize(
     ("name", "value", "reason"),
-    [("_path", lambda build: None, "without a C++ compiler"), ("_checksum", lambda: 0, "another version")],
+    [
+        ("_path", lambda build: None, "without a C++ compiler"),
+        ("_checksum", lambda: 0, "another version"),
+        ("_open", lambda build: decode_native.ctypes.CDLL(__file__), "for another system"),
+    ],
 )
 def test_where_it_is_missing_plain_torch_serves_and_says_so(name, value, reason, monkeypatch, caplog):
     monkeypatch.setattr(decode_native, name, value)
