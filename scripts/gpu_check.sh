@@ -58,7 +58,7 @@ bench() {
 step tests marked_tests
 bench attention 130 --text 256 --visual 576 4608 36864 --repeats 3 --time_limit 100
 bench decode 70
-bench train-step 150 --preset 4b --repeats 5 --backend flex
+bench train-step 150 --preset 4b --repeats 5 --backend flex --time_limit 110
 
 if ((${#failed[@]})); then
   echo "failed: ${failed[*]}"

@@ -9,9 +9,7 @@ forward call for all layers is timed apart. Errors are against float64 under the
 from __future__ import annotations
 
 import argparse
-import math
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from cambrian_gaze.attention import measure
@@ -74,9 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--head_dim", type=int, metavar="D", help="head size; default: 64 on a CPU, 128 on a GPU")
     parser.add_argument("--arms", nargs="+", metavar="NAME", help="backends beside dense; default: all there are")
     parser.add_argument("--repeats", type=int, default=10, metavar="N", help="timed calls of each; default: 10")
-    parser.add_argument(
-        "--time_limit", type=float, metavar="S", help="seconds after which nothing more is begun; default: none"
-    )
+    measure.add_time_limit(parser)
 
 
 def run(args: argparse.Namespace) -> list[measure.Row]:
@@ -88,12 +84,12 @@ def run(args: argparse.Namespace) -> list[measure.Row]:
     unknown = [name for name in args.arms or () if name not in BACKENDS]
     if unknown:
         raise ValueError(f"unknown arms: {', '.join(unknown)}; known: {', '.join(BACKENDS)}")
-    end = math.inf if args.time_limit is None else time.perf_counter() + args.time_limit
+    up = measure.time_is_up(args)
     rows: list[measure.Row] = []
     for name in ("cpu", "cuda") if args.device == "all" else (args.device,):
         present = name == "cpu" or torch.cuda.is_available()
         for case in _cases(args, name):
-            rows += _measured(args, case, end) if present else _unmeasured(args, case, "no GPU here")
+            rows += _measured(args, case, up) if present else _unmeasured(args, case, "no GPU here")
     measure.add_ratios(rows, ("text_tokens", "visual_tokens", "dtype", "mode", "device"))
     return rows
 
@@ -148,8 +144,7 @@ def _unmeasured(args: argparse.Namespace, case: Case, note: str) -> Iterator[mea
             yield _row(case, mode, arm, form, note=note)
 
 
-def _measured(args: argparse.Namespace, case: Case, end: float) -> Iterator[measure.Row]:
-    """end: on the clock of `time.perf_counter`; what would begin later is not measured."""
+def _measured(args: argparse.Namespace, case: Case, time_is_up: Callable[[], bool]) -> Iterator[measure.Row]:
     import torch
     from tqdm import tqdm
 
@@ -159,8 +154,8 @@ def _measured(args: argparse.Namespace, case: Case, end: float) -> Iterator[meas
     for mode, arm, form in (bar := tqdm(todo, leave=False)):
         bar.set_description(f"{case.device}, T {case.text}, N_v {case.visual}, {mode}, {form or arm}")
         values: dict[str, Any] = {"note": case.refusal(arm, gradients=mode == BACKWARD)}
-        if values["note"] is None and time.perf_counter() > end:
-            values = {"note": "no time left"}
+        if values["note"] is None and time_is_up():
+            values = {"note": measure.NO_TIME_LEFT}
         elif values["note"] is None:
             try:
                 values = _figures(case, arm, form, mode, inputs, args.repeats)

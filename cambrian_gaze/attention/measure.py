@@ -5,8 +5,10 @@ Imports torch only inside functions: a bench's `--help` must not wait for it.
 
 from __future__ import annotations
 
+import argparse
 import importlib.metadata
 import json
+import math
 import os
 import platform
 import re
@@ -37,6 +39,7 @@ ROW_KEYS = (
 regions that a query keeps, 1.0 for dense attention; `device` is the device's type."""
 
 NOT_MEASURED = "not measured"
+NO_TIME_LEFT = "no time left"
 PACKAGES = ("torch", "triton", "transformers", "flash-attn")
 
 
@@ -71,6 +74,19 @@ def median_us(
             call()
             times.append((time.perf_counter() - since) * 1e6)
     return statistics.median(times)
+
+
+def add_time_limit(parser: argparse.ArgumentParser) -> None:
+    """Declare the option that `time_is_up` is made from, so that a bench that is slow leaves a table all the same."""
+    parser.add_argument(
+        "--time_limit", type=float, metavar="S", help="seconds after which nothing more is begun; default: none"
+    )
+
+
+def time_is_up(args: argparse.Namespace) -> Callable[[], bool]:
+    """Whether `--time_limit` seconds have passed since this call."""
+    end = math.inf if args.time_limit is None else time.perf_counter() + args.time_limit
+    return lambda: time.perf_counter() > end
 
 
 def peak_bytes(call: Callable[[], Any], device: torch.device) -> int:

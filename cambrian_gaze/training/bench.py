@@ -75,6 +75,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--layers", type=int, metavar="N", help="decoder layers, fewer than the preset has")
     parser.add_argument("--checkpointing", action="store_true", help="checkpoint activations")
     parser.add_argument("--repeats", type=int, default=10, metavar="N", help="timed steps of each arm; default: 10")
+    measure.add_time_limit(parser)
 
 
 def run(args: argparse.Namespace) -> list[measure.Row]:
@@ -84,15 +85,18 @@ def run(args: argparse.Namespace) -> list[measure.Row]:
     if min(args.batch, args.frames, args.repeats) < 1 or args.text < 2:
         raise ValueError("need at least one sample, frame and repeat, and two text tokens")
     rows: list[measure.Row] = []
+    up = measure.time_is_up(args)
     for device in ("cpu", "cuda") if args.device == "all" else (args.device,):
         present = device == "cpu" or torch.cuda.is_available()
         for preset in args.preset or (["tiny"] if device == "cpu" else ["4b"]):
-            rows += _rows(args, device, preset, present)
+            rows += _rows(args, device, preset, present, up)
     measure.add_ratios(rows, ("preset", "batch", "text_tokens", "dtype", "device"))
     return rows
 
 
-def _rows(args: argparse.Namespace, device: str, preset: str, present: bool) -> Iterator[measure.Row]:
+def _rows(
+    args: argparse.Namespace, device: str, preset: str, present: bool, time_is_up: Callable[[], bool]
+) -> Iterator[measure.Row]:
     import torch
 
     from cambrian_gaze.models.configuration import CambrianGazeConfig
@@ -101,8 +105,8 @@ def _rows(args: argparse.Namespace, device: str, preset: str, present: bool) -> 
     for arm in ARMS:
         config = CambrianGazeConfig.from_preset(preset, **_overrides(args, preset, arm))
         h, w = config.grid
-        values: dict[str, Any] = {"note": "no GPU here"}
-        if present:
+        values: dict[str, Any] = {"note": measure.NO_TIME_LEFT if present else "no GPU here"}
+        if present and not time_is_up():
             try:
                 values = _figures(args, arm, config, torch.device(device), dtype)
             except torch.OutOfMemoryError:

@@ -55,10 +55,11 @@ def test_rows_of_a_missing_gpu_say_so_and_leave_measured_ones_alone(tmp_path: Pa
     assert measure.read_section(page, "bench attention cuda") == "measured elsewhere"
 
 
-def test_attention_stops_at_its_time_limit(tmp_path: Path) -> None:
+@pytest.mark.parametrize("bench", [CPU_ATTENTION, ["train-step", "--quick", "--device", "cpu"]], ids=lambda x: x[0])
+def test_a_bench_stops_at_its_time_limit(tmp_path: Path, bench: list[str]) -> None:
     rows = tmp_path / "rows.json"
-    assert main(["bench", *CPU_ATTENTION, "--time_limit", "0", "--json", str(rows)]) == 0
-    notes = {row["note"] for row in json.loads(rows.read_text()) if row["arm"] in ("dense", "masked")}
+    assert main(["bench", *bench, "--time_limit", "0", "--json", str(rows)]) == 0
+    notes = {row["note"] for row in json.loads(rows.read_text()) if row["arm"] in ("dense", "masked", "gaze")}
     assert notes == {"no time left"}
 
 
