@@ -32,20 +32,21 @@ class Visuals(NamedTuple):
     """bool [B, S]: tokens of a picture that stand on no grid."""
 
 
-def visuals_of(config: PreTrainedConfig, ids: Tensor, pictures: Mapping[int, Sequence[Picture]]) -> Visuals:
+def visuals_of(config: PreTrainedConfig, ids: Tensor, pictures: Mapping[int, Sequence[Picture]] | None) -> Visuals:
     """The visual tokens among `ids` [B, S].
 
     Args:
         pictures: per modality those encoded last, in order of appearance. `generate` encodes them once and then
-            repeats every row, for beams: so rows may be a multiple of what the pictures account for.
+            repeats every row, for beams: so rows may be a multiple of what the pictures account for. None: all tokens
+            are text.
 
     Raises: ValueError where placeholders and pictures disagree, with the counts.
     """
     types = torch.zeros_like(ids)
     types = types.masked_fill(ids == config.image_token_id, IMAGE).masked_fill(ids == config.video_token_id, VIDEO)
     off_grid = torch.zeros_like(types, dtype=torch.bool)
-    if not types.any():
-        return Visuals(types, [], off_grid)
+    if pictures is None or not types.any():
+        return Visuals(torch.zeros_like(types), [], off_grid)
     rows = [row[row > 0].tolist() for row in types.cpu()]
     repeats = _repeats(rows, pictures)
     grids: list[Grid] = []

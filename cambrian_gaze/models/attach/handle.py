@@ -144,14 +144,16 @@ class AttachedGaze:
         ids, self._ids = self._ids, None
         if ids is None:
             raise ValueError("the decoder was called by itself; call the whole model, or detach its gaze first")
-        visuals = visuals_of(self._base.config, ids, self._pictures)
         embeds, mask = kwargs["inputs_embeds"], kwargs.get("attention_mask")
-        rows, length = visuals.types.shape
+        rows, length = ids.shape
         if mask is None:
             mask = torch.ones((rows, length), dtype=torch.int64, device=embeds.device)
         if not isinstance(mask, Tensor) or mask.dim() != 2:
             raise ValueError("gaze needs the attention mask as [rows, tokens]; use the default cache, not a static one")
         past = self._past(kwargs.get("past_key_values"), rows)
+        # One token after others was generated, and is text even if its id is that of a placeholder.
+        pictures = self._pictures if past is None or length > 1 else None
+        visuals = visuals_of(self._base.config, ids, pictures)
         last = None if past is None else past.tokens(slice(-1, None))
         grids = torch.tensor(visuals.grids) if visuals.grids else None
         layout = derive_layout(

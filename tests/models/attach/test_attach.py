@@ -71,6 +71,17 @@ def test_decoding_through_the_cache_is_the_whole_sequence_at_once(case: Case) ->
     assert torch.equal(cached, answer(case, use_cache=False))
 
 
+def test_a_placeholder_that_is_generated_is_text(case: Case) -> None:
+    """As an untrained model says it, which the untouched model takes too."""
+    token = case.model.config.image_token_id
+
+    def only(ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        return torch.full_like(scores, -torch.inf).index_fill(1, torch.tensor([token]), 0.0)
+
+    attach_gaze(case.model, {"image": REGIONS | {"top_k": 1}})
+    assert (answer(case, logits_processor=[only])[:, -6:] == token).all()
+
+
 def test_gradients_flow_and_checkpointing_keeps_them(case: Case) -> None:
     attach_gaze(case.model, {"image": REGIONS | {"top_k": 1}})
     model = case.model.train()
