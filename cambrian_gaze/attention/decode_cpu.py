@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from cambrian_gaze.attention.context import LayerPages
-from cambrian_gaze.attention.decode_torch import stand_in
+from cambrian_gaze.attention.decode_torch import needs_gradients, stand_in
 from cambrian_gaze.attention.workspace import Workspace
 from cambrian_gaze.gaze.routing import as_mask
 
@@ -52,11 +52,6 @@ def takes(q: Tensor, pages: LayerPages) -> bool:
     if q.device.type != "cpu" or torch.compiler.is_compiling() or not pages.resident:
         return False
     return not needs_gradients(q, pages)
-
-
-def needs_gradients(q: Tensor, pages: LayerPages) -> bool:
-    """Whether a gradient is to pass through this step."""
-    return torch.is_grad_enabled() and (q.requires_grad or pages.flat_keys.requires_grad)
 
 
 def attend(

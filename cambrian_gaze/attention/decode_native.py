@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from cambrian_gaze.attention.context import LayerPages
+from cambrian_gaze.attention.decode_torch import flat_columns
 from cambrian_gaze.gaze.routing import Pool
 
 logger = logging.getLogger(__name__)
@@ -63,11 +64,11 @@ def takes(grouped: Tensor) -> bool:
 
 def missing() -> str | None:
     """Why there is no compiled code for this processor, or None."""
-    found = [name for name in _builds() if _path(name)]
-    if not found:
+    best = _best_build()
+    if best is None:
         return "cambrian_gaze was installed without a C++ compiler; install it again with one"
     try:
-        source = _open(found[0]).gaze_decode_source()
+        source = _open(best).gaze_decode_source()
     except OSError as error:
         return f"it was compiled for another system ({error}); install cambrian_gaze again on this one"
     if source != _checksum():
@@ -126,9 +127,7 @@ def _run(
 ) -> tuple[Tensor, Tensor]:
     """Fill in the rest of `step`, and take it. Everything it points to lives until then."""
     grouped = grouped.contiguous()
-    (key_rows, value_rows, step.room), keys, values = pages.page_rows(), pages.flat_keys, pages.flat_values
-    if keys.stride() != values.stride() or keys.stride()[2:] != (keys.shape[3], 1):
-        keys, values = keys.contiguous(), values.contiguous()
+    (key_rows, value_rows, step.room), (keys, values) = pages.page_rows(), flat_columns(pages)
     out, visual = torch.empty_like(grouped), torch.empty(grouped.shape[:3], dtype=torch.int64)
     step.q, step.out, step.visual = grouped.data_ptr(), out.data_ptr(), visual.data_ptr()
     step.page_keys, step.page_values = key_rows.data_ptr(), value_rows.data_ptr()
@@ -160,8 +159,11 @@ def _library() -> tuple[Callable, int | None] | None:
     if reason is not None:
         logger.warning("decoding on this CPU runs in plain torch, not in the faster compiled code: %s", reason)
         return None
-    best = next(name for name in _builds() if _path(name))
-    return _open(best).gaze_decode_step, _run_parallel()
+    return _open(_best_build()).gaze_decode_step, _run_parallel()
+
+
+def _best_build() -> str | None:
+    return next((name for name in _builds() if _path(name)), None)
 
 
 def _builds() -> tuple[str, ...]:

@@ -53,6 +53,20 @@ def attend(
     return (on_visual @ values).reshape(grouped.shape) + on_text @ pages.flat_values, seen
 
 
+def needs_gradients(q: Tensor, pages: LayerPages) -> bool:
+    """Whether a gradient is to pass through this step."""
+    return torch.is_grad_enabled() and (q.requires_grad or pages.flat_keys.requires_grad)
+
+
+def flat_columns(pages: LayerPages) -> tuple[Tensor, Tensor]:
+    """Keys and values [B, G, T, D] of text and context for code that is handed addresses: both with the same strides,
+    columns of D elements one after the other."""
+    keys, values = pages.flat_keys, pages.flat_values
+    if keys.stride() != values.stride() or keys.stride()[2:] != (keys.shape[3], 1):
+        return keys.contiguous(), values.contiguous()
+    return keys, values
+
+
 def stand_in(regions: Tensor) -> Tensor:
     """The numbers with one that is there in the place of each -1, so that a page nobody chose is not read: a weight of
     zero does not silence what is not finite."""

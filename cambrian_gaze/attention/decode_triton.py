@@ -18,7 +18,7 @@ from torch import Tensor
 
 from cambrian_gaze.attention import decode_triton_kernels as kernels
 from cambrian_gaze.attention.context import LayerPages
-from cambrian_gaze.attention.decode_cpu import needs_gradients
+from cambrian_gaze.attention.decode_torch import flat_columns, needs_gradients
 from cambrian_gaze.attention.triton_launch import on_device
 from cambrian_gaze.gaze.routing import Pool, as_mask
 
@@ -144,9 +144,7 @@ def attend(
     """
     batch, groups, heads, dim = q.shape
     items, (num_regions, slots) = batch * groups, pages.page_keys.shape[2:4]
-    (key_rows, value_rows, room), keys, values = pages.page_rows(), pages.flat_keys, pages.flat_values
-    if keys.stride() != values.stride() or keys.stride()[2:] != (dim, 1):
-        keys, values = keys.contiguous(), values.contiguous()
+    (key_rows, value_rows, room), (keys, values) = pages.page_rows(), flat_columns(pages)
     most, columns = wanted.listed.shape[1], keys.shape[2]
     parts = [_parts(items, number) for number in (most * slots, columns)]
     part_out = q.new_empty(items, sum(parts), heads, dim, dtype=torch.float32)

@@ -9,8 +9,7 @@ two). q and out are [I, P, D], contiguous. Sums are fp32; offsets into the cache
 import triton
 import triton.language as tl
 
-PRECISION = tl.constexpr("tf32x3")
-"""Of products of fp32 tiles: three tensor-core products, nearly fp32. Says nothing for bf16 and fp16."""
+from cambrian_gaze.attention.triton_kernels import PRECISION
 
 
 @triton.jit(do_not_specialize=["R"])
