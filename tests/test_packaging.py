@@ -1,5 +1,6 @@
 """What a user installs and imports: the wheel's content, the cost of `import cambrian_gaze`, the Auto classes."""
 
+import re
 import shutil
 import subprocess
 import sys
@@ -7,6 +8,9 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
 
 from cambrian_gaze import extras
 
@@ -16,7 +20,8 @@ else:
     import tomli as tomllib
 
 ROOT = Path(__file__).resolve().parent.parent
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PROJECT, PASSED = PYPROJECT["project"], PYPROJECT["tool"]["cambrian-gaze"]["passed"]
 
 
 def run_python(code: str) -> str:
@@ -71,13 +76,68 @@ def test_extras_are_those_of_pyproject() -> None:
     assert set(extras.EXTRA_MODULES) == declared
 
 
-def test_cpu_torch_of_the_scripts_is_in_range() -> None:
-    from packaging.requirements import Requirement
+def declared() -> list[Requirement]:
+    """Every requirement of the project and its extras, but those on its own extras."""
+    texts = [*PROJECT["dependencies"], *(text for extra in PROJECT["optional-dependencies"].values() for text in extra)]
+    return [one for one in map(Requirement, texts) if one.name != PROJECT["name"]]
 
+
+def locked(name: str) -> dict[str, set[Version]]:
+    """Package → versions that a file of requirements/ holds, over all systems and Pythons."""
+    found: dict[str, set[Version]] = {}
+    for line in (ROOT / "requirements" / name).read_text().splitlines():
+        if line and not line.startswith("#"):
+            one = Requirement(line)
+            found.setdefault(canonicalize_name(one.name), set()).add(Version(str(one.specifier).removeprefix("==")))
+    return found
+
+
+def minor(version: Version) -> tuple[int, int]:
+    return version.major, version.minor
+
+
+MAY_CHANGE = {"torch", "transformers", "accelerate", "deepspeed", "datasets", "peft", "torchao", "bitsandbytes"}
+"""Dependencies whose minor releases have broken users: each has an upper bound."""
+
+
+@pytest.mark.parametrize("file", ["lock.txt", "oldest.txt"])
+def test_locks_hold_everything_that_is_declared(file: str) -> None:
+    held = locked(file)
+    for one in declared():
+        if one.name not in ("flash-attn", "lmms-eval"):
+            versions = held[canonicalize_name(one.name)]
+            assert all(version in one.specifier for version in versions), (one, versions)
+
+
+def test_the_lock_of_lmms_holds_what_it_shares_with_the_project() -> None:
+    held, own = locked("lmms.txt"), locked("lock.txt")
+    assert {one.name for one in declared() if one.name == "lmms-eval"} <= set(held)
+    assert held["torch"] == own["torch"] and held["transformers"] == own["transformers"]
+
+
+def test_no_range_ends_beyond_what_passed() -> None:
+    held, bounded = locked("lock.txt"), set()
+    for one in declared():
+        for bound in (Version(part.version) for part in one.specifier if part.operator in ("<", "<=")):
+            name = canonicalize_name(one.name)
+            newest = max([*held[name], *map(Version, PASSED.get(name, []))])
+            assert minor(bound) == (newest.major, newest.minor + 1), f"{one}: newest that passed is {newest}"
+            bounded.add(name)
+    assert MAY_CHANGE <= bounded
+
+
+def test_ranges_begin_with_what_passed() -> None:
+    oldest = locked("oldest.txt")
+    for name, passed in PASSED.items():
+        (one,) = (one for one in declared() if one.name == name)
+        (floor,) = (Version(part.version) for part in one.specifier if part.operator == ">=")
+        assert minor(floor) == minor(min(map(Version, passed)))
+        assert {minor(version) for version in oldest[name]} == {minor(floor)}
+
+
+def test_scripts_install_the_lock() -> None:
     script = (ROOT / "scripts" / "lib" / "venv.sh").read_text()
-    pinned = script.split('CPU_TORCH="torch==')[1].split('"')[0]
-    (wanted,) = (Requirement(text) for text in PROJECT["dependencies"] if Requirement(text).name == "torch")
-    assert pinned in wanted.specifier
+    assert "requirements/lock.txt" in script and not re.search(r"torch==\d", script)
 
 
 def test_require_names_the_pip_command() -> None:

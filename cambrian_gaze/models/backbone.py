@@ -26,6 +26,7 @@ from cambrian_gaze.models.cache import GazeCache
 from cambrian_gaze.models.configuration import CambrianGazeConfig
 from cambrian_gaze.models.hf_internals import ATTENTION_NAME, CACHE, CACHE_NAMES, EitherCacheName, one_cache
 from cambrian_gaze.models.projector import GridConvolution, Projector
+from cambrian_gaze.models.source import known_source
 from cambrian_gaze.models.trace import TraceBuilder
 
 
@@ -73,6 +74,12 @@ class CambrianGazePreTrainedModel(PreTrainedModel):
             init.normal_(module.weight, mean=0.0, std=std)
             if module.bias is not None:
                 init.zeros_(module.bias)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any):
+        """As transformers', but a path that leads nowhere is said at once, and what lies near it."""
+        source = pretrained_model_name_or_path
+        return super().from_pretrained(None if source is None else known_source(source), *args, **kwargs)
 
     @classmethod
     def from_preset(cls, name: str, **overrides: Any):
