@@ -1,10 +1,12 @@
 """What a user installs and imports: the wheel's content, the cost of `import cambrian_gaze`, the Auto classes."""
 
+import os
 import re
 import shutil
 import subprocess
 import sys
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -31,19 +33,32 @@ def run_python(code: str) -> str:
     return result.stdout
 
 
+DECLARATIONS = [
+    path.relative_to(ROOT).as_posix()
+    for folder in ("train", "eval", "data_recipes")
+    for path in sorted((ROOT / folder).rglob("*"))
+    if path.suffix in (".yaml", ".json")
+]
+
+
 @pytest.fixture(scope="module")
-def wheel_names(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """Names in the wheel, built from a copy so that the checkout stays clean."""
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel, built by way of the sdist from a copy, so that the checkout stays clean."""
     source = tmp_path_factory.mktemp("source")
-    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
+    for name in ("pyproject.toml", "setup.py", "MANIFEST.in", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
     for name in ("cambrian_gaze", "tests", "train", "eval", "data_recipes", "scripts"):
         if (ROOT / name).is_dir():
             shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__", "*.so"))
-    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", source / "dist", source]
+    command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", source / "dist", source]
     result = subprocess.run(command, capture_output=True, text=True, timeout=240)
     assert result.returncode == 0, result.stdout + result.stderr
     (wheel,) = (source / "dist").glob("*.whl")
+    return wheel
+
+
+@pytest.fixture(scope="module")
+def wheel_names(wheel: Path) -> list[str]:
     with zipfile.ZipFile(wheel) as archive:
         return archive.namelist()
 
@@ -59,12 +74,54 @@ def test_wheel_has_every_module_and_asset(wheel_names: list[str]) -> None:
     native = package / "attention" / "native"
     wanted += [p for p in native.iterdir() if p.suffix in (".cpp", ".h")]
     expected = {p.relative_to(ROOT).as_posix() for p in wanted}
+    expected |= {f"cambrian_gaze/shipped/{name}" for name in DECLARATIONS}
     compiled = {name for name in wheel_names if name.endswith(".so")}
     assert {name for name in wheel_names if name.startswith("cambrian_gaze/")} - compiled == expected
     assert {Path(name).parent for name in compiled} <= {native.relative_to(ROOT)}
     if sys.platform == "linux" and shutil.which("c++"):
         assert {Path(name).name.partition(".")[0] for name in compiled} >= {"decode_any"}
     assert any(name.startswith("cambrian_gaze/assets/tiny/") for name in expected)
+
+
+@pytest.fixture(scope="module")
+def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., subprocess.CompletedProcess]:
+    """Runs `cambrian-gaze` of an installed copy in an empty folder, where the repository is not to be seen."""
+    packages, empty = tmp_path_factory.mktemp("packages"), tmp_path_factory.mktemp("empty")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(packages)
+    start = "import sys; from cambrian_gaze.cli.main import main; sys.exit(main())"
+    environment = {**os.environ, "PYTHONPATH": str(packages), "HF_HUB_OFFLINE": "1"}
+
+    def run(*words: str) -> subprocess.CompletedProcess:
+        command = [sys.executable, "-c", start, *words]
+        return subprocess.run(command, capture_output=True, text=True, cwd=empty, timeout=280, env=environment)
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "told"),
+    [
+        (["plan", "train/configs/stage1.yaml"], 0, "train/configs/stage1.yaml on 8"),
+        (["plan", "train/configs/finetune.yaml"], 2, "no such folder: runs/stage2"),
+        (["train", "train/configs/stage1.yaml"], 2, "data_path"),
+        (["eval", "table", "eval/tables/table1.yaml", "--row", "none"], 2, "Cambrian-4B"),
+        (["eval", "doctor", "--tasks", "eval/suites/quick.yaml", "--data-root", "."], 1, "no local copy"),
+        (["data", "check", "data_recipes/cambrian_align.yaml"], 1, "data/alignment_2.5m.jsonl"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_an_installed_copy_finds_its_declarations(installed, words: list[str], status: int, told: str) -> None:
+    result = installed(*words)
+    assert result.returncode == status, result.stdout + result.stderr
+    assert told in result.stdout + result.stderr
+
+
+@pytest.mark.slow
+def test_an_installed_copy_runs_the_quickstart(installed) -> None:
+    result = installed("quickstart", "--smoke")
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "Open runs/quickstart-smoke/report.html" in result.stdout
 
 
 def test_wheel_carries_the_license(wheel_names: list[str]) -> None:
