@@ -105,7 +105,7 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable
         (["plan", "train/configs/stage1.yaml"], 0, "train/configs/stage1.yaml on 8"),
         (["plan", "train/configs/finetune.yaml"], 2, "no such folder: runs/stage2"),
         (["train", "train/configs/stage1.yaml"], 2, "data_path"),
-        (["eval", "table", "eval/tables/table1.yaml", "--row", "none"], 2, "Cambrian-4B"),
+        (["eval", "table", "eval/tables/table1.yaml", "--row", "none"], 1, "Cambrian-4B"),
         (["eval", "doctor", "--tasks", "eval/suites/quick.yaml", "--data-root", "."], 1, "no local copy"),
         (["data", "check", "data_recipes/cambrian_align.yaml"], 1, "data/alignment_2.5m.jsonl"),
     ],
