@@ -56,7 +56,7 @@ def check_clip_keys(extra: Mapping[str, Any]) -> None:
                 f"write start_time and end_time (seconds) or start_frame and end_frame; if {key} cuts no "
                 f"clip, rename it (in a recipe: `ignore_keys: [{key}]`)"
             )
-            raise RecordError(f'the key "{key}" ({shown(value)}) looks like a clip of the video and is not read', remedy)
+            raise RecordError(f'"{key}" ({shown(value)}) looks like a clip of the video and is not read', remedy)
     for keys in SECOND_KEYS.values():
         given = {key: number_of(extra[key]) for key in keys if extra.get(key) is not None}
         if len(set(given.values())) > 1:

@@ -139,6 +139,12 @@ def visuals(messages: Sequence[Message]) -> list[Visual]:
     return [segment.kind for segment in render(messages) if segment.kind in ("image", "video")]
 
 
+def check_image_position(value: str) -> None:
+    """Raises ValueError for what is none of IMAGE_POSITIONS."""
+    if value not in IMAGE_POSITIONS:
+        raise ValueError(f"image_position={value!r} is unknown; use {' or '.join(IMAGE_POSITIONS)}")
+
+
 def messages_from_record(record: Record, image_position: str = IMAGE_POSITIONS[0]) -> list[dict[str, Any]]:
     """The record as messages for training, its roles and placeholders checked. Raises RecordError with file and row.
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 MAX_WORD = 160
@@ -10,6 +12,24 @@ MAX_WORD = 160
 
 MAX_TEXT = 800
 """Longest sentence of an error."""
+
+
+_WAY_OF_CALLING = {"flags": False}
+
+
+@contextmanager
+def speaking_of_flags() -> Iterator[None]:
+    """Within, remedies name options as the command line has them; otherwise as a Python call and a YAML file do."""
+    before, _WAY_OF_CALLING["flags"] = _WAY_OF_CALLING["flags"], True
+    try:
+        yield
+    finally:
+        _WAY_OF_CALLING["flags"] = before
+
+
+def option(name: str) -> str:
+    """An option as the user gives it: `--image_folder` on the command line, `image_folder` elsewhere."""
+    return f"--{name}" if _WAY_OF_CALLING["flags"] else name
 
 
 class RecordError(ValueError):
@@ -37,7 +57,7 @@ def shortened(text: str) -> str:
     if len(text) <= MAX_WORD:
         return text
     text = re.sub(rf"\S{{{MAX_WORD + 1},}}", lambda word: _cut(word[0], MAX_WORD // 2), text)
-    return _cut(text, MAX_TEXT)
+    return text if "\n" in text else _cut(text, MAX_TEXT)  # a traceback, as workers send it, stays whole
 
 
 def shown(value: Any, limit: int = 80) -> str:

@@ -34,7 +34,9 @@ VIDEO_KEYS = ("video", "videos", "video_path", "video_paths", "video_file", "vid
 
 Picture = str | bytes
 
-_NONE = frozenset({"", "none", "nan", "null"})
+_NONE = frozenset({"", "None", "nan", "NaN", "null"})
+"""Ways in which tables and Python programs write that there is no picture."""
+
 _PICTURE_SUFFIXES = frozenset(".png .jpg .jpeg .webp .bmp .gif .tif .tiff .ppm .jp2".split())
 _VIDEO_SUFFIXES = frozenset(".mp4 .avi .mov .mkv .webm .flv .wmv .m4v .mpg .mpeg .ts .3gp .ogv".split())
 _OTHER_SUFFIXES = frozenset(".wav .mp3 .flac .m4a .npy .svg .heic .avif .pdf".split())
@@ -212,7 +214,7 @@ def _held(item: Any) -> Any:
         item = item.get("bytes") or item.get("path") or item.get("url")
     if item is None or (isinstance(item, float) and math.isnan(item)):
         return None
-    if isinstance(item, str) and item.strip().lower() in _NONE:
+    if isinstance(item, str) and item.strip() in _NONE:
         return None
     return bytes(item) if isinstance(item, bytearray) else item
 

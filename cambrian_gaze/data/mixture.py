@@ -57,7 +57,7 @@ class Source:
     """Of a hub dataset."""
     streaming: bool = False
     """Read in the table's order, without random access."""
-    origin: str = "--data_path"
+    origin: str = "data_path"
     """Where this source was named: the recipe and its entry."""
 
     def is_missing(self) -> bool:
@@ -218,6 +218,14 @@ class Mixture:
             if mine.any():
                 rows[mine] = chosen.rows(indices[mine] - (self._ends[number] - self.counts[number]))
         return sources, rows
+
+    def expected_missing(self) -> float:
+        """Samples of an epoch without their media, as the sources declare them of all their rows."""
+        declared = [
+            min(1.0, source.expected.get("missing", 0) / len(records)) * count
+            for source, records, count in zip(self.sources, self.records, self.counts, strict=True)
+        ]
+        return float(sum(declared))
 
     def _weights(self) -> list[float]:
         """The weight of each source, its share turned into one."""

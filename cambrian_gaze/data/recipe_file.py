@@ -56,7 +56,7 @@ def read_recipe(path: str | os.PathLike[str]) -> dict[str, Any]:
     try:
         content = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
     except OSError as error:
-        raise RecipeError(f"cannot read the recipe {file}: {error.strerror}; check --data_path") from error
+        raise RecipeError(f"cannot read the recipe {file}: {error.strerror}; check the path") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise RecipeError(f"{file} is no YAML file: {error}") from error
     if not isinstance(content, dict):

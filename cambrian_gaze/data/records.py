@@ -158,7 +158,7 @@ class RecordSequence(Sequence[Record]):
     def check_not_empty(self) -> None:
         """Raises RecordError where there are none."""
         if not len(self):
-            raise RecordError(f"{self.file} holds no records", "check --data_path, or remove it from the mixture")
+            raise RecordError(f"{self.file} holds no records", "check the path, or remove it from the mixture")
 
 
 class Records(RecordSequence):
@@ -173,7 +173,7 @@ class Records(RecordSequence):
         try:
             self.index = open_index(path) if index is None else index
         except OSError as error:
-            raise RecordError(f"{self.file}: {error.strerror or error}", "check --data_path") from error
+            raise RecordError(f"{self.file}: {error.strerror or error}", "check the path") from error
         except DamagedArrayError as error:
             raise RecordError(f"{self.file} is not a valid JSON array: {error}", "repair or re-download it") from error
         self.check_not_empty()

@@ -89,7 +89,7 @@ def test_files_without_records(tmp_path, content, reason):
 
 
 def test_a_missing_file(tmp_path):
-    with pytest.raises(RecordError, match=r"none\.json: No such file.*Remedy: check --data_path"):
+    with pytest.raises(RecordError, match=r"none\.json: No such file.*Remedy: check the path"):
         read_records(tmp_path / "none.json")
 
 

@@ -36,14 +36,14 @@ def test_clips_by_time_and_by_frame(folder):
 def test_lists_keep_their_order_and_only_sampled_frames_are_read(folder):
     frames = ["clip/frame_3.png", "missing.png", "clip/frame_1.png"]
     assert reds(load_frames(frames, folder, clip={"fps": 2})) == [3, 1]
-    with pytest.raises(MediaError, match="'missing.png' cannot be found.*--video_folder"):
+    with pytest.raises(MediaError, match="'missing.png' cannot be found.*the path and video_folder"):
         load_frames(frames, folder)
 
 
 @pytest.mark.parametrize(
     ("video", "clip", "reason"),
     [
-        ("none", {}, "'none' cannot be found.*--video_folder"),
+        ("none", {}, "'none' cannot be found.*the path and video_folder"),
         ("../x", {}, "lies outside"),
         ("empty", {}, "'empty' is a folder without image files"),
         ("clip", {"start_frame": 12}, "selects none of the 12 frames"),
