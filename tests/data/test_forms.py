@@ -20,7 +20,10 @@ def read(raw, **layout):
     ("key", "value", "images", "video"),
     [
         *((key, "a.png", ["a.png"], None) for key in ("image", "images", "img", "image_path", "image_file", "picture")),
-        *((key, ["a.png", "b.png"], ["a.png", "b.png"], None) for key in ("image", "images", "image_paths", "img_paths")),
+        *(
+            (key, ["a.png", "b.png"], ["a.png", "b.png"], None)
+            for key in ("image", "images", "image_paths", "img_paths")
+        ),
         ("images", [{"bytes": b"png", "path": None}, {"bytes": None, "path": "b.png"}], [b"png", "b.png"], None),
         ("image", {"bytes": b"png"}, [b"png"], None),
         *((key, "a.mp4", [], "a.mp4") for key in ("video", "videos", "video_path", "video_file")),
@@ -30,7 +33,10 @@ def read(raw, **layout):
         ("video", ["1.png", "2.png"], [], ["1.png", "2.png"]),
         ("videos", [["1.png", "2.png"]], [], ["1.png", "2.png"]),
         ("videos", ["1.png", "2.png"], [], ["1.png", "2.png"]),
-        *(("image", nothing, [], None) for nothing in ("", "None", "nan", None, [], [""], ["None"], [None], float("nan"))),
+        *(
+            ("image", nothing, [], None)
+            for nothing in ("", "None", "nan", None, [], [""], ["None"], [None], float("nan"))
+        ),
         *(("video", nothing, [], None) for nothing in ("", "None", "nan", None, [], float("nan"))),
     ],
 )
@@ -56,7 +62,9 @@ def test_media_stand_under_many_keys(key, value, images, video):
     ],
 )
 def test_what_looks_like_media_is_named_and_not_lost(key, value):
-    with pytest.raises(RecordError, match=rf'row 12: the key "{key}" looks like media.*Remedy.*ignore_keys: \[{key}\]') as at:
+    with pytest.raises(
+        RecordError, match=rf'row 12: the key "{key}" looks like media.*Remedy.*ignore_keys: \[{key}\]'
+    ) as at:
         read({**TALK, key: value})
     assert len(str(at.value)) < 600
     assert read({**TALK, key: value}, ignore_keys=[key]).images == []
@@ -64,7 +72,14 @@ def test_what_looks_like_media_is_named_and_not_lost(key, value):
 
 
 def test_what_is_no_media_is_left_alone():
-    more = {"source": "coco.json", "image_id": 17, "num_images": 0, "url": None, "note": "see a.png there", "size": [3, 4]}
+    more = {
+        "source": "coco.json",
+        "image_id": 17,
+        "num_images": 0,
+        "url": None,
+        "note": "see a.png there",
+        "size": [3, 4],
+    }
     record = read({**TALK, **more})
     assert record.extra == more and not record.images and record.foreign_key == ""
 
