@@ -101,7 +101,9 @@ def choose(q: Tensor, descriptors: Tensor, limits: tuple[Tensor, Tensor], most: 
     return Pages(listed, marks, count)
 
 
-def pages_of(regions: Tensor | None, shape: tuple[int, int, int], num_regions: int, device: torch.device) -> Pages:
+def pages_of(
+    regions: Tensor | None, shape: tuple[int, int, int], num_regions: int, device: torch.device
+) -> Pages:
     """The same from the regions int64 [B, H or G, 1, K], -1 for none; None: every page, for everyone.
 
     Args:
@@ -132,7 +134,9 @@ def slots_seen(regions: Tensor | None, page_seen: Tensor, groups: int, num_regio
     return (seen * as_mask(regions, num_regions)[:, :, 0]).sum(-1).view(len(seen), groups, -1)
 
 
-def attend(q: Tensor, pages: LayerPages, wanted: Pages, page_seen: Tensor, flat_seen: Tensor, scaling: float) -> Tensor:
+def attend(
+    q: Tensor, pages: LayerPages, wanted: Pages, page_seen: Tensor, flat_seen: Tensor, scaling: float
+) -> Tensor:
     """Attention of q [B, G, n, D], contiguous, over the wanted pages, text and context; returns [B, G, n, D].
 
     Args:

@@ -114,7 +114,9 @@ def attend(
             some = (mark != 0) & (tl.load(page_seen + b * R * slots + at, mask=mark != 0, other=0) != 0)
             allowed = ((mark[None, :] >> h[:, None]) & 1 != 0) & some[None, :]
             at += item * room * slots
-            top, total, acc = _take_in(top, total, acc, queries, page_keys, page_values, at, allowed, some, d, D, scale)
+            top, total, acc = _take_in(
+                top, total, acc, queries, page_keys, page_values, at, allowed, some, d, D, scale
+            )
     else:
         wide = tl.cdiv(C, parts - page_parts)
         first = (part - page_parts) * wide
