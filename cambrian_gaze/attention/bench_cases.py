@@ -62,6 +62,10 @@ class Case:
     @cached_property
     def layout(self) -> TokenLayout:
         """Of the whole sample, on the device."""
+        return self.derive()
+
+    def derive(self) -> TokenLayout:
+        """`layout`, afresh."""
         frames, lead = self.visual // SIDE**2, min(16, self.text // 2)
         unit = [IMAGE] * SIDE**2 + [3] * self.config.num_context_tokens
         types = torch.tensor([[0] * lead + unit * frames + [0] * (self.text - lead)])

@@ -17,12 +17,12 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from cambrian_gaze.attention.blocks import flash_blocks, flash_refuses
 from cambrian_gaze.attention.context import GazeContext
-from cambrian_gaze.attention.counted import count_masked, every_region
+from cambrian_gaze.attention.counted import at_queries, count_masked, every_region
 from cambrian_gaze.attention.masks import attend_masked, under_mask
 from cambrian_gaze.attention.merge import BlockOp, Piece, Segments, merged_attention
 from cambrian_gaze.attention.rows import Band, Plan, Segment, UnitRun, plan
 
-__all__ = ["attend", "every_region", "prepare"]
+__all__ = ["at_queries", "attend", "every_region", "prepare"]
 
 CHOOSING, SEEING_ALL = "rows that choose", "rows that see all"
 """Names in `ctx.prepared` of the plans for layers that route, and for those that do not."""
@@ -198,7 +198,6 @@ def _causal_varlen(q: Tensor, k: Tensor, v: Tensor, rows: Plan, op: BlockOp, sca
         (b * length + segment.start, segment.causal)
         for band, segment in rows.samples
         for b in range(band.first, band.end)
-        if segment.causal
     ]
     at = torch.cat([torch.arange(start, start + count) for start, count in spans]).to(device)
     ends = torch.tensor([0, *(count for _, count in spans)]).cumsum(0).to(device, torch.int32)

@@ -93,8 +93,8 @@ class Plan:
 
     @property
     def samples(self) -> tuple[tuple[Band, Segment], ...]:
-        """All samples, in the order of the batch's rows."""
-        return tuple((band, segment) for band in self.bands or () for segment in band.segments)
+        """The samples that have a causal pass, in the order of the batch's rows."""
+        return tuple((band, segment) for band in self.bands or () for segment in band.segments if segment.causal)
 
 
 def plan(ctx: GazeContext, chooses: bool) -> Plan:
