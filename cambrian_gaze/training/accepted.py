@@ -189,7 +189,9 @@ def refusal(name: str, value: Any) -> str | None:
 def refusals(args: Any) -> list[str]:
     """Why `args`, before transformers has filled in what follows from others, cannot have all their effects."""
     own = {f.name: f for f in dataclasses.fields(args)}
-    found = [refusal(name, getattr(args, name)) for name in own]
+    # A copy of arguments has what transformers made of them.
+    made = {name for name in own if type(getattr(args, name)).__name__ == "AcceleratorConfig"}
+    found = [refusal(name, getattr(args, name)) for name in own if name not in made]
     for condition in CONDITIONS:
         given = [name for name in condition.fields if name in own and _given(own[name], getattr(args, name))]
         if given and not condition.stands(args):

@@ -111,9 +111,9 @@ def check_continues(run: RunConfig, checkpoint: Path) -> list[str]:
     found = differences(read_run_config(folder).get("values", {}), run, checkpoint)
     if refused := [one for one in found if one.key in FIXED]:
         raise ValueError(
-            f"{checkpoint} was trained with other values, which it keeps: {'; '.join(map(str, refused))}. To go on give "
-            "those of then; or begin another run: choose another output_dir (with --auto_resume false this one, once "
-            f"its checkpoints are moved away), from these weights by --model_name_or_path {checkpoint}"
+            f"{checkpoint} was trained with other values, which it keeps: {'; '.join(map(str, refused))}. To go on, "
+            "give those of then; or begin another run: choose another output_dir (or this one by --auto_resume false, "
+            f"once its checkpoints are moved away), from these weights by --model_name_or_path {checkpoint}"
         )
     return [str(one) for one in found]
 

@@ -47,7 +47,7 @@ class FirstRankFailed(ValueError):
 
 
 def first_rank_decides(decide: Callable[[], T]) -> T:
-    """What `decide` returns on the first rank, on all of them. What it raises there, `FirstRankFailed` on the others."""
+    """What `decide` returns on the first rank, on all of them; if it fails there, `FirstRankFailed` on the others."""
     if not dist.is_initialized() or dist.get_world_size() == 1:
         return decide()
     # A group of its own, on the CPU: reading takes longer than a collective of the training may.

@@ -17,6 +17,7 @@ from transformers.utils import logging as transformers_logging
 from cambrian_gaze.data.quarantine import QuarantineLog
 from cambrian_gaze.extras import require
 from cambrian_gaze.training import config as configuration
+from cambrian_gaze.training.agent import EXIT_INTERRUPTED
 from cambrian_gaze.training.build import build_model
 from cambrian_gaze.training.checkpoint import NotSavedError
 from cambrian_gaze.training.config import RunConfig
@@ -68,6 +69,9 @@ def main(argv: Sequence[str] | None = None, callbacks: Sequence[TrainerCallback]
             return 2  # The first rank has said why.
         except (ValueError, OSError, ImportError) as error:
             return _refused(error)
+        except KeyboardInterrupt:
+            print("cambrian-gaze train: interrupted before the first step", file=sys.stderr)
+            return EXIT_INTERRUPTED
         if finished is not None:
             if run.training.process_index == 0:
                 print(f"cambrian-gaze train: {finished}", file=sys.stderr)
