@@ -202,7 +202,7 @@ def _is_same_content(key: str, run: RunConfig, checkpoint: Path) -> bool:
         return False
     try:
         then, now = (_content(key, lineage) for lineage in (before, origin_of(run)))
-    except (AttributeError, KeyError, TypeError, StopIteration, OSError, ValueError):
+    except (AttributeError, KeyError, TypeError, OSError, ValueError):
         return False  # A lineage of another kind, or a parent that is not there.
     return bool(then) and then == now
 
@@ -211,7 +211,7 @@ def _content(key: str, lineage: Mapping[str, Any]) -> Any:
     """Digests of what a key names."""
     if key == "data_path":
         return list(lineage["data"]["files"].values())
-    one = next(parent for parent in lineage["parents"] if parent["role"] == PARENTS[key])
+    [one] = [parent for parent in lineage["parents"] if parent["role"] == PARENTS[key]]
     return one.get("weights") or one["lineage"]["weights"]
 
 
