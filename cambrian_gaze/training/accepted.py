@@ -18,7 +18,7 @@ import transformers
 IN_EFFECT: dict[str, tuple[str, ...]] = {
     "the run's length and place": ("output_dir", "num_train_epochs", "max_steps", "resume_from_checkpoint"),
     "batches": ("per_device_train_batch_size", "gradient_accumulation_steps", "per_device_eval_batch_size"),
-    "the optimizer's groups": ("learning_rate", "weight_decay", "optim", "optim_args", "max_grad_norm"),
+    "the optimizer's groups": ("learning_rate", "weight_decay", "max_grad_norm"),
     "the schedule of learning rates": ("lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps"),
     "the device and its arithmetic": ("bf16", "tf32", "use_cpu", "torch_compile", "use_liger_kernel"),
     "recomputing activations": ("activation_checkpointing", "gradient_checkpointing"),
@@ -135,6 +135,12 @@ def _recomputes(args: Any) -> bool:
 
 
 _DDP = ("ddp_find_unused_parameters", "ddp_bucket_cap_mb", "ddp_broadcast_buffers", "ddp_static_graph")
+_WITHOUT_ARGS = (
+    *("adamw_torch", "adamw_torch_fused", "adamw_torch_xla", "adamw_torch_npu_fused", "adafactor"),
+    *("adamw_bnb_8bit", "adamw_8bit", "paged_adamw_32bit", "paged_adamw_8bit", "lion_32bit", "lion_8bit"),
+    *("paged_lion_32bit", "paged_lion_8bit"),
+)
+"""Optimizers of which transformers' `optim_args` changes nothing."""
 _OWN_GROUPS = ("galore", "apollo", "lomo")
 
 CONDITIONS: tuple[Condition, ...] = (
@@ -143,6 +149,7 @@ CONDITIONS: tuple[Condition, ...] = (
     Condition(("optim",), lambda a: not any(name in _word(a.optim) for name in _OWN_GROUPS),
               "it makes parameter groups of its own, and the modules' learning rates would be lost; use an AdamW, Lion "
               "or SGD variant"),
+    Condition(("optim_args",), lambda a: _word(a.optim) not in _WITHOUT_ARGS, "that optimizer reads none"),
     Condition(("adam_beta1", "adam_beta2", "adam_epsilon"), _has_adam_moments, "the optimizer is none of Adam's kind"),
     Condition(("activation_checkpointing_kwargs", "gradient_checkpointing_kwargs"), _recomputes,
               "gradient_checkpointing is off"),

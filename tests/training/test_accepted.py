@@ -60,6 +60,7 @@ CONDITIONAL = [
     ({"fp16": True}, "fp16: without effect here, since it needs a GPU"),
     ({"torch_empty_cache_steps": 2}, "a CPU has no cache"),
     ({"optim": "galore_adamw"}, "parameter groups of its own"),
+    ({"optim_args": "momentum=0.9"}, "that optimizer reads none"),
     ({"optim": "sgd", "adam_beta1": 0.8}, "adam_beta1: .* none of Adam's kind"),
     ({"gradient_checkpointing_kwargs": {"use_reentrant": False}}, "gradient_checkpointing is off"),
     ({"torch_compile_mode": "default"}, "torch_compile is off"),
