@@ -52,7 +52,7 @@ class CambrianGazeConfig(PreTrainedConfig):
         self.vision_config.vision_use_head = False
         self.text_config = _sub_config(self.text_config, _TEXT)
         gaze = self.gaze if isinstance(self.gaze, GazeConfig) else GazeConfig.from_dict(self.gaze or {})
-        self.gaze = gaze.to_dict()
+        self.gaze = gaze.check_layers(self.text_config.num_hidden_layers).to_dict()
         if self.mm_projector_type not in PROJECTORS:
             raise ValueError(
                 f"mm_projector_type must be one of {', '.join(PROJECTORS)}, got {self.mm_projector_type!r}"
@@ -67,8 +67,8 @@ class CambrianGazeConfig(PreTrainedConfig):
 
     @property
     def gaze_config(self) -> GazeConfig:
-        """`gaze` as the frozen dataclass."""
-        return GazeConfig.from_dict(self.gaze)
+        """`gaze` as the frozen dataclass. Raises ValueError where it does not fit the decoder."""
+        return GazeConfig.from_dict(self.gaze).check_layers(self.text_config.num_hidden_layers)
 
     @property
     def tower_grid(self) -> tuple[int, int]:

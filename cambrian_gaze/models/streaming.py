@@ -152,12 +152,15 @@ class GazeStream:
         new = expand_placeholders([placeholders.video], [grid], placeholders, self.processor.num_context_tokens)
         device = self.model.device
         going_on = bool(self._grids) and not waiting
+        ids = torch.tensor([waiting + new.input_ids], device=device)
+        dense = not self.model.model.resolve_gaze(self.gaze).route_prompt
         self.model(
-            input_ids=torch.tensor([waiting + new.input_ids], device=device),
+            input_ids=ids,
             mm_token_type_ids=torch.tensor([[TEXT] * len(waiting) + new.mm_token_type_ids], device=device),
             pixel_values=pixels.to(device),
             grid_thw=torch.tensor([grid], device=device),
             continues=torch.tensor([going_on]),
+            routed=torch.zeros_like(ids, dtype=torch.bool) if dense else None,
             past_key_values=self.cache,
             use_cache=True,
             gaze=self.gaze,

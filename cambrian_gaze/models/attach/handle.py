@@ -60,7 +60,7 @@ def attach_gaze(model: nn.Module, gaze: GazeConfig | dict[str, Any] | None = Non
             "patches; gaze attaches to towers without a class token ('full')"
         )
     config = gaze if isinstance(gaze, GazeConfig) else GazeConfig.from_dict({"num_context_tokens": 0} | dict(gaze))
-    _check(config)
+    _check(config, base)
     return AttachedGaze(base, config)
 
 
@@ -92,7 +92,7 @@ class AttachedGaze:
     def use(self, **options: Any) -> None:
         """Change the budget or other options from the next call on, such as `top_k=4`."""
         config = self.config.override(**options)
-        _check(config)
+        _check(config, self._base)
         self.config = config
         self._base.config.gaze = config.to_dict()
 
@@ -160,6 +160,11 @@ class AttachedGaze:
             visuals.types, mask[:, -length:], grids, self.config, past=last, routed=~visuals.off_grid
         )
         if not self.config.route_prompt and length > 1:
+            if past is not None:
+                raise ValueError(
+                    f"{length} tokens came at once after {past.shape[1]} others, and with route_prompt=False only the "
+                    "last token of the whole prompt routes: give the prompt in one call (prefill_chunk_size=None)"
+                )
             end = torch.arange(length, device=embeds.device) == length - 1
             layout = layout.with_routed(layout.routed & end)
         self._keys = layout if past is None else _joined(past, layout)
@@ -219,7 +224,8 @@ def _base_of(model: nn.Module) -> nn.Module:
     )
 
 
-def _check(config: GazeConfig) -> None:
+def _check(config: GazeConfig, base: nn.Module) -> None:
+    config.check_layers(base.config.get_text_config().num_hidden_layers)
     if config.num_context_tokens:
         raise ValueError(
             f"num_context_tokens is {config.num_context_tokens}, but an attached model has no context tokens: set it "
