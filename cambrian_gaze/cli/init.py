@@ -29,6 +29,11 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--dtype", choices=("bfloat16", "float16", "float32"), help="default: the language model's")
     parser.add_argument("--seed", type=int, default=0, help="of the new parameters; default: 0")
     parser.add_argument("--max_shard_size", type=gigabytes, default=gigabytes("4"), metavar="GB", help="default: 4")
+    parser.add_argument(
+        "--keep_sampling",
+        action="store_true",
+        help="keep the language model's sampling settings (temperature, repetition penalty, …); default: greedy",
+    )
     add_key_report(parser)
     return parser
 
@@ -60,6 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             seed=arguments.seed,
             max_shard_size=arguments.max_shard_size,
             dry_run=arguments.dry_run,
+            keep_sampling=arguments.keep_sampling,
         )
     except (ValueError, OSError) as error:
         parser.exit(2, f"cambrian-gaze init: {error}\n")

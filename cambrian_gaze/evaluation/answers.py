@@ -102,12 +102,19 @@ def answer_records(
     """
     config = model.config.gaze_config.override(**options.gaze)
     fingerprint = weights_fingerprint(model)
-    questions = [_question(record, folder, options, config, fingerprint) for record in records]
+    questions = [
+        _question(record, folder, options, config, fingerprint, processor.system_prompt) for record in records
+    ]
     return answer_questions(model, processor, questions, journal, options, progress)
 
 
 def _question(
-    record: Record, folder: str | Path, options: AnswerOptions, config: GazeConfig, fingerprint: str
+    record: Record,
+    folder: str | Path,
+    options: AnswerOptions,
+    config: GazeConfig,
+    fingerprint: str,
+    system: str | None,
 ) -> Question:
     messages = prompt_messages(record)
     key = entry_key(
@@ -119,6 +126,7 @@ def _question(
         blank_images=options.blank_images,
         keep_regions=options.keep_regions,
         weights=fingerprint,
+        **({"system": system} if system else {}),
     )
     return Question(record.id, messages, key, lambda: with_media(messages, record, folder, options.sampling))
 

@@ -290,8 +290,8 @@ class CambrianGazeModel(CambrianGazePreTrainedModel):
             if past is not None:
                 raise ValueError(
                     "with route_prompt=False the text of the prompt is dense and that of the answer routes, and a call "
-                    f"after {cache.length} cached tokens can hold either: say which by routed=, bool [B, S] (`generate` "
-                    "does), or give the whole prompt in one call"
+                    f"after {cache.length} cached tokens can hold either: say which by routed=, bool [B, S], as "
+                    "`generate` does, or give the whole prompt in one call"
                 )
             last = torch.where(layout.role == PAD, -1, layout.index).amax(1, keepdim=True)
             layout = layout.with_routed(layout.index == last)

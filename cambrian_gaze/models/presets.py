@@ -33,9 +33,9 @@ QWEN3_4B = {
     "rope_parameters": {"rope_type": "default", "rope_theta": 1e6},
     "tie_word_embeddings": True,
     "bos_token_id": 151643,
-    "eos_token_id": 151645,
+    "eos_token_id": [151645, 151643],
 }
-"""Qwen/Qwen3-4B."""
+"""Qwen/Qwen3-4B. Ends: <|im_end|>, with which a turn ends, and <|endoftext|>."""
 
 QWEN2_5_7B = {
     "model_type": "qwen2",
@@ -50,9 +50,10 @@ QWEN2_5_7B = {
     "rope_parameters": {"rope_type": "default", "rope_theta": 1e6},
     "tie_word_embeddings": False,
     "bos_token_id": 151643,
-    "eos_token_id": 151643,
+    "eos_token_id": [151645, 151643],
 }
-"""Qwen/Qwen2.5-7B."""
+"""Qwen/Qwen2.5-7B, whose own end is <|endoftext|> alone: answers end with their turn. (The parent starts from
+Qwen/Qwen2.5-7B-Instruct, of the same sizes; the paper says Qwen2.5.)"""
 
 GAZE_72 = {"image": {"region_size": [1, 6, 6], "top_k": 2}}
 """The paper's 72+4 of 576: regions of 6×6, K=2, |C|=4."""

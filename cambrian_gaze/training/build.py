@@ -20,6 +20,7 @@ from cambrian_gaze.models.backbones import (
     vision_tower_part,
 )
 from cambrian_gaze.models.configuration import CambrianGazeConfig
+from cambrian_gaze.models.generation_settings import settings_from, settle
 from cambrian_gaze.models.loading import load_model
 from cambrian_gaze.models.modeling import CambrianGazeForConditionalGeneration
 from cambrian_gaze.models.presets import load_tokenizer
@@ -49,12 +50,18 @@ def build_model(
         check_lora(args, gaze, training.stage, continues)
     config = run_config(args, gaze, own)
     dtype = torch.bfloat16 if training.bf16 and (training.deepspeed or lora.lora_enable) else torch.float32
+    processor = build_processor(args, config, continues)
     if continues:
         model = load_model(args.model_name_or_path, config, dtype, **quantisation(lora, config, dtype))
+        settle(model, processor.tokenizer)
     else:
         model = CambrianGazeForConditionalGeneration(config).to(dtype)
-        if own is not None:
-            load_part(model, language_model_part(resolve(args.model_name_or_path), config.tie_word_embeddings))
+        folder = None if own is None else resolve(args.model_name_or_path)
+        if folder is not None:
+            load_part(model, language_model_part(folder, config.tie_word_embeddings))
+        model.generation_config, notes = settings_from(folder, config, processor.tokenizer)
+        for note in notes:
+            logger.info("%s", note)
     if args.vision_tower is not None:
         load_vision_tower(model, args.vision_tower)
     if args.pretrain_mm_mlp_adapter is not None:
@@ -62,7 +69,7 @@ def build_model(
             logger.warning(message)
     if args.attn_implementation is not None:
         model.model.vision_tower.set_attn_implementation(args.attn_implementation)
-    return finish(model, args, training.stage, lora), build_processor(args, config, continues)
+    return finish(model, args, training.stage, lora), processor
 
 
 def build_shapes(

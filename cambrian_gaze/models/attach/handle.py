@@ -27,12 +27,15 @@ from cambrian_gaze.gaze.layout import TOKEN_FIELDS, TokenLayout
 from cambrian_gaze.gaze.visibility import regions_offered
 from cambrian_gaze.models.attach.families import FAMILIES, KINDS, Picture, visuals_of
 from cambrian_gaze.models.backbone import checkpoints_activations
+from cambrian_gaze.models.generation_settings import settle
 from cambrian_gaze.models.hf_internals import ATTENTION_NAME
 
 MISSING = object()
 
 
-def attach_gaze(model: nn.Module, gaze: GazeConfig | dict[str, Any] | None = None) -> AttachedGaze:
+def attach_gaze(
+    model: nn.Module, gaze: GazeConfig | dict[str, Any] | None = None, tokenizer: Any = None
+) -> AttachedGaze:
     """Give the decoder of a dense vision-language model gaze attention. Its weights stay as they are.
 
     Args:
@@ -40,6 +43,8 @@ def attach_gaze(model: nn.Module, gaze: GazeConfig | dict[str, Any] | None = Non
             or not.
         gaze: region size and budget, a `GazeConfig` or its fields; there are no context tokens (|C| = 0). None: as
             `config.gaze` has it, which `save_pretrained` keeps.
+        tokenizer: where it is given, `generate` also ends at its own end and at the end of a ChatML turn; otherwise
+            the model ends its answers as it did.
 
     Returns: the handle that changes the budget, records and detaches.
 
@@ -61,7 +66,10 @@ def attach_gaze(model: nn.Module, gaze: GazeConfig | dict[str, Any] | None = Non
         )
     config = gaze if isinstance(gaze, GazeConfig) else GazeConfig.from_dict({"num_context_tokens": 0} | dict(gaze))
     _check(config, base)
-    return AttachedGaze(base, config)
+    attached = AttachedGaze(base, config)
+    if tokenizer is not None:
+        settle(model, tokenizer)
+    return attached
 
 
 class AttachedGaze:
