@@ -95,7 +95,7 @@ class CambrianGazeConfig(PreTrainedConfig):
 
     @classmethod
     def from_preset(cls, name: str, **overrides: Any) -> CambrianGazeConfig:
-        """The configuration of a preset: "tiny", "4b" or "7b". `overrides` replace whole fields."""
+        """The configuration of a preset: "tiny", "4b", "7b", "4b-512" or "7b-512". `overrides` replace whole fields."""
         return cls(**(preset(name) | overrides))
 
 

@@ -19,6 +19,9 @@ SIGLIP2_SO400M_16_384 = {
 }
 """google/siglip2-so400m-patch16-384, a `SiglipVisionModel` (the NaFlex variant is another class)."""
 
+SIGLIP2_SO400M_16_512 = SIGLIP2_SO400M_16_384 | {"image_size": 512}
+"""google/siglip2-so400m-patch16-512: 32×32 patches, as the model that the authors' page shows."""
+
 QWEN3_4B = {
     "model_type": "qwen3",
     "vocab_size": 151936,
@@ -58,6 +61,9 @@ Qwen/Qwen2.5-7B-Instruct, of the same sizes; the paper says Qwen2.5.)"""
 GAZE_72 = {"image": {"region_size": [1, 6, 6], "top_k": 2}}
 """The paper's 72+4 of 576: regions of 6×6, K=2, |C|=4."""
 
+GAZE_128 = {"image": {"region_size": [1, 8, 8], "top_k": 2}}
+"""128+4 of 1,024 at 512 px: regions of 8×8, K=2 of 16 (authors' page)."""
+
 TINY = {
     "vision_config": {
         "model_type": "siglip_vision_model",
@@ -93,9 +99,11 @@ PRESETS: dict[str, dict[str, Any]] = {
     "tiny": TINY,
     "4b": {"vision_config": SIGLIP2_SO400M_16_384, "text_config": QWEN3_4B, "gaze": GAZE_72},
     "7b": {"vision_config": SIGLIP2_SO400M_16_384, "text_config": QWEN2_5_7B, "gaze": GAZE_72},
+    "4b-512": {"vision_config": SIGLIP2_SO400M_16_512, "text_config": QWEN3_4B, "gaze": GAZE_128},
+    "7b-512": {"vision_config": SIGLIP2_SO400M_16_512, "text_config": QWEN2_5_7B, "gaze": GAZE_128},
 }
 
-TOKENIZERS = {"4b": "Qwen/Qwen3-4B", "7b": "Qwen/Qwen2.5-7B"}
+TOKENIZERS = {name: "Qwen/Qwen3-4B" if name.startswith("4b") else "Qwen/Qwen2.5-7B" for name in PRESETS if name != "tiny"}
 """Where the tokenizer of a preset lives on the hub; "tiny" ships its own."""
 
 

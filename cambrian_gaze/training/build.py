@@ -23,7 +23,7 @@ from cambrian_gaze.models.configuration import CambrianGazeConfig
 from cambrian_gaze.models.generation_settings import settings_from, settle
 from cambrian_gaze.models.loading import load_model
 from cambrian_gaze.models.modeling import CambrianGazeForConditionalGeneration
-from cambrian_gaze.models.presets import load_tokenizer
+from cambrian_gaze.models.presets import PRESETS, load_tokenizer
 from cambrian_gaze.models.processing import CambrianGazeProcessor
 from cambrian_gaze.training.adapters import attach, check_lora, quantisation
 from cambrian_gaze.training.arguments import ModelArguments, TrainingArguments
@@ -123,7 +123,8 @@ def new_config(args: ModelArguments, language_model: PreTrainedConfig | None) ->
         text_config = language_model.get_text_config()
         tokenizer = AutoTokenizer.from_pretrained(args.tokenizer_name_or_path or args.model_name_or_path)
     elif args.preset is None:
-        raise ValueError("give model_name_or_path (a Cambrian-Gaze or language model) or preset (tiny, 4b, 7b)")
+        known = ", ".join(PRESETS)
+        raise ValueError(f"give model_name_or_path (a Cambrian-Gaze or language model) or preset ({known})")
     if args.vision_tower is not None:
         vision_config = read_vision_config(args.vision_tower)
     return assemble_config(args.preset, overrides, text_config, vision_config, tokenizer)
