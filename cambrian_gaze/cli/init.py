@@ -19,7 +19,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--vision", required=True, metavar="NAME", help="SigLIP: folder or Hub id (google/siglip2-so400m-patch16-384)"
     )
-    parser.add_argument("--preset", help="4b, 7b, 4b-512 or 7b-512: checks the backbones' sizes and gives the gaze configuration")
+    parser.add_argument(
+        "--preset", help="4b, 7b, 4b-512 or 7b-512: checks the backbones' sizes and gives the gaze configuration"
+    )
     parser.add_argument("--out", required=True, metavar="DIR", help="folder to write; must be new or empty")
     parser.add_argument("--tokenizer", metavar="NAME", help="folder or Hub id; default: the language model's")
     parser.add_argument(

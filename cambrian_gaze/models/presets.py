@@ -103,7 +103,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "7b-512": {"vision_config": SIGLIP2_SO400M_16_512, "text_config": QWEN2_5_7B, "gaze": GAZE_128},
 }
 
-TOKENIZERS = {name: "Qwen/Qwen3-4B" if name.startswith("4b") else "Qwen/Qwen2.5-7B" for name in PRESETS if name != "tiny"}
+TOKENIZERS = dict.fromkeys(("4b", "4b-512"), "Qwen/Qwen3-4B") | dict.fromkeys(("7b", "7b-512"), "Qwen/Qwen2.5-7B")
 """Where the tokenizer of a preset lives on the hub; "tiny" ships its own."""
 
 

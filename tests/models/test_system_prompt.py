@@ -74,7 +74,8 @@ def test_every_command_says_it(converted: Path, tmp_path: Path, monkeypatch: pyt
     assert answer.main([*records, *common]) == 0 and len(asked) == 2 and all(SYSTEM_PROMPT in text for text in asked)
     assert answer.main([*records, *common, "--system", ""]) == 0
     assert len(asked) == 4 and not any("system" in text for text in asked[2:]), "other prompts: asked anew"
-    parsed = evaluate.build_parser("run").parse_args(["--model", "m", "--tasks", "mme", "--output", "o", "--system", "x"])
+    words = ["--model", "m", "--tasks", "mme", "--output", "o", "--system", "x"]
+    parsed = evaluate.build_parser("run").parse_args(words)
     assert parsed.system == "x"
 
 
