@@ -30,7 +30,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--dry_run", action="store_true", help="print what is done and every command; run nothing")
     parser.add_argument("--step", metavar="NAME", help="only this step: stage1, stage2, video, evaluation, table")
     parser.add_argument(
-        "--work", type=Path, default=Path(), metavar="DIR", help="for checkpoints/ and runs/; default: the repository"
+        "--work", type=Path, default=Path(), metavar="DIR", help="for checkpoints/ and runs/; default: here"
     )
     parser.add_argument("--gpus", type=positive, metavar="N", help="of a machine; default: those there are, or 1")
     parser.add_argument("--gpu", default="h100", metavar="NAME", help="for the plan: h100, a100, …; default: h100")
@@ -60,23 +60,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error("--preset tiny needs --data, a folder of small data")
 
     from cambrian_gaze.reproduce.commands import Options
-    from cambrian_gaze.reproduce.rows import find_chain, list_rows, repository
+    from cambrian_gaze.reproduce.rows import find_chain, list_rows
     from cambrian_gaze.reproduce.run import reproduce
     from cambrian_gaze.training.config import known_keys, read_flags
     from cambrian_gaze.training.layers import ConfigError
 
     try:
-        root = repository()
         if arguments.list:
-            print(list_rows(root))
+            print(list_rows())
             return 0
         if unknown := sorted(set(read_flags(flags)) - set(known_keys())):
             raise ConfigError(f"unknown option --{unknown[0]}; see --help, and `cambrian-gaze train --help`")
         places = {name: getattr(arguments, name) for name in ("work", "data", "data_root")}
-        if root != Path():
-            # Configurations name their data and each other relative to the repository.
-            places = {name: path and (path if path == Path() else path.absolute()) for name, path in places.items()}
-            os.chdir(root)
         options = Options(
             **places,
             gpus=arguments.gpus or _gpus(),
@@ -92,7 +87,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             again += [] if path in (None, Path()) else [f"--{name}", str(path)]
         again += (["--preset", options.preset] if options.preset else []) + flags
         return reproduce(
-            find_chain(Path(), arguments.table, arguments.row),
+            find_chain(arguments.table, arguments.row),
             options,
             dry_run=arguments.dry_run,
             slurm=again if arguments.slurm else None,

@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from cambrian_gaze.declarations import declaration
 from cambrian_gaze.evaluation.tables import Row, Table, read_table
 from cambrian_gaze.training.layers import read_layers
 
@@ -23,7 +24,7 @@ class Run:
     name: str
     """`stage1`, `stage2` or `video`."""
     config: Path
-    """Its configuration, relative to the repository."""
+    """Its configuration, as `cambrian-gaze train` takes it."""
     values: dict[str, Any]
     """What the configuration says, its bases included."""
 
@@ -48,34 +49,22 @@ class Chain:
         return self.runs[-1].name == "video"
 
 
-def repository() -> Path:
-    """The folder with `train/rows.yaml`: the working directory, or the checkout that this package lies in.
-
-    Raises: ValueError where neither has one.
-    """
-    checkout = Path(__file__).resolve().parents[2]
-    for folder in (Path(), checkout):
-        if (folder / ROWS).is_file():
-            return folder
-    raise ValueError(f"there is no {ROWS} here nor in {checkout}: run this in a clone of the repository")
-
-
-def read_rows(root: Path) -> dict[str, dict[str, Any]]:
+def read_rows() -> dict[str, dict[str, Any]]:
     """Table → `table` (its file) and `rows` (name → configuration)."""
-    return yaml.safe_load((root / ROWS).read_text(encoding="utf-8"))
+    return yaml.safe_load(declaration(ROWS).read_text(encoding="utf-8"))
 
 
-def find_chain(root: Path, table_name: str, row_name: str) -> Chain:
+def find_chain(table_name: str, row_name: str) -> Chain:
     """A row by its names.
 
     Raises: ValueError for an unknown table or row, with the nearest; for a row that is published for comparison alone;
         and where a configuration starts from a run that is not there.
     """
-    known = read_rows(root)
+    known = read_rows()
     if table_name not in known:
         raise ValueError(f"no table {table_name!r}{_nearest(table_name, list(known))}")
     entry = known[table_name]
-    path = root / entry["table"]
+    path = Path(entry["table"])
     table = read_table(path)
     names = list(entry["rows"])
     if row_name not in names:
@@ -85,26 +74,26 @@ def find_chain(root: Path, table_name: str, row_name: str) -> Chain:
                 f"{_nearest(row_name, names)}"
             )
         raise ValueError(f"{table_name} has no row {row_name!r}{_nearest(row_name, names)}")
-    runs = _runs(root, entry["rows"][row_name])
+    runs = _runs(entry["rows"][row_name])
     return Chain(table_name, path, table, table.row(row_name), runs)
 
 
-def list_rows(root: Path) -> str:
+def list_rows() -> str:
     """Every row that can be reproduced, with its runs, as text."""
     lines = []
-    for table, entry in read_rows(root).items():
+    for table, entry in read_rows().items():
         lines.append(f"{table} ({entry['table']})")
         for name, config in entry["rows"].items():
-            runs = " → ".join(run.config.stem for run in _runs(root, config))
+            runs = " → ".join(run.config.stem for run in _runs(config))
             lines.append(f"  {name}\n      {runs}")
     return "\n".join(lines)
 
 
-def _runs(root: Path, config: str) -> tuple[Run, ...]:
+def _runs(config: str) -> tuple[Run, ...]:
     """The run of a configuration and those before it, by the models that they start from."""
-    found = {path: _values(path) for path in sorted((root / CONFIGS).glob("*_cambrian_*.yaml"))}
+    found = {path: _values(path) for path in _configs()}
     by_output = {str(Path(values["output_dir"])): path for path, values in found.items()}
-    path, chain = root / CONFIGS / f"{config}.yaml", []
+    path, chain = CONFIGS / f"{config}.yaml", []
     if path not in found:
         raise ValueError(f"{ROWS} names {config!r}, but there is no {path}")
     while path is not None:
@@ -112,6 +101,12 @@ def _runs(root: Path, config: str) -> tuple[Run, ...]:
         chain.insert(0, Run(_kind(values), path, values))
         path = _parent(values, by_output)
     return tuple(chain)
+
+
+def _configs() -> list[Path]:
+    """The configurations of the paper's runs, by the names that they have in a clone."""
+    folder = declaration(ROWS).parent / CONFIGS.name
+    return [CONFIGS / path.name for path in sorted(folder.glob("*_cambrian_*.yaml"))]
 
 
 def _parent(values: dict[str, Any], by_output: dict[str, Path]) -> Path | None:

@@ -21,7 +21,7 @@ from tests.training._runs import ROOT
 @pytest.fixture
 def row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Chain, Options, list[Step]]:
     monkeypatch.chdir(ROOT)
-    chain = find_chain(Path(), "table1", "Cambrian-4B + Gaze 72+4")
+    chain = find_chain("table1", "Cambrian-4B + Gaze 72+4")
     options = Options(work=tmp_path, preset="tiny", data=tmp_path / "data")
     return chain, options, steps(chain, options)
 

@@ -7,7 +7,7 @@ import pytest
 from cambrian_gaze.cli.main import main
 from cambrian_gaze.evaluation.tables import read_table
 from cambrian_gaze.reproduce.commands import Options, plan_words, steps
-from cambrian_gaze.reproduce.rows import find_chain, read_rows, repository
+from cambrian_gaze.reproduce.rows import find_chain, read_rows
 from cambrian_gaze.training.build import build_shapes
 from cambrian_gaze.training.config import load
 from tests.training._runs import ROOT
@@ -16,11 +16,11 @@ ROW = "Cambrian-4B + Gaze 72+4"
 
 
 def every_row() -> list[tuple[str, str]]:
-    return [(table, row) for table, entry in read_rows(ROOT).items() for row in entry["rows"]]
+    return [(table, row) for table, entry in read_rows().items() for row in entry["rows"]]
 
 
 def test_every_row_that_can_be_measured_can_be_reproduced() -> None:
-    for table, entry in read_rows(ROOT).items():
+    for table, entry in read_rows().items():
         runnable = {row.name for row in read_table(ROOT / entry["table"]).rows if row.model_args is not None}
         assert set(entry["rows"]) == runnable, table
 
@@ -28,7 +28,7 @@ def test_every_row_that_can_be_measured_can_be_reproduced() -> None:
 @pytest.mark.parametrize(("table", "row"), every_row(), ids=lambda text: text)
 def test_a_rows_runs_lead_to_each_other(table: str, row: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    chain = find_chain(Path(), table, row)
+    chain = find_chain(table, row)
     assert [run.name for run in chain.runs] == ["stage1", "stage2", "video"][: 3 if chain.is_video else 2]
     assert chain.is_video == (table == "video")
     for options in (
@@ -50,7 +50,7 @@ def test_a_rows_runs_lead_to_each_other(table: str, row: str, monkeypatch: pytes
 def test_a_tiny_row_keeps_as_many_regions_of_as_many(table: str, row: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of 16 regions as many as the row's model keeps; videos keep the same share."""
     monkeypatch.chdir(ROOT)
-    chain = find_chain(Path(), table, row)
+    chain = find_chain(table, row)
     options = Options(work=Path("w"), preset="tiny", data=Path("d"))
     for step in steps(chain, options)[:-2]:
         own = load([str(step.run.config), "--use_cpu", "--no_bf16", "--deepspeed", "null"])
@@ -110,8 +110,9 @@ def test_a_dry_run_prints_the_commands(capsys: pytest.CaptureFixture, monkeypatc
     assert "--num_processes 8" in said[3] and "--model" not in said[4]
 
 
-def test_the_repository_is_found_from_elsewhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_rows_are_known_outside_of_the_repository(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """An installed copy carries the configurations: they have the same names everywhere."""
     monkeypatch.chdir(tmp_path)
-    assert repository() == ROOT
-    chain = find_chain(ROOT, "table1", ROW)
-    assert all(path.startswith(str(ROOT)) for path in plan_words(chain, Options())[1:3])
+    chain = find_chain("table1", ROW)
+    assert plan_words(chain, Options())[1:3] == [str(run.config) for run in chain.runs]
+    assert str(chain.runs[0].config) == "train/configs/pretrain_cambrian_4b.yaml"
