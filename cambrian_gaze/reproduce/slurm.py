@@ -25,8 +25,8 @@ def submit(
             table.
         time: limit of a training job, as sbatch takes it.
 
-    Raises: ValueError outside of a clone, and where jobs of an earlier call are still queued; OSError where sbatch is not there or refuses,
-        with the jobs submitted so far.
+    Raises: ValueError outside of a clone, and where jobs of an earlier call are still queued; OSError where sbatch is
+        not there or refuses, with the jobs submitted so far.
     """
     if not SCRIPTS.is_dir():
         raise ValueError(f"there is no {SCRIPTS} here: submit from a clone of the repository")
