@@ -54,7 +54,7 @@ def answer(arguments: argparse.Namespace) -> str:
 
     sampling = sampling_from(arguments)
     records = read_records(arguments.data_path)
-    model, processor = load(arguments.model, arguments.device, arguments.adapter)
+    model, processor = load(arguments.model, arguments.device, arguments.adapter, arguments.system)
     options = AnswerOptions(
         generation={"max_new_tokens": arguments.max_new_tokens, "do_sample": False},
         gaze=gaze_options(arguments),

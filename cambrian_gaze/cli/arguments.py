@@ -53,7 +53,18 @@ def add_generation(parser: argparse.ArgumentParser) -> None:
     budget.add_argument("--keep_ratio", type=float, metavar="R", help="share of the regions; 1.0 is dense attention")
     budget.add_argument("--kv_budget", type=positive, metavar="N", help="visual tokens per query")
     parser.add_argument("--max_new_tokens", type=positive, default=128, metavar="N", help="default: 128")
+    add_system(parser)
     parser.add_argument("--device", type=device, help="cpu, cuda, cuda:1, …; default: cuda where there is one")
+
+
+def add_system(parser: argparse.ArgumentParser) -> None:
+    """What is said before a conversation."""
+    parser.add_argument(
+        "--system",
+        metavar="TEXT",
+        help="what the system turn says; default: as the checkpoint has it (converted ones say what their parent was "
+        "trained with), '': no system turn",
+    )
 
 
 def add_video(parser: argparse.ArgumentParser) -> None:

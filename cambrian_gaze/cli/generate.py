@@ -52,7 +52,7 @@ def generate(arguments: argparse.Namespace) -> str:
 
     paths = [Path(path).resolve() for path in arguments.image]
     images = [load_image(path.name, path.parent, flag="") for path in paths]
-    model, processor = load(arguments.model, arguments.device, arguments.adapter)
+    model, processor = load(arguments.model, arguments.device, arguments.adapter, arguments.system)
 
     content: list[dict[str, Any]] = [{"type": "image", "image": image} for image in images]
     content.append({"type": "text", "text": arguments.prompt})

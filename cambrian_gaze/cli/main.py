@@ -33,6 +33,9 @@ COMMANDS: dict[str, Command] = {
     "answer": Command("answer every record of a data file, into a journal", "cambrian_gaze.cli.answer:main"),
     "data": Command("index, check, count or look at data before a run", "cambrian_gaze.cli.data:main"),
     "eval": Command("answer and score public benchmarks, fill the paper's tables", "cambrian_gaze.cli.evaluate:main"),
+    "reproduce": Command(
+        "one row of the paper's tables: train, evaluate, fill the table", "cambrian_gaze.cli.reproduce:main"
+    ),
     "cost": Command("count the KV entries that a query attends to, for a grid and a K", "cambrian_gaze.cli.cost:main"),
     "export": Command(
         "write a saved model as a dense model of transformers, in bf16, int8 or int4", "cambrian_gaze.cli.export:main"

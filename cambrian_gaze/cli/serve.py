@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from cambrian_gaze.models.serve.server import ChatServer
 
     try:
-        model, processor = load(arguments.model, arguments.device, arguments.adapter)
+        model, processor = load(arguments.model, arguments.device, arguments.adapter, arguments.system)
         options = gaze_options(arguments)
         model.model.resolve_gaze(options)
         name = arguments.name or Path(arguments.model).name

@@ -28,6 +28,7 @@ from cambrian_gaze.data.records import ROLES, Record, RecordError
 IMAGE_TOKEN = "<|image_pad|>"
 VIDEO_TOKEN = "<|video_pad|>"
 CONTEXT_TOKEN = "<|vision_pad|>"
+END_OF_TURN = "<|im_end|>"
 
 CHAT_TEMPLATE = """\
 {%- for message in messages %}

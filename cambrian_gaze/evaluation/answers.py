@@ -105,12 +105,18 @@ def answer_records(
     """
     config = model.config.gaze_config.override(**options.gaze)
     fingerprint = f"{weights_fingerprint(model)} {processor_fingerprint(processor)}"
-    questions = [_question(record, folder, options, config, fingerprint) for record in records]
+    system = processor.system_prompt
+    questions = [_question(record, folder, options, config, fingerprint, system) for record in records]
     return answer_questions(model, processor, questions, journal, options, progress)
 
 
 def _question(
-    record: Record, folder: str | Path, options: AnswerOptions, config: GazeConfig, fingerprint: str
+    record: Record,
+    folder: str | Path,
+    options: AnswerOptions,
+    config: GazeConfig,
+    fingerprint: str,
+    system: str | None,
 ) -> Question:
     messages = prompt_messages(record, options.image_position)
     key = entry_key(
@@ -122,6 +128,7 @@ def _question(
         blank_images=options.blank_images,
         keep_regions=options.keep_regions,
         weights=fingerprint,
+        **({"system": system} if system else {}),
     )
     return Question(record.id, messages, key, lambda: with_media(messages, record, folder, options.sampling))
 

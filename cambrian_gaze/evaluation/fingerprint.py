@@ -25,6 +25,7 @@ def processor_fingerprint(processor: Any) -> str:
     digest = hashlib.sha256(processor.tokenizer.backend_tokenizer.to_str().encode())
     pictures = processor.image_processor.to_dict()
     settings = [processor.chat_template, pictures, processor.grid, processor.num_context_tokens]
+    settings += [processor.system_prompt] if processor.system_prompt else []
     digest.update(json.dumps(settings, sort_keys=True, default=str).encode())
     return digest.hexdigest()
 

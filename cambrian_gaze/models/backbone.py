@@ -6,6 +6,7 @@ Shapes: B rows, S tokens of a row, N images and frames of the batch, h·w visual
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -108,10 +109,17 @@ class CambrianGazeModel(CambrianGazePreTrainedModel):
 
     def resolve_gaze(self, gaze: dict[str, Any] | GazeConfig | None) -> GazeConfig:
         """The checkpoint's gaze configuration under run-time options such as {"top_k": 2}."""
-        if isinstance(gaze, GazeConfig):
-            return gaze
         own = self.config.gaze_config
-        return own.override(**gaze) if gaze else own
+        if isinstance(gaze, GazeConfig):
+            if gaze.num_context_tokens != own.num_context_tokens:
+                raise ValueError(
+                    f"this model has {own.num_context_tokens} context tokens, the gaze configuration given has "
+                    f"{gaze.num_context_tokens}; context_visible=False hides them"
+                )
+            return gaze.check_layers(self.config.text_config.num_hidden_layers)
+        if gaze is not None and not isinstance(gaze, Mapping):
+            raise ValueError(f"gaze must be options such as {{'top_k': 2}}, or a GazeConfig, got {gaze!r}")
+        return own.override(**gaze).check_layers(self.config.text_config.num_hidden_layers) if gaze else own
 
     def get_image_features(self, pixel_values: Tensor) -> Tensor:
         """[N, 3, H, W] → [N, h·w, decoder width]."""
@@ -148,11 +156,13 @@ class CambrianGazeModel(CambrianGazePreTrainedModel):
         else:
             own = self.get_image_features(sequence_group.own(pixel_values, dim=0))
             features = sequence_group.gather(own)[: len(pixel_values)]
-        frames = [h * w for t, h, w in grid_thw.tolist() for _ in range(t)] if grid_thw is not None else []
-        if len(frames) != len(features) or any(tokens != features.shape[1] for tokens in frames):
+        frames = [(h, w) for t, h, w in grid_thw.tolist() for _ in range(t)] if grid_thw is not None else []
+        if len(frames) != len(features) or any(grid != self.config.grid for grid in frames):
+            grids = ", ".join(f"{h}×{w}" for h, w in sorted(set(frames)))
             raise ValueError(
-                f"pixel_values hold {len(features)} images or frames of {features.shape[1]} visual tokens each, but "
-                f"grid_thw describes {len(frames)} of {sorted(set(frames))} tokens, counted after the projector"
+                f"pixel_values hold {len(features)} images or frames of {self.config.grid[0]}×{self.config.grid[1]} "
+                f"visual tokens each, but grid_thw describes {len(frames)} of {grids or 'none'}, counted after the "
+                "projector; use the processor that was saved with this model"
             )
         features = features.flatten(0, 1).to(inputs_embeds)
         inputs_embeds = inputs_embeds.masked_scatter((layout.role == VISUAL)[..., None], features)
@@ -197,12 +207,18 @@ class CambrianGazeModel(CambrianGazePreTrainedModel):
         past_key_values: GazeCache | None = None,
         **kwargs: Any,
     ) -> CambrianGazeModelOutput:
-        """See `CambrianGazeForConditionalGeneration.forward`. routed: bool [B, S], text queries that route."""
+        """See `CambrianGazeForConditionalGeneration.forward`."""
         cache = one_cache(cache, past_key_values)
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give exactly one of input_ids and inputs_embeds")
+        if input_ids is not None and pixel_values is None and grid_thw is not None and len(grid_thw):
+            raise ValueError(
+                f"{len(grid_thw)} image or video grids came without pixel_values: their placeholders would stand for "
+                "nothing; pass everything that the processor returns"
+            )
         if inputs_embeds is None:
             inputs_embeds = self.get_input_embeddings()(input_ids)
+        _check_shapes(inputs_embeds, mm_token_type_ids=mm_token_type_ids, sample_ids=sample_ids, routed=routed)
         config = self.resolve_gaze(gaze)
         if sequence_group is not None:
             if use_cache or cache is not None or gaze_trace is not None:
@@ -278,7 +294,13 @@ class CambrianGazeModel(CambrianGazePreTrainedModel):
         layout = derive_layout(
             mm_token_type_ids, attention_mask[:, -length:], grid_thw, config, sample_ids, past, routed, continues
         )
-        if not config.route_prompt and routed is None and length > 1:
+        if not config.route_prompt and routed is None and not config.is_dense:
+            if past is not None:
+                raise ValueError(
+                    "with route_prompt=False the text of the prompt is dense and that of the answer routes, and a call "
+                    f"after {cache.length} cached tokens can hold either: say which by routed=, bool [B, S], as "
+                    "`generate` does, or give the whole prompt in one call"
+                )
             last = torch.where(layout.role == PAD, -1, layout.index).amax(1, keepdim=True)
             layout = layout.with_routed(layout.index == last)
         return layout
@@ -316,6 +338,14 @@ class CambrianGazeModel(CambrianGazePreTrainedModel):
             saved={} if saving else None,
         )
         return attention.prepare(context, inputs_embeds.device, inputs_embeds.dtype)
+
+
+def _check_shapes(inputs_embeds: Tensor, **tensors: Tensor | None) -> None:
+    """Raises ValueError naming a tensor that is not [B, S]."""
+    shape = tuple(inputs_embeds.shape[:2])
+    for name, tensor in tensors.items():
+        if tensor is not None and tuple(tensor.shape) != shape:
+            raise ValueError(f"{name} must be {list(shape)} as the tokens are, got {list(tensor.shape)}")
 
 
 def _stats(context: GazeContext) -> GazeStats:

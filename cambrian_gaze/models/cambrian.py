@@ -21,7 +21,11 @@ NEXT_FRAME_HEAD = "model.nfp_head."
 TOWER_PREFIXES = ("model.vision_tower_aux_list.0.vision_tower.", "model.vision_tower.vision_tower.")
 RECORD = "cambrian_upstream.json"
 LEFT_OUT = "cambrian_upstream.safetensors"
-"""Files of a converted model folder: upstream's configuration and names, and its tensors that the model lacks."""
+"""Files of a converted model folder: upstream's configurations and names, and its tensors that the model lacks."""
+GENERATION = "generation_config.json"
+
+SYSTEM_PROMPT = "You are a helpful assistant."
+"""What the parent says before every conversation of its Qwen models, in training too (`--version qwen_2`)."""
 
 SVA = ("model.vision_sampler_", "model.mm_projector_aux_", "model.vision_query")
 
@@ -185,6 +189,7 @@ def check_config(config: Mapping[str, Any], grid: tuple[int, int], has_newline: 
         notes.append(f"{aspect}: only the base view, padded to a square, is used")
     elif aspect != "pad":
         notes.append(f"image_aspect_ratio is {aspect!r} upstream; pictures are padded to a square here")
+    notes += _pooling_of_videos(config, choices)
     tokens = grid[0] * grid[1]
     lengths = {key: config.get(key) for key in ("image_token_len", "si_token_len", "miv_token_len")}
     pooled = {key: int(length) for key, length in lengths.items() if length and 0 < int(length) != tokens}
@@ -197,6 +202,22 @@ def check_config(config: Mapping[str, Any], grid: tuple[int, int], has_newline: 
             )
         notes.append(f"{text} upstream: all {tokens} tokens of an image or frame are used")
     return notes
+
+
+def _pooling_of_videos(config: Mapping[str, Any], choices: Choices) -> list[str]:
+    """Notes on frames that upstream pools by a stride. Raises: ValueError without a choice: it pools those of videos
+    and not single images, and this model has one projector for both."""
+    stride = config.get("mm_spatial_pool_stride")
+    if stride is None or stride == 1:
+        return []
+    said = f"mm_spatial_pool_stride is {stride} (mode {config.get('mm_spatial_pool_mode', 'average')})"
+    if choices.pooling == "refuse":
+        raise ValueError(
+            f"{said}: upstream pools the projected features of a video's frames {stride}×{stride}, and not those of "
+            "single images. This model has one projector for both and cannot do so. --pooling native takes all tokens "
+            "of a frame: images stay as upstream has them, answers about videos differ until the model is fine-tuned"
+        )
+    return [f"{said} upstream: all tokens of a frame are used, and answers about videos differ until fine-tuned"]
 
 
 def uses_newline(config: Mapping[str, Any]) -> bool:

@@ -115,6 +115,11 @@ class GazeGenerationMixin:
             # Not every transformers of our range slices them to the tokens that the cache does not hold yet.
             inputs["mm_token_type_ids"] = inputs["mm_token_type_ids"][:, -inputs["input_ids"].shape[1] :]
         cached = cache is not None and cache.get_seq_length() > 0
+        if cached and not self.model.resolve_gaze(kwargs.get("gaze")).route_prompt:
+            new = inputs["input_ids"]
+            inputs["routed"] = torch.ones_like(new, dtype=torch.bool)
+            if is_first_iteration:
+                inputs["routed"][:, :-1] = False  # The rest of a prompt: its last token alone predicts the answer.
         if not cached or grids is None:
             return inputs
         inputs["pixel_values"] = inputs["grid_thw"] = None

@@ -68,6 +68,7 @@ class CambrianGazeForConditionalGeneration(GazeGenerationMixin, CambrianGazePreT
         mm_token_type_ids: Tensor | None = None,
         sample_ids: Tensor | None = None,
         continues: Tensor | None = None,
+        routed: Tensor | None = None,
         labels: Tensor | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int | Tensor = 0,
@@ -91,6 +92,9 @@ class CambrianGazeForConditionalGeneration(GazeGenerationMixin, CambrianGazePreT
             mm_token_type_ids: int64 [B, S]: 0 text, 1 image, 2 video, 3 context.
             sample_ids: int64 [B, S], the sample of each token of a packed row, -1 for padding.
             continues: bool [B], rows whose first item is the next frames of the video that the cache ends with.
+            routed: bool [B, S], text queries that route; None: all. With `route_prompt` false, None means those that
+                predict a label where there are labels, else the last of the prompt; after cached tokens it must be
+                given: a prompt in several calls has True at its last token alone, an answer's tokens have True.
             labels: int64 [B, S], not shifted, -100 where nothing is supervised.
             logits_to_keep: compute logits of the last tokens only (0: of all).
             skip_logits: with labels, compute the head where something is supervised, a chunk of tokens at a time, and
@@ -107,8 +111,10 @@ class CambrianGazeForConditionalGeneration(GazeGenerationMixin, CambrianGazePreT
         """
         if mm_token_type_ids is None and input_ids is not None:
             self._refuse_untyped(input_ids, pixel_values)
-        routed = None
-        if labels is not None and not self.config.gaze.get("route_prompt", True):
+        tokens = input_ids if inputs_embeds is None else inputs_embeds
+        if labels is not None and tokens is not None and labels.shape != tokens.shape[:2]:
+            raise ValueError(f"labels must be {list(tokens.shape[:2])} as the tokens are, got {list(labels.shape)}")
+        if labels is not None and routed is None and not self.model.resolve_gaze(gaze).route_prompt:
             routed = torch.zeros_like(labels, dtype=torch.bool)
             routed[:, :-1] = labels[:, 1:] != -100
         outputs = self.model(

@@ -32,6 +32,7 @@ class CambrianGazeProcessor(ProcessorMixin):
         chat_template: default ChatML without a default system prompt; or templates by name, "default" among them.
         num_context_tokens: |C| of the model.
         grid: rows and columns of visual tokens after the projector.
+        system_prompt: what is said before a conversation that has no system turn of its own; None or "": nothing.
     """
 
     def __init__(
@@ -41,11 +42,15 @@ class CambrianGazeProcessor(ProcessorMixin):
         chat_template: str | dict[str, str] | None = None,
         num_context_tokens: int = 4,
         grid: Sequence[int] = (24, 24),
+        system_prompt: str | None = None,
         **kwargs: Any,
     ) -> None:
+        self.system_prompt = system_prompt
         self.num_context_tokens = num_context_tokens
         self.grid = list(grid)
         tokenizer.padding_side = "left"
+        if tokenizer.pad_token is None:
+            tokenizer.pad_token = tokenizer.eos_token
         super().__init__(image_processor, tokenizer, chat_template=chat_template or CHAT_TEMPLATE, **kwargs)
 
     @classmethod
@@ -160,8 +165,10 @@ class CambrianGazeProcessor(ProcessorMixin):
         Pictures stand in the messages: {"type": "image", "image": PIL image or path}, several in one message, and
         {"type": "video", "video": [frames]}. What users wrote never becomes a special token.
         `chat_template` is a template or the name of one; "language_model" is that of the model's language model.
+        Where a conversation begins without a system turn, `system_prompt` is its system turn.
         """
         batched = bool(conversation) and isinstance(conversation[0], list | tuple)
+        conversation = [self.with_system(row) for row in conversation] if batched else self.with_system(conversation)
         if chat_template is not None or not tokenize:
             rendered = self.tokenizer.apply_chat_template(
                 conversation,
@@ -192,6 +199,12 @@ class CambrianGazeProcessor(ProcessorMixin):
             grids += row_grids
         out = self._batch(encoded, frames, grids, padding, return_tensors)
         return out if return_dict else out["input_ids"]
+
+    def with_system(self, messages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+        """The messages, with `system_prompt` before them where it says anything and they have no system turn."""
+        if not self.system_prompt or not messages or messages[0].get("role") == "system":
+            return list(messages)
+        return [{"role": "system", "content": [{"type": "text", "text": self.system_prompt}]}, *messages]
 
     def _template(self, wanted: str | None) -> str:
         """A template by its name, or itself; None: the default."""

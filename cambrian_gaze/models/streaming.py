@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from cambrian_gaze.data.conversation import END_OF_TURN
 from cambrian_gaze.data.encode import encode_conversation
 from cambrian_gaze.data.expand import TEXT, PlaceholderIds, expand_placeholders
 from cambrian_gaze.gaze.layout import VIDEO
@@ -76,7 +77,9 @@ class GazeStream:
         self.frames = 0
         """Frames appended so far."""
         self._opening = processor.tokenizer.encode("<|im_start|>user\n", add_special_tokens=False)
-        self._ids: list[int] = list(self._opening)
+        system = processor.with_system([{"role": "user", "content": ""}])[:-1]
+        before = encode_conversation(system, processor.tokenizer, [], 0)["input_ids"] if system else []
+        self._ids: list[int] = before + self._opening
         """All tokens; the cache holds the first `cache.length` of them, the others go in with what comes next."""
         self._grids: list[tuple[int, int, int]] = []
         """(frames, h, w) of each video: a new one begins where text came between."""
@@ -152,12 +155,15 @@ class GazeStream:
         new = expand_placeholders([placeholders.video], [grid], placeholders, self.processor.num_context_tokens)
         device = self.model.device
         going_on = bool(self._grids) and not waiting
+        ids = torch.tensor([waiting + new.input_ids], device=device)
+        dense = not self.model.model.resolve_gaze(self.gaze).route_prompt
         self.model(
-            input_ids=torch.tensor([waiting + new.input_ids], device=device),
+            input_ids=ids,
             mm_token_type_ids=torch.tensor([[TEXT] * len(waiting) + new.mm_token_type_ids], device=device),
             pixel_values=pixels.to(device),
             grid_thw=torch.tensor([grid], device=device),
             continues=torch.tensor([going_on]),
+            routed=torch.zeros_like(ids, dtype=torch.bool) if dense else None,
             cache=self.cache,
             use_cache=True,
             gaze=self.gaze,
@@ -193,7 +199,7 @@ class GazeStream:
         self.cache.crop(length)
 
     def _close_turn(self, answer: Tensor) -> None:
-        end, tokenizer = "<|im_end|>", self.processor.tokenizer
+        end, tokenizer = END_OF_TURN, self.processor.tokenizer
         if not len(answer) or int(answer[-1]) != tokenizer.convert_tokens_to_ids(end):
             self._ids += tokenizer.encode(end, add_special_tokens=False)
         self._ids += tokenizer.encode("\n", add_special_tokens=False) + self._opening

@@ -11,14 +11,15 @@ from transformers import AutoTokenizer
 
 from cambrian_gaze.models import cambrian
 from cambrian_gaze.models.configuration import CambrianGazeConfig
+from cambrian_gaze.models.generation_settings import settings_from
 from cambrian_gaze.models.key_report import KeyReport, Part, Source, match, model_shapes
 from cambrian_gaze.models.lineage import parent, write_lineage
-from cambrian_gaze.models.model_writer import EMBEDDINGS, check_space, generation_config
+from cambrian_gaze.models.model_writer import EMBEDDINGS, check_space
 from cambrian_gaze.models.modeling import CambrianGazeForConditionalGeneration
 from cambrian_gaze.models.shard_writer import Planned, write_shards
 from cambrian_gaze.models.shards import Shards
 from cambrian_gaze.models.weight_names import Name
-from cambrian_gaze.models.writing import new_folder, refuse_existing
+from cambrian_gaze.models.writing import new_folder, refuse_existing, write_json
 
 _TOWER_SIZES = ("hidden_size", "image_size", "patch_size")
 
@@ -96,7 +97,10 @@ def to_cambrian(
     with new_folder(out) as folder:
         write_shards(folder, planned, max_shard_size, progress)
         (folder / "config.json").write_text(json.dumps(upstream, indent=2) + "\n", encoding="utf-8")
-        generation_config(config, path, tokenizer).save_pretrained(folder)
+        if record is not None and "generation_config" in record:
+            write_json(folder / cambrian.GENERATION, record["generation_config"])
+        else:
+            settings_from(path, config, tokenizer, keep_sampling=True)[0].save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         write_lineage(folder, "convert to-cambrian", [parent("model", path)])
     return report

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import zlib
@@ -14,7 +15,7 @@ from torch.utils.data import Dataset
 
 from cambrian_gaze.data.collator import Collator
 from cambrian_gaze.data.lengths import MISSING_VIDEO, measure_mixture
-from cambrian_gaze.data.mixture import Mixture, recipe_of
+from cambrian_gaze.data.mixture import Mixture, Recipe, recipe_of
 from cambrian_gaze.data.mixture_dataset import MixtureDataset
 from cambrian_gaze.data.plan import EpochOrder
 from cambrian_gaze.data.quarantine import ExpectedMissing, QuarantineLog, TooManyQuarantined, read_list
@@ -36,11 +37,23 @@ def build_datasets(args: DataArguments, processor: Any, quarantine: QuarantineLo
     return train, evaluation
 
 
+def with_system(recipe: Recipe, processor: Any) -> Recipe:
+    """The recipe, whose sources say the checkpoint's system prompt where they have none of their own: the prompts of
+    training are those of answering."""
+    if not processor.system_prompt:
+        return recipe
+    sources = tuple(
+        dataclasses.replace(source, system_prompt=processor.system_prompt) if source.system_prompt is None else source
+        for source in recipe.sources
+    )
+    return dataclasses.replace(recipe, sources=sources)
+
+
 def build_dataset(
     args: DataArguments, paths: list[str], processor: Any, quarantine: QuarantineLog
 ) -> MixtureDataset | StreamDataset:
     """The mixture of recipes and data files, or their stream. Raises RecipeError where only some are streamed."""
-    recipe = recipe_of(paths, args.image_folder, args.video_folder)
+    recipe = with_system(recipe_of(paths, args.image_folder, args.video_folder), processor)
     options = dict(
         sampling=FrameSampling(
             args.video_fps, args.video_max_frames, args.video_force_sample, args.video_backend, args.video_timeout

@@ -81,9 +81,6 @@ def main(argv: Sequence[str] | None = None, callbacks: Sequence[TrainerCallback]
         except NotSavedError as error:
             print(f"cambrian-gaze train: {error}", file=sys.stderr)
             return 1
-        except NoSuchFolder as error:
-            print(f"cambrian-gaze train: {error}", file=sys.stderr)
-            return 2
         if dist.is_initialized():
             if request.granted:
                 dist.barrier()  # A launcher kills the ranks that are left when the first one ends.

@@ -30,6 +30,7 @@ from transformers.models.llava.image_processing_pil_llava import LlavaImageProce
 
 from cambrian_gaze.data.conversation import IMAGE_TOKEN
 from cambrian_gaze.models.configuration import CambrianGazeConfig
+from cambrian_gaze.models.generation_settings import settle
 from cambrian_gaze.models.lineage import parent, write_lineage
 from cambrian_gaze.models.modeling import CambrianGazeForConditionalGeneration
 from cambrian_gaze.models.processing import CambrianGazeProcessor
@@ -50,10 +51,12 @@ def export_dense(layout: str, source: Path | str, out: Path | str) -> Path:
         raise ValueError(f"{source} cannot be written as {layout}: " + "; ".join(reasons))
     with new_folder(out) as folder:
         model = CambrianGazeForConditionalGeneration.from_pretrained(source, dtype="auto")
+        processor = CambrianGazeProcessor.from_pretrained(source)
+        settle(model, processor.tokenizer)
         dense = to_llava(model) if layout == "llava" else to_deepseek_vl(model)
         dense.generation_config = model.generation_config
         dense.save_pretrained(folder)
-        _processor(layout, CambrianGazeProcessor.from_pretrained(source), config, folder)
+        _processor(layout, processor, config, folder)
         write_lineage(folder, f"export, {layout}", [parent("model", source)])
     return Path(out)
 

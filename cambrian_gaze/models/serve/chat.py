@@ -18,6 +18,7 @@ from PIL import Image
 from transformers import StoppingCriteriaList
 
 from cambrian_gaze.data.media import load_image
+from cambrian_gaze.models.generation_settings import settle
 from cambrian_gaze.models.modeling import CambrianGazeForConditionalGeneration
 from cambrian_gaze.models.processing import CambrianGazeProcessor
 from cambrian_gaze.models.serve.stop import Saying, StopText, before_stop
@@ -163,6 +164,7 @@ class ChatModel:
         gaze: dict[str, Any] | None = None,
     ) -> None:
         self.model, self.processor, self.name, self.gaze = model, processor, name, gaze
+        settle(model, processor.tokenizer)
         self._turn = threading.Lock()
 
     def prepare(self, request: ChatRequest) -> dict[str, Any]:
