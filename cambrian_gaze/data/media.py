@@ -5,14 +5,19 @@ from __future__ import annotations
 import io
 import os
 import stat
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import lru_cache
+from typing import BinaryIO, TypeVar
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image
 
+from cambrian_gaze.data.bare import bare_pictures
+from cambrian_gaze.data.depth import eight_bits, faint_colours
 from cambrian_gaze.data.records import RecordError
+
+_Taken = TypeVar("_Taken")
 
 MAX_PIXELS = 89_478_485
 """Largest picture that is decoded, in pixels: Pillow's own limit, 256 MiB as RGB."""
@@ -22,6 +27,21 @@ EMBEDDED = "a picture in the table"
 
 # Named, because Pillow would also hand PostScript files to Ghostscript.
 _FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000")
+
+
+_MAX_BARE = 2**28
+"""Bytes of the largest file that is read once more without its metadata."""
+
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What makes a picture upright, by its EXIF orientation."""
 
 
 class MediaError(RecordError):
@@ -76,32 +96,55 @@ def load_image(
 
     `path` may be the file's content, as tables hold it. Raises MediaError that names the file and the remedy.
     """
-    with _open(path, root, max_pixels, flag) as image:
-        image.load()
-        return to_rgb(image, path if isinstance(path, str) else EMBEDDED)
+    name = path if isinstance(path, str) else EMBEDDED
+    return _read(path, root, max_pixels, flag, lambda image: to_rgb(image, name))
 
 
 def image_size(
     path: str | bytes, root: str | os.PathLike[str] | None, max_pixels: int = MAX_PIXELS, flag: str = "--image_folder"
 ) -> tuple[int, int]:
     """(width, height) of the picture that `load_image` gives, from the file's header. Raises MediaError."""
-    with _open(path, root, max_pixels, flag) as image:
-        turned = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
-        return image.size[::-1] if turned else image.size
+    return _read(path, root, max_pixels, flag, _upright_size)
+
+
+def _read(
+    path: str | bytes,
+    root: str | os.PathLike[str] | None,
+    max_pixels: int,
+    flag: str,
+    take: Callable[[Image.Image], _Taken],
+) -> _Taken:
+    """What `take` makes of the picture, its header read. Whatever goes wrong becomes a MediaError.
+
+    A decoder may stumble over metadata; then these are left out.
+    """
+    content, path = (path, EMBEDDED) if isinstance(path, bytes) else (None, path)
+    real = regular_file(path, root, flag) if content is None else ""
+    with _named(path), open(real, "rb") if content is None else io.BytesIO(content) as stream:
+        try:
+            return _opened(stream, path, max_pixels, take)
+        except (MediaError, MemoryError, Image.DecompressionBombError, Image.DecompressionBombWarning):
+            raise
+        except Exception:
+            stream.seek(0)
+            content = stream.read(_MAX_BARE + 1)
+            for bare in bare_pictures(content) if len(content) <= _MAX_BARE else ():
+                with suppress(Exception):
+                    return _opened(io.BytesIO(bare), path, max_pixels, take)
+            raise
+
+
+def _opened(stream: BinaryIO, path: str, max_pixels: int, take: Callable[[Image.Image], _Taken]) -> _Taken:
+    with Image.open(stream, formats=_FORMATS) as image:
+        _check_size(image, path, max_pixels)
+        return take(image)
 
 
 @contextmanager
-def _open(
-    path: str | bytes, root: str | os.PathLike[str] | None, max_pixels: int, flag: str
-) -> Iterator[Image.Image]:
-    """The picture, its header read. Whatever goes wrong inside becomes a MediaError."""
-    content, path = (path, EMBEDDED) if isinstance(path, bytes) else (None, path)
-    real = regular_file(path, root, flag) if content is None else ""
+def _named(path: str) -> Iterator[None]:
+    """Whatever goes wrong inside becomes a MediaError that names the file."""
     try:
-        source = open(real, "rb") if content is None else io.BytesIO(content)
-        with source as stream, Image.open(stream, formats=_FORMATS) as image:
-            _check_size(image, path, max_pixels)
-            yield image
+        yield
     except (MediaError, MemoryError):
         raise
     except Image.UnidentifiedImageError as error:
@@ -119,11 +162,17 @@ def _open(
 
 
 def to_rgb(image: Image.Image, name: str = "the image") -> Image.Image:
-    """The picture as 8-bit RGB: upright (EXIF), transparent parts on white, 16 bits reduced to 8.
+    """The picture as 8-bit RGB: upright (EXIF), transparent parts on white, 10 to 16 bits reduced to 8.
 
-    `name` is for errors. Raises MediaError for floating-point and 32-bit values, whose range is unknown.
+    EXIF that cannot be read turns nothing; 16 bits: see `depth`. `name` is for errors. Raises MediaError for
+    floating-point and 32-bit values, whose range is unknown.
     """
-    image = ImageOps.exif_transpose(image)
+    decoded = faint_colours(image) or image
+    image.load()
+    turn = _TURNS.get(_orientation(image))  # none for TIFF, which Pillow turns when it decodes it
+    image = decoded if turn is None else decoded.transpose(turn)
+    if image.mode == "La":
+        image = image.convert("LA")
     if image.mode == "F":
         raise MediaError(f"{name!r} stores floating-point values", "convert it to 8 bits per channel")
     if image.mode.startswith("I"):
@@ -131,12 +180,29 @@ def to_rgb(image: Image.Image, name: str = "the image") -> Image.Image:
         low, high = int(values.min()), int(values.max())
         if low < 0 or high > 65535:
             raise MediaError(f"{name!r} stores 32-bit values ({low} to {high})", "convert it to 8 bits per channel")
-        image = Image.fromarray((values.astype(np.uint32) // 257).astype(np.uint8))
+        image = Image.fromarray(eight_bits(values))
     if image.has_transparency_data:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, (255, 255, 255, 255))
         image = Image.alpha_composite(white, image)
     return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _upright_size(image: Image.Image) -> tuple[int, int]:
+    """(width, height) of a picture that is not decoded yet, once `to_rgb` has turned it."""
+    width, height = image.size
+    if image.format == "TIFF":  # some versions of Pillow turn the size of these, others do not
+        width, height = image.tag_v2[ExifTags.Base.ImageWidth], image.tag_v2[ExifTags.Base.ImageLength]
+    return (height, width) if _orientation(image) >= 5 else (width, height)
+
+
+def _orientation(image: Image.Image) -> int:
+    """EXIF's orientation, 1 to 8; 1 where there is none, or none that can be read."""
+    try:
+        value = image.getexif().get(ExifTags.Base.Orientation, 1)
+        return value if value in _TURNS else 1
+    except Exception:  # Pillow raises almost any type on damaged EXIF, of which the picture needs nothing
+        return 1
 
 
 @lru_cache(maxsize=64)
