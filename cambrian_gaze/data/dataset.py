@@ -23,7 +23,7 @@ from cambrian_gaze.data.encode import (
     frames_that_fit,
     limit_length,
 )
-from cambrian_gaze.data.media import MAX_PIXELS, MediaError, load_image
+from cambrian_gaze.data.media import MAX_PIXELS, MachineError, MediaError, check_machine, load_image
 from cambrian_gaze.data.quarantine import Dropped, Quarantined, QuarantineLog
 from cambrian_gaze.data.records import Record, RecordError
 from cambrian_gaze.data.video import FrameSampling, count_frames, load_frames
@@ -208,11 +208,15 @@ class ConversationDataset(Dataset):
 
 @contextmanager
 def _placed(record: Record) -> Iterator[None]:
-    """Errors within name the record's file and row; those of reading its media become MediaErrors."""
+    """Errors within name the record's file and row; those of reading its media become MediaErrors, but for those of
+    the machine (MachineError), which stop a run."""
     try:
         yield
     except RecordError as error:
         raise error.at(record.file, record.row) from error.__cause__
+    except MachineError:
+        raise
     except OSError as error:
+        check_machine(error, record.id)
         reason, remedy = f"its media cannot be read ({error})", "check the disk and the folder's permissions"
         raise MediaError(reason, remedy, record.file, record.row) from error

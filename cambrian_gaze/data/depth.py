@@ -42,7 +42,7 @@ def faint_colours(image: Image.Image) -> Image.Image | None:
         lower.tile = [tile._replace(args=_lower(tile)) for tile in lower.tile]
         values = np.asarray(image).astype(np.uint16) << 8 | np.asarray(lower)
     parts = [eight_bits(values[..., :3]), (values[..., 3:] >> 8).astype(np.uint8)]
-    if parts[1].size and not parts[1].any():  # alpha is as faint as the colours
+    if parts[1].size and parts[1].max() < _DARK:  # alpha is as faint as the colours
         parts[1] = eight_bits(values[..., 3:])
     return Image.fromarray(np.concatenate(parts, axis=-1))
 

@@ -10,8 +10,10 @@ import numpy as np
 
 from cambrian_gaze.data.media import MediaError
 
-BACKENDS = ("decord", "pyav")
+DECODERS = ("decord", "pyav")
 """Decoders of video files; the one that is named decodes, or says why it cannot."""
+BACKENDS = ("auto", *DECODERS)
+"""What may be asked for. "auto" is decord where its tables are exact for the file, and PyAV elsewhere."""
 
 CLIP_KEYS = ("start_time", "end_time", "start_frame", "end_frame")
 """What cuts a clip out of a video, in a record's extra keys."""
@@ -31,7 +33,7 @@ class FrameSampling:
     """Cap; a longer video is sampled uniformly with this many frames."""
     video_force_sample: bool = False
     """Always sample uniformly with `video_max_frames` frames, or all frames where there are fewer."""
-    video_backend: str = "decord"
+    video_backend: str = "auto"
     """One of BACKENDS."""
     video_timeout: float = 120.0
     """Seconds that a video file may take, in a process of its own; 0 decodes in this process, without a limit."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
+import re
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -11,7 +13,7 @@ from functools import lru_cache
 from typing import BinaryIO, TypeVar
 
 import numpy as np
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, features
 
 from cambrian_gaze.data.bare import bare_pictures
 from cambrian_gaze.data.depth import eight_bits, faint_colours
@@ -52,6 +54,31 @@ class MissingMedia(MediaError):
     """A picture or video that is not where the record says."""
 
 
+class MachineError(OSError):
+    """No picture or video can be read, or not this kind: what is wrong is the machine and not the sample, such as a
+    missing package or a folder without permission. Nothing is set aside for it; the run stops."""
+
+    def __init__(self, message: str):
+        # A loader's worker hands its error on with the traceback as text; what is to be read is at its end.
+        super().__init__(message.rpartition("MachineError: ")[2].strip())
+
+
+_OF_THE_MACHINE = frozenset(
+    getattr(errno, name)
+    for name in "EMFILE ENFILE ENOMEM ENOSPC EDQUOT ESTALE ENOTCONN ENODEV ENXIO EHOSTDOWN EHOSTUNREACH ENETDOWN "
+    "ENETUNREACH ETIMEDOUT EREMOTEIO ESHUTDOWN".split()
+    if hasattr(errno, name)
+)
+"""Errors of the system that no other file would be spared: no descriptors, no memory, no disk, no file server."""
+
+
+def check_machine(error: OSError, name: str) -> None:
+    """Raises MachineError where an error of the system is not the file's that is called `name`."""
+    if error.errno in _OF_THE_MACHINE:
+        reason = f"{name!r} cannot be read: {error.strerror}. This is no fault of the file"
+        raise MachineError(f"{reason}; check memory, disk, mounts and `ulimit -n`") from error
+
+
 def resolve_path(path: str, root: str | os.PathLike[str] | None, flag: str = "--image_folder") -> str:
     """The real path of `path` below `root`. Raises MediaError for anything missing or outside, symlinks followed.
 
@@ -71,6 +98,8 @@ def resolve_path(path: str, root: str | os.PathLike[str] | None, flag: str = "--
     try:
         os.stat(real)
     except OSError as error:
+        check_machine(error, path)
+        _check_root(base, flag)
         remedy = f"check the path and {flag}, or delete the row"
         kind = MissingMedia if isinstance(error, FileNotFoundError | NotADirectoryError) else MediaError
         raise kind(f"{path!r} cannot be found in {base}: {error.strerror}", remedy) from error
@@ -121,9 +150,10 @@ def _read(
     content, path = (path, EMBEDDED) if isinstance(path, bytes) else (None, path)
     real = regular_file(path, root, flag) if content is None else ""
     with _named(path), open(real, "rb") if content is None else io.BytesIO(content) as stream:
+        _check_decoder(stream, path)
         try:
             return _opened(stream, path, max_pixels, take)
-        except (MediaError, MemoryError, Image.DecompressionBombError, Image.DecompressionBombWarning):
+        except (MediaError, MachineError, MemoryError, Image.DecompressionBombError, Image.DecompressionBombWarning):
             raise
         except Exception:
             stream.seek(0)
@@ -145,7 +175,7 @@ def _named(path: str) -> Iterator[None]:
     """Whatever goes wrong inside becomes a MediaError that names the file."""
     try:
         yield
-    except (MediaError, MemoryError):
+    except (MediaError, MachineError, MemoryError):
         raise
     except Image.UnidentifiedImageError as error:
         remedy = f"use one of {', '.join(_FORMATS)}, or delete the row"
@@ -155,8 +185,14 @@ def _named(path: str) -> Iterator[None]:
         raise MediaError(f"{path!r} is too large to decode ({error})", remedy) from error
     except Exception as error:  # decoders raise almost any type on damaged data
         if isinstance(error, OSError) and error.errno is not None:
+            check_machine(error, path)
             remedy = "check its permissions and the disk"
             raise MediaError(f"{path!r} cannot be read: {error.strerror}", remedy) from error
+        if (decoder := re.match(r"(?:de|en)coder (\w+) not available", str(error))) is not None:
+            raise MachineError(
+                f"{path!r} cannot be read: this Pillow was built without {decoder[1]}; install one that has it with: "
+                "pip install --force-reinstall pillow"
+            ) from error
         remedy = "download it again, or delete the row"
         raise MediaError(f"{path!r} is truncated or damaged ({error})", remedy) from error
 
@@ -203,6 +239,36 @@ def _orientation(image: Image.Image) -> int:
         return value if value in _TURNS else 1
     except Exception:  # Pillow raises almost any type on damaged EXIF, of which the picture needs nothing
         return 1
+
+
+_OPTIONAL = {"webp": (b"RIFF", 8, b"WEBP"), "jpg_2000": (b"\0\0\0\x0cjP  \r\n", 0, b""), "jpg": (b"\xff\xd8\xff", 0, b"")}
+"""What Pillow may have been built without: how its files begin, and what stands where after that."""
+
+
+def _check_decoder(stream: BinaryIO, path: str) -> None:
+    """Raises MachineError where the format is one that this Pillow does not have."""
+    head = stream.read(12)
+    stream.seek(0)
+    for feature, (start, place, mark) in _OPTIONAL.items():
+        if head.startswith(start) and head[place:].startswith(mark) and not features.check(feature):
+            raise MachineError(
+                f"{path!r} cannot be read: this Pillow was built without {feature}; install one that has it with: "
+                "pip install --force-reinstall pillow"
+            )
+
+
+def _check_root(base: str, flag: str) -> None:
+    """Raises MachineError where the folder itself cannot be read, for whatever lies in it."""
+    try:
+        os.stat(base)
+        reason = "" if os.access(base, os.X_OK) else "Permission denied"
+    except OSError as error:
+        reason = error.strerror or str(error)
+    if reason:
+        raise MachineError(
+            f"the folder {base} cannot be read: {reason}; check {flag}, the folder's permissions, and that its disk "
+            "is mounted"
+        )
 
 
 @lru_cache(maxsize=64)

@@ -88,7 +88,7 @@ class DataArguments:
     video_force_sample: bool = False
     """Always take `video_max_frames` frames, uniformly."""
 
-    video_backend: Literal["decord", "pyav"] = "decord"
+    video_backend: Literal["auto", "decord", "pyav"] = "auto"
     """Decoder of video files. The one that is named decodes, or says why it cannot."""
 
     video_timeout: float = 120.0
