@@ -40,6 +40,8 @@ class SampleProcessor(Protocol):
     num_context_tokens: int
     grid_hw: tuple[int, int]
     """Height and width of a unit's grid after the projector."""
+    image_aspect_ratio: str
+    """See `data.aspect`."""
 
     def preprocess_images(self, images: list[Image.Image]) -> torch.Tensor:
         """RGB pictures → float32 [len(images), 3, H, W]."""
@@ -61,7 +63,8 @@ class ConversationDataset(Dataset):
 
     A sample: `id`, `source` and `file` (str), `row` (int), `input_ids`, `labels`, `mm_token_type_ids` (int64 [S]) and,
     unless it is text only, `pixel_values` (float32 [units, 3, H, W]: images and frames in order of appearance) and
-    `grid_thw` (int64 [items, 3]: one row per image or video). One that was longer than the limit carries `overlong`,
+    `grid_thw` (int64 [items, 3]: one row per image or video) and `picture_sizes` (int64 [units, 2]: width and height
+    before that, for pictures of the sample). One that was longer than the limit carries `overlong`,
     what was done.
     """
 
@@ -153,6 +156,7 @@ class ConversationDataset(Dataset):
         if images:
             sample["pixel_values"] = self.processor.preprocess_images(images)
             sample["grid_thw"] = torch.tensor(grids, dtype=torch.int64)
+            sample["picture_sizes"] = torch.tensor([image.size for image in images])
         if encoded is not whole or sampling is not self.sampling:
             sample["overlong"] = self.overlong
         return sample | {"id": record.id, "source": self.source, "file": record.file, "row": record.row}

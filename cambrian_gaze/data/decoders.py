@@ -12,8 +12,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from cambrian_gaze.data.containers import has_open_groups
-from cambrian_gaze.data.frame_sampling import FrameSampling, Timeline, select_frames
 from cambrian_gaze.data.decoder_notes import note_decoder
+from cambrian_gaze.data.frame_sampling import FrameSampling, Timeline, select_frames
 from cambrian_gaze.data.media import MachineError, MediaError, check_machine
 from cambrian_gaze.data.wholeness import stated, what_is_missing
 from cambrian_gaze.extras import require

@@ -92,7 +92,7 @@ class DecoderProcess:
                 remedy = "re-encode or download it again, or delete the row"
                 raise MediaError(f"{request['name']!r} killed its decoder ({died})", remedy) from None
             except BaseException as error:
-                if not isinstance(error, MediaError | MachineError):  # such as Ctrl-C: the rest of the answer is still on its way
+                if not isinstance(error, MediaError | MachineError):  # such as Ctrl-C: an answer is under way
                     self.stop()
                 raise
 

@@ -241,7 +241,11 @@ def _orientation(image: Image.Image) -> int:
         return 1
 
 
-_OPTIONAL = {"webp": (b"RIFF", 8, b"WEBP"), "jpg_2000": (b"\0\0\0\x0cjP  \r\n", 0, b""), "jpg": (b"\xff\xd8\xff", 0, b"")}
+_OPTIONAL = {
+    "webp": (b"RIFF", 8, b"WEBP"),
+    "jpg_2000": (b"\0\0\0\x0cjP  \r\n", 0, b""),
+    "jpg": (b"\xff\xd8\xff", 0, b""),
+}
 """What Pillow may have been built without: how its files begin, and what stands where after that."""
 
 

@@ -109,7 +109,8 @@ def _movie(file: BinaryIO, movie: Place, end: int) -> Stated:
     tracks = [_track(file, track, scale) for track in all_of(boxes(file, movie), b"trak")]
     torn = any(track.last_place >= end for track in tracks)
     # The movie is as long as its longest track; a video track may also state more than its own table holds.
-    movies = Stated(torn, duration / scale if duration < 2**32 - 1 else None, max(track.held for track in tracks), count)
+    seconds = duration / scale if duration < 2**32 - 1 else None
+    movies = Stated(torn, seconds, max(track.held for track in tracks), count)
     own = [Stated(torn, track.seconds, track.frames, count) for track in tracks if track.is_video]
     return max([movies, *own], key=lambda one: (one.seconds or 0.0) - one.held)
 
@@ -162,7 +163,8 @@ def _matroska(file: BinaryIO, end: int) -> Stated:
     if stop is not None and stop > end:
         return Stated(torn=True)
     about, last, count = None, None, 1
-    for kind, start, stop in _headers(file, (start, end)):
+    segment = start, end
+    for kind, start, stop in _headers(file, segment):
         if kind == INFO:
             about = {kind: read(file, place) for kind, place in elements(file, (start, stop))}
         if kind == TRACKS:

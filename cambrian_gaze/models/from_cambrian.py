@@ -29,6 +29,7 @@ from cambrian_gaze.models.key_report import KeyReport, Part, match, model_shapes
 from cambrian_gaze.models.lineage import parent, write_lineage
 from cambrian_gaze.models.model_writer import EMBEDDINGS, NEW, write_model
 from cambrian_gaze.models.modeling import CambrianGazeForConditionalGeneration
+from cambrian_gaze.models.processing import CambrianGazeProcessor
 from cambrian_gaze.models.shard_writer import Planned, write_file
 from cambrian_gaze.models.shards import Shards
 from cambrian_gaze.models.weight_names import DECODER, HEAD, TOWER
@@ -102,8 +103,10 @@ def from_cambrian(
             write_file(folder / cambrian.LEFT_OUT, [Planned.copied(name, shards, name) for name in left_out])
         write_lineage(folder, "convert from-cambrian", [parent("model", path)])
 
+    aspect, _ = cambrian.aspect_of(upstream, choices or Choices())
+    processor = CambrianGazeProcessor.from_config(model.config, text_tokenizer, aspect)
     sizes = {"max_shard_size": max_shard_size, "progress": progress}
-    write_model(out, model, report, text_tokenizer, path, dtype=None, extra=add_record, **sizes)
+    write_model(out, model, report, processor, path, dtype=None, extra=add_record, **sizes)
     return report
 
 

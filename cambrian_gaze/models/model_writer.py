@@ -35,7 +35,7 @@ def write_model(
     out: Path | str,
     model: CambrianGazeForConditionalGeneration,
     report: KeyReport,
-    tokenizer: Any,
+    processor: CambrianGazeProcessor,
     origin: Path,
     dtype: torch.dtype | None,
     seed: int = 0,
@@ -49,7 +49,7 @@ def write_model(
         out: the folder; it must not exist, or be empty.
         model: on the meta device; gives names, shapes and the initialisation of what is new.
         report: where each tensor comes from.
-        tokenizer: goes into the processor; its chat template is kept as "language_model".
+        processor: of the model, see `CambrianGazeProcessor.from_config`.
         origin: folder of the language model, for its settings for `generate`.
         dtype: of all weights; None: each as it is stored, and new ones as the decoder's configuration says.
         seed: of the new parameters.
@@ -79,11 +79,10 @@ def write_model(
     check_space(out, sum(tensor.size for tensor in planned))
     config.architectures = [type(model).__name__]
     config.dtype = new_dtype
-    processor = CambrianGazeProcessor.from_config(config, tokenizer)
     with new_folder(out) as folder:
         write_shards(folder, planned, max_shard_size, progress)
         config.save_pretrained(folder)
-        generation_config(config, origin, tokenizer).save_pretrained(folder)
+        generation_config(config, origin, processor.tokenizer).save_pretrained(folder)
         processor.save_pretrained(folder)
         extra(folder)
 

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import torch
 import transformers
 
+from cambrian_gaze.data.aspect import check_aspect
 from cambrian_gaze.training.batch import accumulation_steps
 from cambrian_gaze.training.gaze_arguments import GazeArguments
 from cambrian_gaze.training.group import start_cpu_group
@@ -41,6 +42,10 @@ class ModelArguments:
     mm_projector_type: ProjectorType | None = None
     """Projector of a fresh model. The `conv3x3`, `avgpool2` and `maxpool2` kinds give 4 times fewer visual tokens."""
 
+    image_aspect_ratio: str | None = None
+    """`square` (pictures are stretched to the model's square, as the published models do) or `pad` (padded with the
+    mean colour). Default: what the checkpoint was trained with, for a new model `square`."""
+
     version: Literal["chatml", "qwen"] = "chatml"
     """Conversation format. Qwen's ChatML is the only one; the flag is kept for scripts that pass it."""
 
@@ -61,6 +66,10 @@ class ModelArguments:
 
     attn_implementation: str | None = None
     """Attention of the vision tower (`sdpa`, `eager`). The decoder's is `gaze_backend`."""
+
+    def __post_init__(self) -> None:
+        if self.image_aspect_ratio is not None:
+            check_aspect(self.image_aspect_ratio)
 
 
 @dataclass
