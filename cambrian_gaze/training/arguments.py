@@ -98,7 +98,8 @@ class DataArguments:
     """Always take `video_max_frames` frames, uniformly."""
 
     video_backend: Literal["auto", "decord", "pyav"] = "auto"
-    """Decoder of video files. The one that is named decodes, or says why it cannot."""
+    """Decoder of video files. `auto`: decord where its tables are exact for the file, elsewhere PyAV, which is counted
+    and logged. One that is named decodes, or says why it cannot."""
 
     video_timeout: float = 120.0
     """Seconds that a video file may take, in a process of its own; 0 decodes in the worker, without a limit."""
