@@ -17,6 +17,7 @@ from transformers.utils import logging as transformers_logging
 from cambrian_gaze.data.media import MachineError
 from cambrian_gaze.data.quarantine import QuarantineLog
 from cambrian_gaze.extras import require
+from cambrian_gaze.models.source import NoSuchFolder
 from cambrian_gaze.models.writing import write_json
 from cambrian_gaze.training import config as configuration
 from cambrian_gaze.training.build import build_model
@@ -57,7 +58,7 @@ def main(argv: Sequence[str] | None = None, callbacks: Sequence[TrainerCallback]
         except NotSavedError as error:
             print(f"cambrian-gaze train: {error}", file=sys.stderr)
             return 1
-        except MachineError as error:
+        except (MachineError, NoSuchFolder) as error:
             print(f"cambrian-gaze train: {error}", file=sys.stderr)
             return 2
         if dist.is_initialized():
