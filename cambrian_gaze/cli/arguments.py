@@ -77,7 +77,10 @@ def add_video(parser: argparse.ArgumentParser) -> None:
         "--video_force_sample", action="store_true", help="always the most frames, evenly spread, or all that there are"
     )
     parser.add_argument(
-        "--video_backend", choices=("decord", "pyav"), default="decord", help="decoder of video files; default: decord"
+        "--video_backend",
+        choices=("auto", "decord", "pyav"),
+        default="auto",
+        help="decoder of video files; default: auto, decord where it is exact for the file, elsewhere PyAV",
     )
     parser.add_argument(
         "--video_timeout", type=float, default=120.0, metavar="S", help="seconds for a video; default: 120, 0: no limit"

@@ -81,10 +81,11 @@ def write_trace(
     title: str,
 ) -> None:
     """A PNG with one panel per generated token: the images as the model saw them, and the regions it chose."""
-    from cambrian_gaze.data.images import pad_to_square
+    from cambrian_gaze.data.aspect import model_view
     from cambrian_gaze.viz.files import write_png
     from cambrian_gaze.viz.overlay import gaze_strip
 
     tokens = [processor.decode([token]) for token in new_ids]
-    squares = [pad_to_square(image, processor.image_processor.image_mean) for image in images]
-    write_png(path, gaze_strip(trace, tokens, squares, title=title))
+    mean = processor.image_processor.image_mean
+    views = [model_view(image, processor.image_aspect_ratio, mean) for image in images]
+    write_png(path, gaze_strip(trace, tokens, views, title=title))

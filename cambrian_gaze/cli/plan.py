@@ -45,7 +45,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         configs.append(words.pop(0))
     parser = build_parser()
     # As `train` has it: hyphens and underscores mean the same.
-    words = [re.sub(r"(?<=\w)-(?=\w)", "_", word) if word.startswith("--") and "=" not in word else word for word in words]
+    words = [
+        re.sub(r"(?<=\w)-(?=\w)", "_", word) if word.startswith("--") and "=" not in word else word for word in words
+    ]
     options, flags = parser.parse_known_args(words)
     if not configs:
         parser.error("name at least one configuration, before the options")

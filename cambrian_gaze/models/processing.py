@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import BatchFeature
 from transformers.processing_utils import ProcessorMixin
 
+from cambrian_gaze.data.aspect import check_aspect
 from cambrian_gaze.data.conversation import CHAT_TEMPLATE
 from cambrian_gaze.data.encode import encode_conversation
 from cambrian_gaze.data.expand import PlaceholderIds, expand_placeholders
@@ -27,12 +28,14 @@ class CambrianGazeProcessor(ProcessorMixin):
     """Tokenizer and image processor, with the grid and |C| that the model expands a picture to.
 
     Args:
-        image_processor: gives `size`, `image_mean` and `image_std`; pictures are padded to square with the mean.
+        image_processor: gives `size`, `image_mean` and `image_std`; the rest is `image_aspect_ratio`'s.
         tokenizer: a Qwen tokenizer, or one with Qwen's special tokens.
         chat_template: default ChatML without a default system prompt; or templates by name, "default" among them.
         num_context_tokens: |C| of the model.
         grid: rows and columns of visual tokens after the projector.
         system_prompt: what is said before a conversation that has no system turn of its own; None or "": nothing.
+        image_aspect_ratio: "pad", pictures padded to a square with the mean colour, as processors do that were saved
+            without this field; or "square", stretched, as processors of new models do (`from_config`).
     """
 
     def __init__(
@@ -43,9 +46,11 @@ class CambrianGazeProcessor(ProcessorMixin):
         num_context_tokens: int = 4,
         grid: Sequence[int] = (24, 24),
         system_prompt: str | None = None,
+        image_aspect_ratio: str = "pad",
         **kwargs: Any,
     ) -> None:
         self.system_prompt = system_prompt
+        self.image_aspect_ratio = check_aspect(image_aspect_ratio)
         self.num_context_tokens = num_context_tokens
         self.grid = list(grid)
         tokenizer.padding_side = "left"
@@ -60,17 +65,22 @@ class CambrianGazeProcessor(ProcessorMixin):
         return super().from_pretrained(None if source is None else known_source(source), *args, **kwargs)
 
     @classmethod
-    def from_preset(cls, name: str, tokenizer: Any = None, **overrides: Any) -> CambrianGazeProcessor:
+    def from_preset(
+        cls, name: str, tokenizer: Any = None, image_aspect_ratio: str = "square", **overrides: Any
+    ) -> CambrianGazeProcessor:
         """The processor of a preset. "tiny" ships its tokenizer; for the others it is given, or read from the hub's
         cache or the hub. `overrides` replace fields of the model's configuration."""
         from cambrian_gaze.models.presets import load_tokenizer
 
         config = CambrianGazeConfig.from_preset(name, **overrides)
-        return cls.from_config(config, load_tokenizer(name) if tokenizer is None else tokenizer)
+        tokenizer = load_tokenizer(name) if tokenizer is None else tokenizer
+        return cls.from_config(config, tokenizer, image_aspect_ratio)
 
     @classmethod
-    def from_config(cls, config: CambrianGazeConfig, tokenizer: Any) -> CambrianGazeProcessor:
-        """The processor that belongs to a model configuration; SigLIP's mean and deviation of 0.5. The tokenizer's
+    def from_config(
+        cls, config: CambrianGazeConfig, tokenizer: Any, image_aspect_ratio: str = "square"
+    ) -> CambrianGazeProcessor:
+        """The processor of a new model of this configuration; SigLIP's mean and deviation of 0.5. The tokenizer's
         own chat template stays known as "language_model"."""
         from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
@@ -86,6 +96,7 @@ class CambrianGazeProcessor(ProcessorMixin):
             chat_template={"default": CHAT_TEMPLATE, "language_model": own} if own else None,
             num_context_tokens=config.gaze_config.num_context_tokens,
             grid=config.grid,
+            image_aspect_ratio=image_aspect_ratio,
         )
 
     @property
@@ -98,10 +109,10 @@ class CambrianGazeProcessor(ProcessorMixin):
         return ["input_ids", "attention_mask", "mm_token_type_ids", "pixel_values", "grid_thw"]
 
     def preprocess_images(self, images: Sequence[Image.Image]) -> Tensor:
-        """Pictures of any size → float32 [n, 3, H, W]: padded to square with the mean colour, resized, normalised."""
+        """Pictures of any size → float32 [n, 3, H, W]: made square (`image_aspect_ratio`), resized, normalised."""
         own = self.image_processor
         size = (own.size["height"], own.size["width"])
-        return preprocess_images(images, size, own.image_mean, own.image_std)
+        return preprocess_images(images, size, own.image_mean, own.image_std, self.image_aspect_ratio)
 
     def __call__(
         self,

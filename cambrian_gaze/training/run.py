@@ -14,6 +14,7 @@ import torch.distributed as dist
 from transformers import TrainerCallback, set_seed
 from transformers.utils import logging as transformers_logging
 
+from cambrian_gaze.data.media import MachineError
 from cambrian_gaze.data.quarantine import QuarantineLog
 from cambrian_gaze.extras import require
 from cambrian_gaze.training import config as configuration
@@ -81,6 +82,9 @@ def main(argv: Sequence[str] | None = None, callbacks: Sequence[TrainerCallback]
         except NotSavedError as error:
             print(f"cambrian-gaze train: {error}", file=sys.stderr)
             return 1
+        except MachineError as error:
+            print(f"cambrian-gaze train: {error}", file=sys.stderr)
+            return 2
         if dist.is_initialized():
             if request.granted:
                 dist.barrier()  # A launcher kills the ranks that are left when the first one ends.
@@ -158,7 +162,10 @@ def finish(run: RunConfig, trainer: CambrianTrainer, checkpoint: str | None) -> 
     first = trainer.is_world_process_zero()
     if first:
         write_run_config(run)
-    trainer.train(resume_from_checkpoint=checkpoint)
+    try:
+        trainer.train(resume_from_checkpoint=checkpoint)
+    finally:
+        trainer.end_workers()
     if not trainer.request.granted:
         trainer.save_model()
         trainer.save_state()

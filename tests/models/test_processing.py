@@ -50,6 +50,7 @@ def test_left_padding(processor):
 
 
 def test_padding_to_square_uses_the_processors_mean(processor):
+    processor.image_aspect_ratio = "pad"
     pixels = processor.preprocess_images([Image.new("RGB", (64, 16), (255, 0, 0))])
     assert pixels[0, :, 0, 0].abs().max() < 0.01
     assert torch.allclose(pixels[0, :, 32, 32], torch.tensor([1.0, -1.0, -1.0]), atol=0.05)
