@@ -66,7 +66,7 @@ def test_written_special_tokens_stay_text(processor):
     ("arguments", "message"),
     [
         ({"text": "<image> and <image>", "images": [noise(0)]}, "text 0 has 2"),
-        ({"text": "no placeholder", "images": [noise(0)]}, "1 images or videos were given"),
+        ({"text": "no placeholder", "images": [noise(0)]}, "1 images were given that no <image>"),
         ({"text": None}, "give text"),
         ({"text": "a", "max_lenght": 3}, "max_lenght"),
     ],
