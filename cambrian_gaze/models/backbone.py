@@ -166,8 +166,6 @@ class CambrianGazeModel(CambrianGazePreTrainedModel):
         """Put visual features and context tokens in the place of their placeholders, [B, S, width]."""
         context_tokens = self.gaze.context_tokens
         if pixel_values is None:
-            if grid_thw is not None and len(grid_thw):
-                raise ValueError(f"grid_thw describes {len(grid_thw)} images or videos, but pixel_values are missing")
             if self.training:
                 return inputs_embeds + self._zero_weight_pass(inputs_embeds)
             return inputs_embeds
