@@ -132,6 +132,7 @@ class CambrianGazeModel(CambrianGazePreTrainedModel):
     def set_input_embeddings(self, value: nn.Module) -> None:
         self.language_model.set_input_embeddings(value)
 
+    @torch.compiler.disable
     def resolve_gaze(self, gaze: dict[str, Any] | GazeConfig | None) -> GazeConfig:
         """The checkpoint's gaze configuration under run-time options such as {"top_k": 2}."""
         if isinstance(gaze, GazeConfig):
@@ -155,6 +156,7 @@ class CambrianGazeModel(CambrianGazePreTrainedModel):
             features = tower(pixel_values, output_hidden_states=True).hidden_states[layer]
         return self.mm_projector(features, self.config.tower_grid)
 
+    @torch.compiler.disable
     def splice(
         self,
         inputs_embeds: Tensor,
@@ -292,6 +294,7 @@ class CambrianGazeModel(CambrianGazePreTrainedModel):
                 f"model.model.language_model.set_attn_implementation({ATTENTION_NAME!r}), or load the model again"
             )
 
+    @torch.compiler.disable
     def _layout(
         self,
         inputs_embeds: Tensor,
@@ -322,6 +325,7 @@ class CambrianGazeModel(CambrianGazePreTrainedModel):
             layout = layout.with_routed(layout.index == last)
         return layout
 
+    @torch.compiler.disable
     def _context(
         self,
         config: GazeConfig,
@@ -358,6 +362,7 @@ class CambrianGazeModel(CambrianGazePreTrainedModel):
         return attention.prepare(context, inputs_embeds.device, inputs_embeds.dtype)
 
 
+@torch.compiler.disable
 def _stats(context: GazeContext) -> GazeStats:
     """What a forward call has counted."""
     stats = context.recorder.stats(context.offered.any(1))

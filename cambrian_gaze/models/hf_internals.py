@@ -64,6 +64,7 @@ def _field(key: Any) -> Any:
     return CACHE if key == "cache" else key
 
 
+@torch.compiler.disable
 def gaze_attention_forward(
     module: nn.Module,
     query: Tensor,

@@ -172,11 +172,12 @@ class CambrianGazeForConditionalGeneration(GazeGenerationMixin, CambrianGazePreT
         )
         return out if return_dict else out.to_tuple()
 
+    @torch.compiler.disable
     def _refuse_untyped(self, input_ids: Tensor, pixel_values: Tensor | None) -> None:
         """Without token types every token is text: wrong as soon as there is a placeholder or a picture."""
         if pixel_values is not None:
             raise ValueError("pixel_values were given without mm_token_type_ids; pass everything the processor returns")
-        if input_ids.shape[1] == 1 or torch.compiler.is_compiling():
+        if input_ids.shape[1] == 1:
             return
         ids = torch.tensor(
             [self.config.image_token_id, self.config.video_token_id, self.config.context_token_id],
