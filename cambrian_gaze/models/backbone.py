@@ -36,6 +36,7 @@ from cambrian_gaze.models.hf_internals import (
     wants_dict,
 )
 from cambrian_gaze.models.projector import GridConvolution, Projector
+from cambrian_gaze.models.source import known_source
 from cambrian_gaze.models.trace import TraceBuilder
 
 
@@ -103,6 +104,12 @@ class CambrianGazePreTrainedModel(PreTrainedModel):
         """
         check_attention(kwargs.get("attn_implementation"))
         return super().from_pretrained(*args, **kwargs)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any):
+        """As transformers', but a path that leads nowhere is said at once, and what lies near it."""
+        source = pretrained_model_name_or_path
+        return super().from_pretrained(None if source is None else known_source(source), *args, **kwargs)
 
     @classmethod
     def from_preset(cls, name: str, **overrides: Any):

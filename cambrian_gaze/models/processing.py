@@ -29,6 +29,7 @@ from cambrian_gaze.models.messages import (
 )
 from cambrian_gaze.models.pictures import Picture, flat, nested, nested_videos, open_picture, open_video, share, short
 from cambrian_gaze.models.processor_options import ProcessorOptions
+from cambrian_gaze.models.source import known_source
 
 __all__ = ["CambrianGazeProcessor", "Picture", "open_picture"]
 
@@ -62,6 +63,12 @@ class CambrianGazeProcessor(ProcessorMixin):
         self.grid = list(grid)
         tokenizer.padding_side = "left"
         super().__init__(image_processor, tokenizer, chat_template=chat_template or CHAT_TEMPLATE, **kwargs)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any):
+        """As transformers', but a path that leads nowhere is said at once, and what lies near it."""
+        source = pretrained_model_name_or_path
+        return super().from_pretrained(None if source is None else known_source(source), *args, **kwargs)
 
     @classmethod
     def from_preset(cls, name: str, tokenizer: Any = None, **overrides: Any) -> CambrianGazeProcessor:
