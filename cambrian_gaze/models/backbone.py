@@ -97,17 +97,13 @@ class CambrianGazePreTrainedModel(PreTrainedModel):
             self.base_model.vision_tower.set_attn_implementation(parts["vision_config"], *args, **kwargs)
 
     @classmethod
-    def from_pretrained(cls, *args: Any, **kwargs: Any):
-        """`PreTrainedModel.from_pretrained`; `attn_implementation` is that of the vision tower.
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any):
+        """As transformers', but a path that leads nowhere is said at once, and what lies near it; and
+        `attn_implementation` is that of the vision tower.
 
-        Raises: ValueError where its dict form names another attention for the decoder.
+        Raises: ValueError where a dict of it names another attention for the decoder.
         """
         check_attention(kwargs.get("attn_implementation"))
-        return super().from_pretrained(*args, **kwargs)
-
-    @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any):
-        """As transformers', but a path that leads nowhere is said at once, and what lies near it."""
         source = pretrained_model_name_or_path
         return super().from_pretrained(None if source is None else known_source(source), *args, **kwargs)
 

@@ -125,8 +125,8 @@ def refuse_attentions(config: Any, kwargs: dict[str, Any]) -> None:
     given = kwargs.pop("output_attentions", None)
     if getattr(config, "output_attentions", False) if given is None else given:
         raise ValueError(
-            "output_attentions: gaze attention computes no matrix of attention weights. return_gaze=True tells what was "
-            "attended, in forward calls as counts and in generate as the regions of each token, layer and head"
+            "output_attentions: gaze attention computes no matrix of attention weights. return_gaze=True tells what "
+            "was attended, in forward calls as counts and in generate as the regions of each token, layer and head"
         )
 
 

@@ -28,7 +28,8 @@ Picture = Image.Image | str | Path | bytes | np.ndarray | torch.Tensor | Mapping
 {"url": …} or {"base64": …}."""
 
 FORMS = (
-    "give a PIL image, a path, a data URL, the bytes of a picture file, or an array or tensor of 0 … 255 (floats: 0 … 1)"
+    "give a PIL image, a path, a data URL, the bytes of a picture file, "
+    "or an array or tensor of 0 … 255 (floats: 0 … 1)"
 )
 _PICTURE_FILE = re.compile(r"\.(png|jpe?g|jfif|webp|bmp|gif|tiff?|p[bgpn]m|jp2|j2k)$", re.IGNORECASE)
 _NETWORK = re.compile(r"^(https?|ftp|s3|gs|hf)://", re.IGNORECASE)
@@ -226,7 +227,9 @@ def share(given: list[Any], counts: list[int], kind: str) -> list[list[Any]]:
         rows = [list(entry or ()) for entry in given]
         for number, (row, count) in enumerate(zip(rows, counts, strict=True)):
             if len(row) != count:
-                raise ValueError(f"text {number} has {count} {kind} placeholders, and {len(row)} {kind}s were given for it")
+                raise ValueError(
+                    f"text {number} has {count} {kind} placeholders, and {len(row)} {kind}s were given for it"
+                )
         return rows
     left, rows = list(given), []
     for number, count in enumerate(counts):

@@ -8,7 +8,6 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -29,6 +28,7 @@ from cambrian_gaze.models.messages import (
 )
 from cambrian_gaze.models.pictures import Picture, flat, nested, nested_videos, open_picture, open_video, share, short
 from cambrian_gaze.models.processor_options import ProcessorOptions
+from cambrian_gaze.models.processor_rows import cut_row, pad_rows
 from cambrian_gaze.models.source import known_source
 
 __all__ = ["CambrianGazeProcessor", "Picture", "open_picture"]
@@ -281,47 +281,15 @@ class CambrianGazeProcessor(ProcessorMixin):
                 "mm_token_type_ids": expanded.mm_token_type_ids,
                 "assistant_masks": [int(said[i]) for i in expanded.source],
             }
-            row = self._cut(row, number, options)
+            row = cut_row(row, number, self.tokenizer, options)
             for name, column in columns.items():
                 column.append(row[name])
-        self._pad(columns, options)
+        pad_rows(columns, self.tokenizer, options)
         data: dict[str, Any] = dict(columns)
         if frames:
             data |= {"pixel_values": self.preprocess_images(frames), "grid_thw": [list(grid) for grid in grids]}
         if options.return_tensors is not None:
-            kind = {"pt": lambda x: x if isinstance(x, Tensor) else torch.tensor(x, dtype=torch.int64), "np": np.asarray}
-            data = {name: kind[options.return_tensors](values) for name, values in data.items()}
+            data = {n: x if isinstance(x, Tensor) else torch.tensor(x, dtype=torch.int64) for n, x in data.items()}
+        if options.return_tensors == "np":
+            data = {name: values.numpy() for name, values in data.items()}
         return BatchFeature(data)
-
-    def _cut(self, row: dict[str, list[int]], number: int, options: ProcessorOptions) -> dict[str, list[int]]:
-        """The row under `truncation`. Raises: ValueError where visual or context tokens would be cut off."""
-        length = len(row["input_ids"])
-        limit = options.max_length or self.tokenizer.model_max_length
-        if not options.cuts or length <= limit:
-            return row
-        side = getattr(self.tokenizer, "truncation_side", "right")
-        kept, gone = (slice(0, limit), slice(limit, None)) if side == "right" else (slice(-limit, None), slice(0, -limit))
-        if any(row["mm_token_type_ids"][gone]):
-            raise ValueError(
-                f"row {number} has {length} tokens, {sum(map(bool, row['mm_token_type_ids']))} of them of pictures; cutting "
-                f"it to {limit} would cut off some of these: raise max_length, or leave truncation out"
-            )
-        return {name: values[kept] for name, values in row.items()}
-
-    def _pad(self, columns: dict[str, list[list[int]]], options: ProcessorOptions) -> None:
-        """Bring the rows to one length, in place."""
-        lengths = [len(ids) for ids in columns["input_ids"]]
-        if not options.pads:
-            if options.return_tensors is not None and len(set(lengths)) > 1:
-                raise ValueError("the rows differ in length; pass padding=True, or return_tensors=None for lists")
-            return
-        longest = max(lengths)
-        if options.padding == "max_length":
-            longest = max(longest, options.max_length or self.tokenizer.model_max_length)
-        longest = -(-longest // (options.pad_to_multiple_of or 1)) * (options.pad_to_multiple_of or 1)
-        left = (options.padding_side or self.tokenizer.padding_side) == "left"
-        for name, rows in columns.items():
-            fill = self.tokenizer.pad_token_id if name == "input_ids" else 0
-            for number, values in enumerate(rows):
-                gap = [fill] * (longest - len(values))
-                rows[number] = gap + values if left else values + gap
