@@ -196,7 +196,7 @@ def nested_videos(videos: Any) -> list[Any]:
         return list(videos) if getattr(videos, "ndim", 0) == 5 else [videos]
     given = list(videos)
     if given and all(is_picture(entry) for entry in given):
-        return [given]  # the frames of one video
+        return [_OneVideo(given)]
     if any(_holds_videos(entry) for entry in given):
         return given
     return [_OneVideo(entry) if isinstance(entry, list | tuple) else entry for entry in given]
