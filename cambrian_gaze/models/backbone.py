@@ -24,7 +24,17 @@ from cambrian_gaze.gaze.derive import derive_layout
 from cambrian_gaze.gaze.layout import CONTEXT, PAD, VISUAL, TokenLayout
 from cambrian_gaze.models.cache import GazeCache
 from cambrian_gaze.models.configuration import CambrianGazeConfig
-from cambrian_gaze.models.hf_internals import ATTENTION_NAME, CACHE, CACHE_NAMES, EitherCacheName, one_cache
+from cambrian_gaze.models.hf_internals import (
+    ATTENTION_NAME,
+    CACHE,
+    CACHE_NAMES,
+    EitherCacheName,
+    check_attention,
+    for_the_tower,
+    one_cache,
+    refuse_attentions,
+    wants_dict,
+)
 from cambrian_gaze.models.projector import GridConvolution, Projector
 from cambrian_gaze.models.source import known_source
 from cambrian_gaze.models.trace import TraceBuilder
@@ -75,9 +85,25 @@ class CambrianGazePreTrainedModel(PreTrainedModel):
             if module.bias is not None:
                 init.zeros_(module.bias)
 
+    def set_attn_implementation(self, attn_implementation: str | dict[str, Any], *args: Any, **kwargs: Any) -> None:
+        """The attention of the vision tower; the decoder's is gaze attention and stays.
+
+        Args:
+            attn_implementation: "sdpa", "eager", …, or {"vision_config": "sdpa"}.
+
+        Raises: ValueError where a dict names another attention for the decoder.
+        """
+        if parts := for_the_tower(attn_implementation):
+            self.base_model.vision_tower.set_attn_implementation(parts["vision_config"], *args, **kwargs)
+
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any):
-        """As transformers', but a path that leads nowhere is said at once, and what lies near it."""
+        """As transformers', but a path that leads nowhere is said at once, and what lies near it; and
+        `attn_implementation` is that of the vision tower.
+
+        Raises: ValueError where a dict of it names another attention for the decoder.
+        """
+        check_attention(kwargs.get("attn_implementation"))
         source = pretrained_model_name_or_path
         return super().from_pretrained(None if source is None else known_source(source), *args, **kwargs)
 
@@ -97,6 +123,8 @@ class CambrianGazeModel(CambrianGazePreTrainedModel):
         self.mm_projector = Projector(config)
         self.gaze = GazeEmbeddings(config.gaze_config.num_context_tokens, config.text_config.hidden_size)
         self.language_model = AutoModel.from_config(config.text_config, attn_implementation=ATTENTION_NAME)
+        self.dense_decoder = False
+        """Set for benches that compare: the decoder was given another attention on purpose. Without a cache only."""
         if config.embedding_std is not None:
             nn.init.normal_(self.get_input_embeddings().weight, std=config.embedding_std)
         self.post_init()
@@ -107,6 +135,7 @@ class CambrianGazeModel(CambrianGazePreTrainedModel):
     def set_input_embeddings(self, value: nn.Module) -> None:
         self.language_model.set_input_embeddings(value)
 
+    @torch.compiler.disable
     def resolve_gaze(self, gaze: dict[str, Any] | GazeConfig | None) -> GazeConfig:
         """The checkpoint's gaze configuration under run-time options such as {"top_k": 2}."""
         own = self.config.gaze_config
@@ -137,6 +166,7 @@ class CambrianGazeModel(CambrianGazePreTrainedModel):
             features = tower(pixel_values, output_hidden_states=True).hidden_states[layer]
         return self.mm_projector(features, self.config.tower_grid)
 
+    @torch.compiler.disable
     def splice(
         self,
         inputs_embeds: Tensor,
@@ -209,6 +239,9 @@ class CambrianGazeModel(CambrianGazePreTrainedModel):
     ) -> CambrianGazeModelOutput:
         """See `CambrianGazeForConditionalGeneration.forward`."""
         cache = one_cache(cache, past_key_values)
+        return_dict = wants_dict(self.config, kwargs)
+        refuse_attentions(self.config, kwargs)
+        self._check_decoder()
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give exactly one of input_ids and inputs_embeds")
         if input_ids is not None and pixel_values is None and grid_thw is not None and len(grid_thw):
@@ -253,6 +286,7 @@ class CambrianGazeModel(CambrianGazePreTrainedModel):
             position_ids=position_ids,
             use_cache=use_cache,
             gaze_context=context,
+            return_dict=True,
             **{CACHE: cache},
             **kwargs,
         )
@@ -261,14 +295,24 @@ class CambrianGazeModel(CambrianGazePreTrainedModel):
         if sequence_group is not None and return_gaze:
             recorder.sums = sequence_group.total(recorder.sums)
             recorder.usage = {layer: sequence_group.total(used) for layer, used in recorder.usage.items()}
-        return CambrianGazeModelOutput(
+        out = CambrianGazeModelOutput(
             last_hidden_state=outputs.last_hidden_state,
             hidden_states=outputs.hidden_states,
-            attentions=outputs.attentions,
             gaze=_stats(context) if return_gaze else None,
             **{CACHE: getattr(outputs, CACHE)},
         )
+        return out if return_dict else out.to_tuple()
 
+    def _check_decoder(self) -> None:
+        """Raises: ValueError where the decoder was given another attention, so that gaze would be off."""
+        own = self.language_model.config._attn_implementation
+        if own != ATTENTION_NAME and not self.dense_decoder:
+            raise ValueError(
+                f"the decoder's attention is {own!r}, so that regions and budget would have no effect; give it back by "
+                f"model.model.language_model.set_attn_implementation({ATTENTION_NAME!r}), or load the model again"
+            )
+
+    @torch.compiler.disable
     def _layout(
         self,
         inputs_embeds: Tensor,
@@ -305,6 +349,7 @@ class CambrianGazeModel(CambrianGazePreTrainedModel):
             layout = layout.with_routed(layout.index == last)
         return layout
 
+    @torch.compiler.disable
     def _context(
         self,
         config: GazeConfig,
@@ -348,6 +393,7 @@ def _check_shapes(inputs_embeds: Tensor, **tensors: Tensor | None) -> None:
             raise ValueError(f"{name} must be {list(shape)} as the tokens are, got {list(tensor.shape)}")
 
 
+@torch.compiler.disable
 def _stats(context: GazeContext) -> GazeStats:
     """What a forward call has counted."""
     stats = context.recorder.stats(context.offered_to_some)
