@@ -60,7 +60,7 @@ def add_generation(parser: argparse.ArgumentParser) -> None:
 def add_sampling(parser: argparse.ArgumentParser) -> None:
     """Whether and how to sample. `--top_k` is regions; what transformers calls top_k is `--sampling_top_k` here."""
     parser.add_argument(
-        "--temperature", type=_from_zero, metavar="T", help="sample at this temperature; default: 0, the likeliest token"
+        "--temperature", type=_from_zero, metavar="T", help="sample at this temperature; default: 0, greedy"
     )
     parser.add_argument(
         "--top_p", type=_share, metavar="P", help="sample from the likeliest tokens that make up this probability"

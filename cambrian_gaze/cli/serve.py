@@ -60,9 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             torch.manual_seed(arguments.seed)
         chat = ChatModel(model, processor, arguments.name or Path(arguments.model).resolve().name, options)
         defaults = Defaults(arguments.max_new_tokens, *defaults)
-        server = ChatServer(
-            chat, arguments.host, arguments.port, defaults=defaults, origins=arguments.allow_origin
-        )
+        server = ChatServer(chat, arguments.host, arguments.port, defaults=defaults, origins=arguments.allow_origin)
     except (ImportError, OSError, ValueError) as error:
         print(f"cambrian-gaze serve: {one_line(error)}", file=sys.stderr)
         return 2

@@ -16,7 +16,8 @@ def check_positions(config: Any, prompt: int, new: int = 0) -> int:
     """
     positions = config.text_config.max_position_embeddings
     if prompt + new > positions:
-        remedy = "ask for a shorter answer" if prompt < positions else "shorten the text, or show fewer frames or images"
+        shorter = "shorten the text, or show fewer images or frames"
+        remedy = "ask for a shorter answer" if prompt < positions else shorter
         raise ValueError(
             f"{prompt} tokens of prompt and {new} of answer exceed the {positions} positions of the decoder; {remedy}"
         )

@@ -68,7 +68,8 @@ class _PatientProtocol(H11Protocol):
         """Answer in place of the application, and close."""
         if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):  # else an answer is on its way
             data = json.dumps(error_body(Refused(message, status=status))).encode()
-            headers = [("content-type", "application/json"), ("content-length", str(len(data))), ("connection", "close")]
+            headers = [("content-type", "application/json"), ("content-length", str(len(data)))]
+            headers.append(("connection", "close"))
             for event in (h11.Response(status_code=status, headers=headers), h11.Data(data=data), h11.EndOfMessage()):
                 self.transport.write(self.conn.send(event))
         self.transport.close()
