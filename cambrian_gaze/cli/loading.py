@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 
 from cambrian_gaze.models.adapters import load_adapted, refuse_adapter
@@ -19,12 +21,44 @@ def load(
         device: where the model goes; None: cuda where there is one.
         adapter: folder of a run with `lora_enable`, loaded over the model.
 
-    Raises: OSError where there is no such model; ValueError where the adapter is none, or another model's.
+    Raises: OSError where there is no such model; ValueError where the device is none of this machine, or the adapter is
+    none, or another model's.
     """
+    place = find_device(device)
+    check_folder("--model", name)
+    if adapter is not None:
+        check_folder("--adapter", adapter)
     refuse_adapter(name)
     processor = CambrianGazeProcessor.from_pretrained(name if adapter is None else adapter)
     if adapter is None:
         model = CambrianGazeForConditionalGeneration.from_pretrained(name, dtype="auto")
     else:
         model = load_adapted(name, adapter)
-    return model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval(), processor
+    return model.to(place).eval(), processor
+
+
+def find_device(name: str | None) -> torch.device:
+    """The device of that name; None: cuda where there is one. Raises ValueError where this machine has none such."""
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    try:
+        device = torch.device(name or ("cuda" if gpus else "cpu"))
+    except RuntimeError as error:
+        raise ValueError(f"--device {name}: no device has this name; use cpu, cuda, cuda:1, …") from error
+    if device.type == "cuda" and (device.index or 0) >= gpus:
+        build = "" if torch.version.cuda else f" (torch {torch.__version__} is built without CUDA)"
+        raise ValueError(
+            f"--device {name}: this machine has {gpus or 'no'} CUDA devices{build}; leave it out, or say cpu"
+        )
+    return device
+
+
+def check_folder(flag: str, name: str) -> None:
+    """Raises OSError where `name`, given as `flag`, is a path and no folder with a model's or adapter's files."""
+    path = Path(name)
+    if path.is_dir():
+        if not any((path / file).is_file() for file in ("config.json", "adapter_config.json")):
+            raise OSError(f"{flag} {name}: the folder holds no config.json; name the folder that save_pretrained wrote")
+    elif path.exists():
+        raise OSError(f"{flag} {name} is a file; name the folder that holds it, its config.json and the tokenizer")
+    elif name.startswith((".", "/", "~")) or name.count("/") != 1 or path.parent.is_dir():
+        raise OSError(f"{flag} {name}: there is no such folder here, and it is no name on the Hub (OWNER/NAME)")

@@ -12,6 +12,7 @@ from cambrian_gaze.gaze.layout import IMAGE, VIDEO
 from cambrian_gaze.models.cache import GazeCache
 from cambrian_gaze.models.hf_internals import items_per_row, repeat_rows, take_items
 from cambrian_gaze.models.paging import PagedGazeCache
+from cambrian_gaze.models.positions import check_positions
 from cambrian_gaze.models.streaming import GazeStream
 from cambrian_gaze.models.trace import TraceBuilder, boxes_of_row
 
@@ -39,8 +40,10 @@ class GazeGenerationMixin:
                 regions looked at last: "2GiB" or bytes, over all layers. The answer is the same. `.gaze_paging` of
                 the ModelOutput is a `PagingStats`; so is `.paging_stats()` of the cache.
 
-        Raises: ValueError for an unknown option, and where the pool is too small for the regions of one step.
+        Raises: ValueError for an unknown option, where the pool is too small for the regions of one step, and where
+        prompt and answer exceed the decoder's positions.
         """
+        self._check_call(args, kwargs)
         if gaze is not None:
             self.model.resolve_gaze(gaze)
             kwargs["gaze"] = gaze
@@ -60,6 +63,22 @@ class GazeGenerationMixin:
         if trace is not None:
             output["gaze"] = self._build_trace(trace, output, kwargs)
         return output
+
+    def _check_call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Refuses a prompt and answer longer than the decoder's positions, and warns of a top_k without effect."""
+        config = kwargs.get("generation_config") or self.generation_config
+        if kwargs.get("top_k") is not None and not kwargs.get("do_sample", config.do_sample):
+            logger.warning(
+                "top_k=%s is that of sampling, and without do_sample=True it has no effect; regions per query are "
+                'gaze={"top_k": %s}',
+                *[kwargs["top_k"]] * 2,
+            )
+        ids = kwargs.get("input_ids", args[0] if args else None)
+        if isinstance(ids, Tensor) and ids.dim() == 2 and ids.numel():
+            mask = kwargs.get("attention_mask")
+            own = isinstance(mask, Tensor) and mask.shape == ids.shape
+            prompt = int(mask.sum(1).max()) if own else ids.shape[1]
+            check_positions(self.config, prompt, kwargs.get("max_new_tokens", config.max_new_tokens) or 0)
 
     def stream(self, processor: Any, **options: Any) -> GazeStream:
         """A live chat about frames that keep coming: `.append(frames)` and `.ask(question)`. See `GazeStream`."""
