@@ -80,7 +80,7 @@ class ChatServer:
             loop="asyncio",
             lifespan="off",
             log_config=None,
-            log_level="warning",
+            log_level="error",
             server_header=False,
             timeout_keep_alive=15,
             timeout_graceful_shutdown=5,

@@ -73,9 +73,10 @@ def odd_messages(rng: random.Random) -> Any:
     def part() -> Any:
         url = rng.choice([data_url(), data_url("jpeg")[: rng.randint(0, 400)], "https://example.com/a", *VALUES])
         kind = rng.choice(["image_url", "video_url", "text", "input_audio", "image", *VALUES])
-        return rng.choice([{"type": kind, kind if isinstance(kind, str) else "text": url}, shows(url), *VALUES])
+        odd = rng.choice([{"type": kind, kind if isinstance(kind, str) else "text": url}, shows(url), *VALUES])
+        return rng.choice([odd, {"type": "text", "text": rng.choice(["", "What?", "<image>"])}, shows(data_url())])
 
-    roles = ["user", "system", "developer", "assistant", "tool", "USER", *VALUES]
+    roles = [*["user"] * 40, "system", "developer", "assistant", "tool", "USER", *VALUES]
     contents = [[part() for _ in range(rng.randint(0, 3))], rng.choice(VALUES), "Hello"]
     messages = [{"role": rng.choice(roles), "content": rng.choice(contents)} for _ in range(rng.randint(1, 3))]
     messages[0] |= {rng.choice(["name", "tool_calls", "refusal"]): rng.choice(VALUES)} if rng.random() < 0.3 else {}
