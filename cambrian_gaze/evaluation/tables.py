@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import yaml
 
+from cambrian_gaze.declarations import declaration
 from cambrian_gaze.evaluation.benchmarks import BENCHMARKS, PROTOCOLS, Benchmark
 from cambrian_gaze.evaluation.columns import Column
 from cambrian_gaze.evaluation.intervals import percentiles
@@ -74,7 +75,7 @@ class Table:
 
 def read_table(path: str | Path) -> Table:
     """The table in a YAML file. Raises ValueError naming file and key where it is not well-formed."""
-    values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    values = yaml.safe_load(declaration(path).read_text(encoding="utf-8"))
     keys = {"title", "columns", "rows", "average"}
     if not isinstance(values, dict) or not keys <= set(values) <= keys | {"average_of", "average_status"}:
         raise ValueError(f"{path} must hold {', '.join(sorted(keys))}, and may hold average_of and average_status")
