@@ -9,6 +9,7 @@ import torch
 from cambrian_gaze.models.adapters import load_adapted, refuse_adapter
 from cambrian_gaze.models.modeling import CambrianGazeForConditionalGeneration
 from cambrian_gaze.models.processing import CambrianGazeProcessor
+from cambrian_gaze.models.source import known_source
 
 
 def load(
@@ -21,13 +22,12 @@ def load(
         device: where the model goes; None: cuda where there is one.
         adapter: folder of a run with `lora_enable`, loaded over the model.
 
-    Raises: OSError where there is no such model; ValueError where the device is none of this machine, or the adapter is
-    none, or another model's.
+    Raises: OSError or ValueError where there is no such model; ValueError where the device is none of this machine, or
+    the adapter is none, or another model's.
     """
     place = find_device(device)
-    check_folder("--model", name)
-    if adapter is not None:
-        check_folder("--adapter", adapter)
+    for folder in (name, *([] if adapter is None else [adapter])):
+        check_folder(folder)
     refuse_adapter(name)
     processor = CambrianGazeProcessor.from_pretrained(name if adapter is None else adapter)
     if adapter is None:
@@ -52,13 +52,8 @@ def find_device(name: str | None) -> torch.device:
     return device
 
 
-def check_folder(flag: str, name: str) -> None:
-    """Raises OSError where `name`, given as `flag`, is a path and no folder with a model's or adapter's files."""
-    path = Path(name)
-    if path.is_dir():
-        if not any((path / file).is_file() for file in ("config.json", "adapter_config.json")):
-            raise OSError(f"{flag} {name}: the folder holds no config.json; name the folder that save_pretrained wrote")
-    elif path.exists():
-        raise OSError(f"{flag} {name} is a file; name the folder that holds it, its config.json and the tokenizer")
-    elif name.startswith((".", "/", "~")) or name.count("/") != 1 or path.parent.is_dir():
-        raise OSError(f"{flag} {name}: there is no such folder here, and it is no name on the Hub (OWNER/NAME)")
+def check_folder(name: str) -> None:
+    """Raises ValueError where `name` is a path and no folder with a model's or adapter's configuration."""
+    folder = Path(known_source(name))
+    if folder.is_dir() and not any((folder / file).is_file() for file in ("config.json", "adapter_config.json")):
+        raise ValueError(f"{name} holds no config.json; name the folder that save_pretrained wrote")
