@@ -50,7 +50,9 @@ def add_generation(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", required=True, metavar="DIR", help="folder of save_pretrained, or a Hub name")
     parser.add_argument("--adapter", metavar="DIR", help="folder of a run with lora_enable, loaded over the model")
     budget = parser.add_mutually_exclusive_group()
-    budget.add_argument("--top_k", type=positive, metavar="K", help="regions per query, head and layer")
+    budget.add_argument(
+        "--top_k", type=positive, metavar="K", help="regions per query, head and layer; --sampling_top_k is another"
+    )
     budget.add_argument("--keep_ratio", type=float, metavar="R", help="share of the regions; 1.0 is dense attention")
     budget.add_argument("--kv_budget", type=positive, metavar="N", help="visual tokens per query")
     parser.add_argument("--max_new_tokens", type=positive, default=128, metavar="N", help="default: 128")

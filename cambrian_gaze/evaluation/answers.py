@@ -210,6 +210,8 @@ def _tell(failed: Failed | None, question: Question, error: ValueError) -> None:
     if question.place is not None:
         placed = error if isinstance(error, RecordError) else RecordError(str(error))
         error = placed.at(*question.place)
+    elif not isinstance(error, RecordError):
+        error = ValueError(f"{question.id}: {error}")
     if failed is None:
         raise error
     failed(question.id, error)

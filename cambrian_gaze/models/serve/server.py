@@ -47,8 +47,7 @@ class ChatServer:
             require(module, "serve")
         self.chat, self.limits, self._origins = chat, limits or Limits(), origins
         self._defaults = defaults or Defaults(max_new_tokens)
-        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        self._socket = socket.create_server((host, port), family=family, backlog=128)
+        self._socket = _listening(host, port)
         self.server_address: tuple[Any, ...] = self._socket.getsockname()
         self._stop, self._idle = threading.Event(), threading.Event()
         self._idle.set()
@@ -100,3 +99,12 @@ class ChatServer:
     def server_close(self) -> None:
         """Let go of the address."""
         self._socket.close()
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    """Raises OSError that names the address."""
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        return socket.create_server((host, port), family=family, backlog=128)
+    except OSError as error:
+        raise OSError(f"cannot listen at {host}, port {port}: {error.strerror or error}") from error
