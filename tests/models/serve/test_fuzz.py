@@ -44,8 +44,8 @@ GENERATION = ["top_k", "temperature", "top_p", "do_sample", "repetition_penalty"
 
 def sound(rng: random.Random) -> dict[str, Any]:
     """A request that is answered."""
-    body: dict[str, Any] = {"messages": rng.choice([ABOUT_A_PICTURE, user("Hello"), user("Hello", "you")])}
-    body["max_tokens"] = rng.choice([1, 1, 2])
+    body: dict[str, Any] = {"messages": rng.choice([ABOUT_A_PICTURE, *[user("Hello")] * 4, user("Hello", "you")])}
+    body["max_tokens"] = rng.choice([1, 1, 1, 2])
     for name, values in {
         "stream": [True, False], "temperature": [0, 0.5, 1, 2], "top_p": [0, 0.3, 1], "seed": [0, 2**64 - 1, -1],
         "stop": ["a", ["b", "c"]], "gaze": [{"top_k": 1}, {"keep_ratio": 0.5}, {"kv_budget": 8}], "model": ["tiny"],
