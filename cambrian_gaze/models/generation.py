@@ -43,7 +43,6 @@ class GazeGenerationMixin:
         Raises: ValueError for an unknown option, where the pool is too small for the regions of one step, and where
         prompt and answer exceed the decoder's positions.
         """
-        self._check_call(args, kwargs)
         if gaze is not None:
             self.model.resolve_gaze(gaze)
             kwargs["gaze"] = gaze
@@ -56,6 +55,7 @@ class GazeGenerationMixin:
         if return_gaze:
             trace = TraceBuilder(self.model.resolve_gaze(gaze))
             kwargs |= {"gaze_trace": trace, "return_dict_in_generate": True}
+        self._check_positions(args, kwargs)
         output = super().generate(*args, **kwargs)
         paging = cache.paging_stats() if isinstance(cache, PagedGazeCache) else None
         if paging is not None:
@@ -66,25 +66,19 @@ class GazeGenerationMixin:
             output["gaze"] = self._build_trace(trace, output, kwargs)
         return output
 
-    def _check_call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Refuses a prompt and answer longer than the decoder's positions, and warns of a top_k without effect."""
+    def stream(self, processor: Any, **options: Any) -> GazeStream:
+        """A live chat about frames that keep coming: `.append(frames)` and `.ask(question)`. See `GazeStream`."""
+        return GazeStream(self, processor, **options)
+
+    def _check_positions(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """See `check_positions`; padding does not count."""
         config = kwargs.get("generation_config") or self.generation_config
-        if kwargs.get("top_k") is not None and not kwargs.get("do_sample", config.do_sample):
-            logger.warning(
-                "top_k=%s is that of sampling, and without do_sample=True it has no effect; regions per query are "
-                'gaze={"top_k": %s}',
-                *[kwargs["top_k"]] * 2,
-            )
         ids = kwargs.get("input_ids", args[0] if args else None)
         if isinstance(ids, Tensor) and ids.dim() == 2 and ids.numel():
             mask = kwargs.get("attention_mask")
             own = isinstance(mask, Tensor) and mask.shape == ids.shape
             prompt = int(mask.sum(1).max()) if own else ids.shape[1]
             check_positions(self.config, prompt, kwargs.get("max_new_tokens", config.max_new_tokens) or 0)
-
-    def stream(self, processor: Any, **options: Any) -> GazeStream:
-        """A live chat about frames that keep coming: `.append(frames)` and `.ask(question)`. See `GazeStream`."""
-        return GazeStream(self, processor, **options)
 
     def _offloading_cache(self, pool: int | str, gaze: Any, given: Any, kwargs: dict[str, Any]) -> PagedGazeCache:
         if given is not None:

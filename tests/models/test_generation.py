@@ -209,17 +209,6 @@ def test_a_foreign_cache_is_refused(model, batch):
         model.generate(**batch, max_new_tokens=2, do_sample=False, past_key_values=DynamicCache())
 
 
-def test_top_k_without_sampling_is_said_to_be_without_effect(model, caplog):
-    ids = torch.tensor([[5, 6, 7]])
-    with caplog.at_level("WARNING", logger="cambrian_gaze"):
-        model.generate(input_ids=ids, top_k=2, max_new_tokens=1, do_sample=False)
-        assert 'gaze={"top_k": 2}' in caplog.text
-        caplog.clear()
-        model.generate(input_ids=ids, top_k=2, max_new_tokens=1, do_sample=True)
-        model.generate(input_ids=ids, gaze={"top_k": 2}, max_new_tokens=1, do_sample=False)
-        assert "gaze=" not in caplog.text
-
-
 def test_what_exceeds_the_positions_is_refused(model):
     """Padding does not count."""
     positions = model.config.text_config.max_position_embeddings
