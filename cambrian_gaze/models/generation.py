@@ -13,6 +13,7 @@ from cambrian_gaze.gaze.layout import IMAGE, VIDEO
 from cambrian_gaze.models.cache import GazeCache
 from cambrian_gaze.models.hf_internals import CACHE, items_per_row, one_cache, pop_cache, repeat_rows, take_items
 from cambrian_gaze.models.paging import PagedGazeCache
+from cambrian_gaze.models.positions import check_positions
 from cambrian_gaze.models.streaming import GazeStream
 from cambrian_gaze.models.trace import TraceBuilder, boxes_of_row
 
@@ -44,7 +45,8 @@ class GazeGenerationMixin:
                 regions looked at last: "2GiB" or bytes, over all layers. The answer is the same. `.gaze_paging` of
                 the ModelOutput is a `PagingStats`; so is `.paging_stats()` of the cache.
 
-        Raises: ValueError for an unknown option, and where the pool is too small for the regions of one step.
+        Raises: ValueError for an unknown option, where the pool is too small for the regions of one step, and where
+        prompt and answer exceed the decoder's positions.
         """
         if gaze is not None:
             self.model.resolve_gaze(gaze)
@@ -59,6 +61,7 @@ class GazeGenerationMixin:
         if return_gaze:
             trace = TraceBuilder(self.model.resolve_gaze(gaze))
             kwargs |= {"gaze_trace": trace, "return_dict_in_generate": True}
+        self._check_positions(args, kwargs)
         output = super().generate(*args, **kwargs)
         paging = cache.paging_stats() if isinstance(cache, PagedGazeCache) else None
         if paging is not None:
@@ -101,6 +104,16 @@ class GazeGenerationMixin:
     def stream(self, processor: Any, **options: Any) -> GazeStream:
         """A live chat about frames that keep coming: `.append(frames)` and `.ask(question)`. See `GazeStream`."""
         return GazeStream(self, processor, **options)
+
+    def _check_positions(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """See `check_positions`; padding does not count."""
+        config = kwargs.get("generation_config") or self.generation_config
+        ids = kwargs.get("input_ids", args[0] if args else None)
+        if isinstance(ids, Tensor) and ids.dim() == 2 and ids.numel():
+            mask = kwargs.get("attention_mask")
+            own = isinstance(mask, Tensor) and mask.shape == ids.shape
+            prompt = int(mask.sum(1).max()) if own else ids.shape[1]
+            check_positions(self.config, prompt, kwargs.get("max_new_tokens", config.max_new_tokens) or 0)
 
     def _offloading_cache(self, pool: int | str, gaze: Any, given: Any, kwargs: dict[str, Any]) -> PagedGazeCache:
         if given is not None:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from cambrian_gaze.data.conversation import END_OF_TURN, render
-from cambrian_gaze.data.encode import tokenize_segments
+from cambrian_gaze.data.encode import encode_conversation, tokenize_segments
 from cambrian_gaze.data.expand import TEXT, PlaceholderIds, expand_placeholders
 from cambrian_gaze.gaze.layout import VIDEO
 from cambrian_gaze.models.cache import GazeCache
