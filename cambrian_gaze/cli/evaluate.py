@@ -225,8 +225,7 @@ def _doctor(arguments: argparse.Namespace) -> int:
     for benchmark in read_tasks(arguments.tasks):
         problems, rows, revision = examine(benchmark, arguments.data_root)
         sound &= not problems
-        source = f"{benchmark.source.dataset}@{revision}"
-        print(f"{benchmark.name}: {rows} rows of {source}: {len(problems) or 'no'} problems")
+        print(f"{benchmark.name}: {rows} rows, revision {revision}: {len(problems) or 'no'} problems")
         for problem in problems:
             print(f"  {problem}")
     return int(not sound)
