@@ -78,7 +78,10 @@ class GazeContext:
     """Layout of the keys that a backend is handed, in their order."""
 
     offered: Tensor
-    """bool [B, Q, R]: `visibility.regions_offered`."""
+    """bool [B, Q, R]: `visibility.regions_offered`, less those that `hides` some of."""
+
+    hides: bool = False
+    """Whether regions before a query may be withheld from it, so that a budget for all of them is not all of them."""
 
     cache: PagedCache | None = None
     """The gaze cache, already extended by this call's tokens."""
@@ -113,7 +116,7 @@ class GazeContext:
     @property
     def keeps_every_region(self) -> bool:
         """Whether the budget covers all regions that there are, so that there is nothing to choose."""
-        return all(pool.most >= self.layout.num_regions for pool in self.pools)
+        return not self.hides and all(pool.most >= self.layout.num_regions for pool in self.pools)
 
     @property
     def chooses_in_full(self) -> bool:

@@ -63,6 +63,9 @@ def build_parser(action: str | None = None) -> argparse.ArgumentParser:
         parser.add_argument("--model", required=action == "run", metavar="DIR", help=_MODEL_HELP[action])
     if action in ("run", "table", "lmms"):
         _add_run(parser, "rows per task" if action == "lmms" else "scoring groups per benchmark")
+    if action == "table":
+        # None: not given, so that the row's own frames can be told from what contradicts them.
+        parser.set_defaults(**dict.fromkeys(_frame_defaults(parser)))
     if action != "score":
         _add_data(parser)
     if action in ("run", "lmms"):
@@ -79,6 +82,25 @@ def build_parser(action: str | None = None) -> argparse.ArgumentParser:
             help="the parent's rules, the benchmarks' own, or both; default: %(default)s",
         )
     return parser
+
+
+def _frame_defaults(parser: argparse.ArgumentParser) -> dict[str, Any]:
+    """The options of frames, and their defaults."""
+    return {action.dest: action.default for action in parser._actions if action.dest.startswith("video_")}
+
+
+def _take_frames(arguments: argparse.Namespace, wanted: dict[str, Any]) -> None:
+    """Fill in how frames are chosen: as the row has it, else as given, else the default.
+
+    Raises: ValueError where an option contradicts the row.
+    """
+    parser = argparse.ArgumentParser()
+    add_video(parser)
+    for name, default in _frame_defaults(parser).items():
+        given = getattr(arguments, name)
+        if name in wanted and given is not None and given != wanted[name]:
+            raise ValueError(f"the row has {name}: {wanted[name]}, so --{name} {given} would make another row")
+        setattr(arguments, name, wanted.get(name, default if given is None else given))
 
 
 _MODEL_HELP = {
@@ -239,6 +261,7 @@ def _table(arguments: argparse.Namespace) -> int:
     row = table.row(arguments.row)
     arguments.output = arguments.output or str(Path("runs") / "eval" / row.slug)
     errors: dict[str, str] = {}
+    _take_frames(arguments, row.frame_options())
     if arguments.model is not None:
         errors, first = answer(arguments, table.benchmarks, row.gaze_options())
         if not first:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from cambrian_gaze.gaze.config import GazeConfig
@@ -92,6 +93,26 @@ def regions_offered(q: TokenLayout, config: GazeConfig) -> Tensor:
     before = q.region_end[:, None, :] <= q.index[:, :, None]
     mine = q.region_sample[:, None, :] == q.sample[:, :, None]
     return before & mine & (q.region_size > 0)[:, None, :] & routing_queries(q, config)[:, :, None]
+
+
+def hide_regions(offered: Tensor, hidden: Tensor, q: TokenLayout) -> Tensor:
+    """The regions offered, bool [B, Q, R], less some that text queries are denied; visual queries keep theirs.
+
+    Args:
+        hidden: bool [B, R'] with R' ≤ R, by region number of the row; regions beyond R' are not hidden.
+
+    Raises: ValueError for another shape, or where a row with regions would be left none.
+    """
+    batch, regions = q.region_size.shape
+    if hidden.dtype != torch.bool or hidden.dim() != 2 or hidden.shape[0] != batch or hidden.shape[1] > regions:
+        raise ValueError(
+            f"hidden_regions must be bool [{batch}, up to {regions}], got {hidden.dtype} {list(hidden.shape)}"
+        )
+    denied = torch.nn.functional.pad(hidden, (0, regions - hidden.shape[1]))
+    there = q.region_size > 0
+    if bool((there.any(1) & ~(there & ~denied).any(1)).any()):
+        raise ValueError("hidden_regions leaves a row no region; leave at least one")
+    return offered & ~(denied[:, None] & (q.role == TEXT)[:, :, None])
 
 
 def _pairs(q: TokenLayout, k: TokenLayout, config: GazeConfig) -> tuple[Queries, Keys]:

@@ -81,6 +81,7 @@ class CambrianGazeForConditionalGeneration(GazeGenerationMixin, CambrianGazePreT
         return_gaze: bool | Literal["mass"] = False,
         gaze_trace: TraceBuilder | None = None,
         sequence_group: SequenceGroup | None = None,
+        hidden_regions: Tensor | None = None,
         **kwargs: Any,
     ) -> CambrianGazeCausalLMOutput:
         """One pass over B rows of S tokens; with a cache, over their new tokens.
@@ -105,6 +106,9 @@ class CambrianGazeForConditionalGeneration(GazeGenerationMixin, CambrianGazePreT
             sequence_group: ranks that were given this same batch and share its tokens. `logits` and `hidden_states` are
                 then those of this rank's slice, ⌈S/P⌉ tokens of each row, and `loss` is its addend: loss and gradients
                 of the batch are the sums over the ranks.
+            hidden_regions: bool [B, R] or fewer columns, regions of each row (in order of appearance) that its text
+                queries may not choose: what does the answer owe to them? `generate` takes it too. Every layer must
+                route. Visual queries still see all that lies before them.
 
         Raises: ValueError where placeholders, grids and pixels disagree, or an option is unknown.
         """
@@ -131,6 +135,7 @@ class CambrianGazeForConditionalGeneration(GazeGenerationMixin, CambrianGazePreT
             return_gaze=return_gaze,
             gaze_trace=gaze_trace,
             sequence_group=sequence_group,
+            hidden_regions=hidden_regions,
             **{k: v for k, v in kwargs.items() if k != "num_items_in_batch"},
         )
         hidden, vocabulary = outputs.last_hidden_state, self.config.text_config.vocab_size

@@ -181,7 +181,8 @@ def _tempcompass(task: str) -> list[dict[str, Any]]:
 def _captioning() -> list[dict[str, Any]]:
     question = "What is he doing?\nA. sitting\nB. running"
     row = {"question": "Generated Caption:", "mc_question": question, "dim": "action"}
-    return [row | {"video_id": f"v{n}", "mc_answer": a} for n, a in enumerate(("A. sitting", "B. running", "A. sitting"))]
+    answers = ("A. sitting", "B. running", "A. sitting")
+    return [row | {"video_id": f"v{number}", "mc_answer": answer} for number, answer in enumerate(answers)]
 
 
 LETTERED = ["A. one", "B. two", "C. three", "D. four"]
