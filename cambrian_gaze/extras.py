@@ -16,6 +16,7 @@ EXTRA_MODULES: dict[str, tuple[str, ...]] = {
     "lmms": ("lmms_eval",),
     "wandb": ("wandb",),
     "flash": ("flash_attn",),
+    "routing": ("pycocotools",),
     "quickstart": ("sklearn",),
 }
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from cambrian_gaze.cli import eval_cost, eval_lmms
+from cambrian_gaze.cli import eval_cost, eval_lmms, eval_routing
 from cambrian_gaze.cli.arguments import add_video, positive, sampling_from
 
 ACTIONS = {
@@ -18,6 +18,7 @@ ACTIONS = {
     "doctor": "check schema, counts and media of benchmarks; needs no model",
     "table": "fill one row of a table: run what is missing, compare with the paper",
     "cost": "measure what attention costs, dense beside gaze, prefill and decoding apart",
+    "routing": "measure whether routing finds the place that a phrase is about; needs the extra routing",
     "lmms": "run tasks of lmms-eval, or our benchmarks in it; needs the extra lmms",
 }
 
@@ -41,6 +42,10 @@ def build_parser(action: str | None = None) -> argparse.ArgumentParser:
     )
     if action == "cost":
         eval_cost.add_arguments(parser)
+        _add_gaze(parser)
+        return parser
+    if action == "routing":
+        eval_routing.add_arguments(parser)
         _add_gaze(parser)
         return parser
     if action == "lmms":
@@ -277,5 +282,6 @@ _RUNNERS = {
     "doctor": _doctor,
     "table": _table,
     "cost": lambda arguments: eval_cost.run(arguments, gaze_options(arguments.gaze)),
+    "routing": lambda arguments: eval_routing.run(arguments, gaze_options(arguments.gaze)),
     "lmms": lambda arguments: eval_lmms.run(arguments, gaze_options(arguments.gaze)),
 }

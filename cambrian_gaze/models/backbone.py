@@ -303,8 +303,8 @@ class CambrianGazeModel(CambrianGazePreTrainedModel):
             layers = [n for n in range(self.config.text_config.num_hidden_layers) if not config.routes(n)]
             if layers:
                 raise ValueError(
-                    f"hidden_regions cannot be hidden in layers that do not route ({', '.join(map(str, layers))}): give "
-                    'a budget, such as gaze={"top_k": 2}, and no dense_layers'
+                    f"hidden_regions cannot be hidden in layers that do not route ({', '.join(map(str, layers))}): "
+                    'give a budget, such as gaze={"top_k": 2}, and no dense_layers'
                 )
             offered = hide_regions(offered, hidden_regions.to(layout.role.device), layout)
         saving = self.training and torch.is_grad_enabled() and checkpoints_activations(self.language_model)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from cambrian_gaze.evaluation.benchmarks import BENCHMARKS
+from cambrian_gaze.evaluation.benchmarks import BENCHMARKS, PROTOCOLS
 from cambrian_gaze.evaluation.benchmarks.rows import Rows
 from cambrian_gaze.evaluation.ranks import Ranks
 from cambrian_gaze.evaluation.results import journal_path, read_results

@@ -15,7 +15,7 @@ from typing import Any
 
 from PIL import Image, ImageOps
 
-from cambrian_gaze.data.media import MediaError, to_rgb
+from cambrian_gaze.data.media import MediaError, load_image, to_rgb
 from cambrian_gaze.data.video import FrameSampling, load_frames
 from cambrian_gaze.evaluation.benchmarks.declare import Benchmark, Film, Picture, Source
 from cambrian_gaze.evaluation.fingerprint import file_fingerprint, video_fingerprint
@@ -89,18 +89,17 @@ class Rows:
         if isinstance(medium, Film):
             path = self.path(medium.path).resolve()  # the hub's cache is made of links
             return load_frames(path.name, path.parent, sampling, clip=medium.clip)
-        data, name = medium.data, None
-        if data is None:
+        if medium.data is None:
             path = self.path(medium.path).resolve()
-            data, name = path.read_bytes(), str(path)
+            return load_image(path.name, path.parent)
         try:
-            with Image.open(io.BytesIO(data)) as image:
+            with Image.open(io.BytesIO(medium.data)) as image:
                 image.load()
-                return to_rgb(_without_alpha(image), name or "the image")
+                return to_rgb(_without_alpha(image))
         except MediaError:
             raise
         except Exception as error:  # decoders raise almost any type on damaged data
-            raise MediaError(f"{name or f'an image of {len(data)} bytes'} cannot be decoded ({error})") from error
+            raise MediaError(f"an image of {len(medium.data)} bytes cannot be decoded ({error})") from error
 
     def path(self, name: str) -> Path:
         """Where a file of the repository lies: in the local copy, or in the hub's cache, downloaded where needed.
