@@ -300,6 +300,8 @@ class CambrianGazeModel(CambrianGazePreTrainedModel):
         is_step = reads_cache and layout.shape[1] == 1 and cache.only_text_came
         offered = regions_offered(layout, config)
         if hidden_regions is not None:
+            if not config.route_prompt:
+                raise ValueError("hidden_regions cannot be hidden from a prompt that does not route (route_prompt)")
             layers = [n for n in range(self.config.text_config.num_hidden_layers) if not config.routes(n)]
             if layers:
                 raise ValueError(

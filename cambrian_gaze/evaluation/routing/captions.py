@@ -16,16 +16,14 @@ LEAST = 1e-6
 
 @dataclass(frozen=True)
 class Said:
-    """N rows of one caption of T tokens."""
+    """A caption of T tokens."""
 
     tokens: list[int]
     text: str
     pieces: list[tuple[int, int]]
     """Characters of each token in the text, blank space before it left out."""
     regions: Tensor
-    """int64 [N, T, L, H, K]: what the query that predicts each token looks at, -1 for none."""
-    log_probs: Tensor
-    """float [N, T]: of each token."""
+    """int64 [T, L, H, K]: what the query that predicts each token looks at, -1 for none."""
     boxes: list[tuple[int, ...]]
     """See `GazeTrace.region_boxes`."""
 
@@ -52,28 +50,18 @@ def say(
     gaze: dict[str, Any],
     tokens: Sequence[int] | None = None,
     max_new_tokens: int = 512,
-    hidden: Tensor | None = None,
 ) -> Said:
     """A caption of a picture, greedy or given.
 
     Args:
         tokens: the caption; None: the model's own, of at most `max_new_tokens`, its end token left out.
-        hidden: bool [N, R], regions that text queries may not choose, a row each; None: one row, nothing hidden.
     """
-    content = [{"type": "image", "image": image}, {"type": "text", "text": f"\n{prompt}"}]
-    rows = 1 if hidden is None else len(hidden)
-    inputs = processor.apply_chat_template(
-        [[{"role": "user", "content": content}]] * rows, add_generation_prompt=True, tokenize=True
-    ).to(model.device)
+    inputs = _inputs(processor, image, prompt, 1).to(model.device)
     start = inputs["input_ids"].shape[1]
     options: dict[str, Any] = {"max_new_tokens": max_new_tokens}
     if tokens is not None:
         options = {"max_new_tokens": len(tokens), "logits_processor": [_Forced(tokens, start)]}
-    if hidden is not None:
-        options["hidden_regions"] = hidden.to(model.device)
-    output = model.generate(
-        **inputs, **options, do_sample=False, num_beams=1, gaze=gaze, return_gaze=True, output_logits=True
-    )
+    output = model.generate(**inputs, **options, do_sample=False, num_beams=1, gaze=gaze, return_gaze=True)
     new = output.sequences[:, start:]
     if tokens is None:
         ends = model.generation_config.eos_token_id
@@ -81,10 +69,42 @@ def say(
         tokens = new[0].tolist()
         tokens = tokens[: next((place for place, token in enumerate(tokens) if token in ends), len(tokens))]
     length = len(tokens)
-    logits = torch.stack(output.logits[:length], 1).float() if length else new.new_zeros(rows, 0, 1).float()
-    log_probs = logits.log_softmax(-1).gather(-1, new[:, :length, None])[..., 0].cpu()
     text, pieces = _pieces(list(tokens), processor)
-    return Said(list(tokens), text, pieces, output.gaze.regions[:, :length], log_probs, output.gaze.region_boxes(0))
+    return Said(list(tokens), text, pieces, output.gaze.regions[0, :length], output.gaze.region_boxes(0))
+
+
+@torch.no_grad()
+def log_probs(
+    model: Any,
+    processor: Any,
+    image: Image.Image,
+    prompt: str,
+    *,
+    gaze: dict[str, Any],
+    tokens: Sequence[int],
+    hidden: Tensor,
+) -> Tensor:
+    """Log-probability of each of T caption tokens given those before it, float [N, T], in one pass over the whole.
+
+    Args:
+        hidden: bool [N, R], regions that the text queries of each row may not choose.
+    """
+    inputs = _inputs(processor, image, prompt, len(hidden))
+    caption = torch.tensor(tokens).expand(len(hidden), -1)
+    inputs["input_ids"] = torch.cat([inputs["input_ids"], caption], 1)
+    inputs["attention_mask"] = torch.nn.functional.pad(inputs["attention_mask"], (0, len(tokens)), value=1)
+    inputs["mm_token_type_ids"] = torch.nn.functional.pad(inputs["mm_token_type_ids"], (0, len(tokens)))
+    inputs = inputs.to(model.device)
+    logits = model(
+        **inputs, gaze=gaze, hidden_regions=hidden.to(model.device), logits_to_keep=len(tokens) + 1, use_cache=False
+    ).logits[:, :-1]
+    return logits.float().log_softmax(-1).gather(-1, caption.to(model.device)[..., None])[..., 0].cpu()
+
+
+def _inputs(processor: Any, image: Image.Image, prompt: str, rows: int) -> Any:
+    content = [{"type": "image", "image": image}, {"type": "text", "text": f"\n{prompt}"}]
+    messages = [[{"role": "user", "content": content}]] * rows
+    return processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=True)
 
 
 def _pieces(tokens: list[int], processor: Any) -> tuple[str, list[tuple[int, int]]]:

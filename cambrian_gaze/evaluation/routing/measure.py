@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from cambrian_gaze.data.media import load_image
-from cambrian_gaze.evaluation.routing.captions import LEAST, Said, phrase_of_tokens, say
+from cambrian_gaze.evaluation.routing.captions import LEAST, Said, log_probs, phrase_of_tokens, say
 from cambrian_gaze.evaluation.routing.geometry import covered
 from cambrian_gaze.evaluation.routing.masks import read_mask
 from cambrian_gaze.evaluation.routing.records import RoutingRecord
@@ -31,7 +31,7 @@ class RoutingOptions:
     counterfactual: bool = True
     """Also hide the phrases' regions, and as many others."""
     batch_size: int = 16
-    """Rows of a counterfactual batch: two a phrase."""
+    """Rows of a counterfactual batch: one with nothing hidden, two for each set of regions."""
     seed: int = 0
     """Of which other regions are hidden."""
 
@@ -61,7 +61,7 @@ class Judged:
     kept: np.ndarray
     """int [T, L]: regions looked at."""
     log_probs: np.ndarray
-    """float [T]."""
+    """float [T]: with nothing hidden; nan where nothing was to be hidden."""
     drop: np.ndarray
     """float [T]: how much the log-probability falls when the phrase's regions are hidden; nan where not measured."""
     drop_others: np.ndarray
@@ -69,7 +69,7 @@ class Judged:
     absent: int
     """Phrases that stand nowhere in the caption."""
     not_compared: int
-    """Phrases whose regions were not hidden: none, all, or more of them than others."""
+    """Phrases with tokens whose regions were not hidden: none, all, or more of them than others."""
 
 
 def judge(
@@ -99,10 +99,15 @@ def judge(
     aspect = getattr(processor, "image_aspect_ratio", "pad")
     areas = [covered(mask, said.boxes, processor.grid_hw, aspect) for mask in masks]
     judged = _judged(record, said, areas, layers)
-    if options.counterfactual:
-        _hide(judged, record, said, areas, options, lambda hidden: say(
-            model, processor, image, record.prompt, gaze=options.gaze, tokens=said.tokens, hidden=hidden
-        ))  # fmt: skip
+    if options.counterfactual and judged.places:
+
+        def hide(hidden: torch.Tensor) -> np.ndarray:
+            found = log_probs(
+                model, processor, image, record.prompt, gaze=options.gaze, tokens=said.tokens, hidden=hidden
+            )
+            return found[:, judged.places].numpy()
+
+        _hide(judged, areas, options, hide)
     return judged
 
 
@@ -113,7 +118,7 @@ def _judged(record: RoutingRecord, said: Said, areas: Sequence[np.ndarray], laye
     visible = [area.sum() > LEAST for area in areas]
     owners = phrase_of_tokens(said.pieces, [s if seen else [] for s, seen in zip(spans, visible, strict=True)])
     mine = [place for place, owner in enumerate(owners) if owner >= 0]
-    chosen = said.regions[0, mine][:, list(layers)].numpy()  # [T, L, H, K]
+    chosen = said.regions[mine][:, list(layers)].numpy()  # [T, L, H, K]
     per_token = np.array([areas[owners[place]] for place in mine]).reshape(len(mine), len(said.boxes))
     spare = np.pad(per_token, ((0, 0), (0, 1)))  # the last column is what -1 looks at: nothing
     inside = np.take_along_axis(spare[:, None, None], chosen, axis=3)
@@ -132,7 +137,7 @@ def _judged(record: RoutingRecord, said: Said, areas: Sequence[np.ndarray], laye
         overlapping=(per_token > LEAST).sum(1),
         regions=len(said.boxes),
         kept=(chosen >= 0).sum(-1).max(-1),
-        log_probs=said.log_probs[0, mine].numpy(),
+        log_probs=unknown.copy(),
         drop=unknown.copy(),
         drop_others=unknown.copy(),
         absent=sum(not one for one in spans),
@@ -140,28 +145,35 @@ def _judged(record: RoutingRecord, said: Said, areas: Sequence[np.ndarray], laye
     )
 
 
-def _hide(judged: Judged, record: RoutingRecord, said: Said, areas: Any, options: RoutingOptions, again: Any) -> None:
-    """Fill in `drop` and `drop_others`."""
-    compared: list[tuple[int, list[int], list[int]]] = []
+def _hide(
+    judged: Judged, areas: Sequence[np.ndarray], options: RoutingOptions, hide: Callable[[torch.Tensor], np.ndarray]
+) -> None:
+    """Fill in `log_probs`, `drop` and `drop_others`. Phrases in the same regions are hidden together.
+
+    Args:
+        hide: hidden regions, bool [N, R] → log-probabilities of the judged tokens, float [N, T].
+    """
+    import numpy as np
+
+    sets: dict[tuple[int, ...], list[int]] = {}
     for phrase in sorted(set(judged.phrases)):
-        own = [int(region) for region in (areas[phrase] > LEAST).nonzero()[0]]
-        others = [region for region in range(judged.regions) if region not in own]
-        if own and len(own) <= len(others):
-            chance = random.Random(f"{options.seed} {record.id} {phrase}")
-            compared.append((phrase, own, chance.sample(others, len(own))))
+        own = tuple(int(region) for region in (areas[phrase] > LEAST).nonzero()[0])
+        if 2 * len(own) <= judged.regions:
+            sets.setdefault(own, []).append(phrase)
         else:
             judged.not_compared += 1
-    for batch in _batches(compared, max(1, options.batch_size // 2)):
-        hidden = torch.zeros(2 * len(batch), judged.regions, dtype=torch.bool)
-        for row, (_, own, others) in enumerate(batch):
-            hidden[2 * row, own], hidden[2 * row + 1, others] = True, True
-        log_probs = again(hidden).log_probs
-        for row, (phrase, _, _) in enumerate(batch):
-            for number, place in enumerate(judged.places):
-                if judged.phrases[number] == phrase:
-                    judged.drop[number] = said.log_probs[0, place] - log_probs[2 * row, place]
-                    judged.drop_others[number] = said.log_probs[0, place] - log_probs[2 * row + 1, place]
-
-
-def _batches(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
-    return (items[start : start + size] for start in range(0, len(items), size))
+    size = max(1, (options.batch_size - 1) // 2)
+    todo = list(sets.items())
+    for start in range(0, len(todo), size):
+        batch = todo[start : start + size]
+        hidden = torch.zeros(1 + 2 * len(batch), judged.regions, dtype=torch.bool)
+        for row, (own, _) in enumerate(batch):
+            chance = random.Random(f"{options.seed} {judged.id} {own}")
+            others = chance.sample(sorted(set(range(judged.regions)) - set(own)), len(own))
+            hidden[1 + 2 * row, list(own)], hidden[2 + 2 * row, others] = True, True
+        found = hide(hidden)
+        for row, (_, phrases) in enumerate(batch):
+            those = np.isin(judged.phrases, phrases)
+            judged.log_probs[those] = found[0, those]
+            judged.drop[those] = (found[0] - found[1 + 2 * row])[those]
+            judged.drop_others[those] = (found[0] - found[2 + 2 * row])[those]

@@ -116,7 +116,7 @@ def _tokens(one: Judged) -> Iterator[str]:
             {
                 "id": one.id, "place": place, "token": one.texts[number], "phrase": one.phrases[number],
                 "kind": one.kinds[number], "overlapping": int(one.overlapping[number]), "regions": one.regions,
-                "log_prob": float(one.log_probs[number]), "drop": _number(one.drop[number]),
+                "log_prob": _number(one.log_probs[number]), "drop": _number(one.drop[number]),
                 "drop_others": _number(one.drop_others[number]),
                 "hits": dict(zip(map(str, one.layers), one.hits[number].astype(int).tolist(), strict=True)),
             },
