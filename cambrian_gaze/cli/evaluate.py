@@ -197,7 +197,9 @@ def answer(arguments: argparse.Namespace, benchmarks: Sequence[Any], gaze: dict[
     from cambrian_gaze.evaluation.benchmarks import protocols
     from cambrian_gaze.evaluation.ranks import Ranks
     from cambrian_gaze.evaluation.run import RunOptions, run
+    from cambrian_gaze.models.source import known_source
 
+    known_source(arguments.model)  # before the benchmarks are read, which takes a while
     options = RunOptions(
         benchmarks=benchmarks,
         protocols=protocols(arguments.protocol),

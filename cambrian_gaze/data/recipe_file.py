@@ -5,8 +5,9 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
+
+from cambrian_gaze.declarations import declaration
 
 RECIPE_KEYS: dict[str, tuple[type, ...]] = {
     "name": (str,),
@@ -52,7 +53,7 @@ def read_recipe(path: str | os.PathLike[str]) -> dict[str, Any]:
 
     file = os.fspath(path)
     try:
-        content = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+        content = yaml.safe_load(declaration(file).read_text(encoding="utf-8"))
     except OSError as error:
         raise RecipeError(f"cannot read the recipe {file}: {error.strerror}; check --data_path") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:

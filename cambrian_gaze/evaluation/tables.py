@@ -11,6 +11,7 @@ from typing import Any, Literal
 import yaml
 
 from cambrian_gaze.data.frame_sampling import FrameSampling
+from cambrian_gaze.declarations import declaration
 from cambrian_gaze.evaluation.benchmarks import BENCHMARKS, PROTOCOLS, Benchmark
 from cambrian_gaze.evaluation.columns import Column
 from cambrian_gaze.evaluation.intervals import percentiles
@@ -98,7 +99,7 @@ class Table:
 
 def read_table(path: str | Path) -> Table:
     """The table in a YAML file. Raises ValueError naming file and key where it is not well-formed."""
-    values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    values = yaml.safe_load(declaration(path).read_text(encoding="utf-8"))
     keys = {"title", "columns", "rows"}
     if isinstance(values, dict) and "average" in values:
         rest = {name: value for name, value in values.items() if name != "average"}

@@ -18,6 +18,7 @@ from cambrian_gaze.models.lineage import LINEAGE, parent, read_lineage, weights_
 from cambrian_gaze.models.loading import load_model
 from cambrian_gaze.models.modeling import CambrianGazeForConditionalGeneration
 from cambrian_gaze.models.processing import CambrianGazeProcessor
+from cambrian_gaze.models.source import known_source
 from cambrian_gaze.models.writing import new_folder
 
 ADAPTER_CONFIG = "adapter_config.json"
@@ -64,7 +65,7 @@ def _over_base(base: Path | str, adapter: Path | str) -> torch.nn.Module:
     peft = require("peft", "peft")
     if not is_adapter(adapter):
         raise ValueError(f"{adapter} holds no {ADAPTER_CONFIG}; name the folder that a run with lora_enable wrote")
-    refuse_adapter(base)
+    refuse_adapter(known_source(base))
     _check_base(base, adapter)
     config, stored = AutoConfig.from_pretrained(adapter), AutoConfig.from_pretrained(base)
     config.dtype = stored.dtype

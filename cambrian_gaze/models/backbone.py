@@ -24,13 +24,14 @@ from cambrian_gaze.gaze.layout import CONTEXT, PAD, VISUAL, TokenLayout
 from cambrian_gaze.gaze.visibility import hide_regions, regions_offered
 from cambrian_gaze.models.cache import GazeCache
 from cambrian_gaze.models.configuration import CambrianGazeConfig
-from cambrian_gaze.models.hf_internals import ATTENTION_NAME
+from cambrian_gaze.models.hf_internals import ATTENTION_NAME, CACHE, CACHE_NAMES, EitherCacheName, one_cache
 from cambrian_gaze.models.projector import GridConvolution, Projector
+from cambrian_gaze.models.source import known_source
 from cambrian_gaze.models.trace import TraceBuilder
 
 
 @dataclass
-class CambrianGazeModelOutput(BaseModelOutputWithPast):
+class CambrianGazeModelOutput(EitherCacheName, BaseModelOutputWithPast):
     """Output of the model without its head."""
 
     gaze: GazeStats | None = None
@@ -52,7 +53,7 @@ class CambrianGazePreTrainedModel(PreTrainedModel):
     base_model_prefix = "model"
     input_modalities = ("image", "text")
     supports_gradient_checkpointing = True
-    _skip_keys_device_placement = ["past_key_values"]
+    _skip_keys_device_placement = list(CACHE_NAMES)
     _supports_sdpa = True
     _supports_flash_attn = False
     _supports_flex_attn = False
@@ -73,6 +74,12 @@ class CambrianGazePreTrainedModel(PreTrainedModel):
             init.normal_(module.weight, mean=0.0, std=std)
             if module.bias is not None:
                 init.zeros_(module.bias)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any):
+        """As transformers', but a path that leads nowhere is said at once, and what lies near it."""
+        source = pretrained_model_name_or_path
+        return super().from_pretrained(None if source is None else known_source(source), *args, **kwargs)
 
     @classmethod
     def from_preset(cls, name: str, **overrides: Any):
@@ -175,7 +182,7 @@ class CambrianGazeModel(CambrianGazePreTrainedModel):
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
-        past_key_values: GazeCache | None = None,
+        cache: GazeCache | None = None,
         inputs_embeds: Tensor | None = None,
         pixel_values: Tensor | None = None,
         grid_thw: Tensor | None = None,
@@ -189,21 +196,23 @@ class CambrianGazeModel(CambrianGazePreTrainedModel):
         gaze_trace: TraceBuilder | None = None,
         sequence_group: SequenceGroup | None = None,
         hidden_regions: Tensor | None = None,
+        past_key_values: GazeCache | None = None,
         **kwargs: Any,
     ) -> CambrianGazeModelOutput:
         """See `CambrianGazeForConditionalGeneration.forward`. routed: bool [B, S], text queries that route."""
+        cache = one_cache(cache, past_key_values)
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give exactly one of input_ids and inputs_embeds")
         if inputs_embeds is None:
             inputs_embeds = self.get_input_embeddings()(input_ids)
         config = self.resolve_gaze(gaze)
         if sequence_group is not None:
-            if use_cache or past_key_values is not None or gaze_trace is not None:
+            if use_cache or cache is not None or gaze_trace is not None:
                 raise ValueError("sequence parallelism has no cache and no trace: generate without sequence_group")
             text = self.config.text_config
             check_heads(text.num_attention_heads, text.num_key_value_heads, sequence_group.size)
-        if use_cache and past_key_values is None:
-            past_key_values = GazeCache(config)
+        if use_cache and cache is None:
+            cache = GazeCache(config)
         layout = self._layout(
             inputs_embeds,
             attention_mask,
@@ -213,7 +222,7 @@ class CambrianGazeModel(CambrianGazePreTrainedModel):
             routed,
             continues,
             config,
-            past_key_values,
+            cache,
         )
         inputs_embeds = self.splice(inputs_embeds, layout, pixel_values, grid_thw, sequence_group)
         position_ids = layout.position_ids if position_ids is None else position_ids
@@ -221,18 +230,16 @@ class CambrianGazeModel(CambrianGazePreTrainedModel):
         if return_gaze or gaze_trace is not None:
             recorder = GazeRecorder(not return_gaze, num_regions=layout.num_regions, routes=config.routes)
         mass: list[Tensor] | None = [] if return_gaze == "mass" else None
-        context = self._context(
-            config, layout, past_key_values, inputs_embeds, position_ids, recorder, mass, hidden_regions
-        )
+        context = self._context(config, layout, cache, inputs_embeds, position_ids, recorder, mass, hidden_regions)
         if sequence_group is not None:
             context.shards = SequenceShards(sequence_group, inputs_embeds.shape[1])
             inputs_embeds, position_ids = map(sequence_group.own, (inputs_embeds, position_ids))
         outputs = self.language_model(
             inputs_embeds=inputs_embeds,
             position_ids=position_ids,
-            past_key_values=past_key_values,
             use_cache=use_cache,
             gaze_context=context,
+            **{CACHE: cache},
             **kwargs,
         )
         if gaze_trace is not None:
@@ -242,10 +249,10 @@ class CambrianGazeModel(CambrianGazePreTrainedModel):
             recorder.usage = {layer: sequence_group.total(used) for layer, used in recorder.usage.items()}
         return CambrianGazeModelOutput(
             last_hidden_state=outputs.last_hidden_state,
-            past_key_values=outputs.past_key_values,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
             gaze=_stats(context) if return_gaze else None,
+            **{CACHE: getattr(outputs, CACHE)},
         )
 
     def _layout(
@@ -263,7 +270,7 @@ class CambrianGazeModel(CambrianGazePreTrainedModel):
         """Layout of this call's tokens."""
         if cache is not None and not isinstance(cache, GazeCache):
             raise ValueError(
-                f"past_key_values must be a GazeCache, got {type(cache).__name__}; leave it out, or pass "
+                f"the cache must be a GazeCache, got {type(cache).__name__}; leave it out, or pass "
                 "cambrian_gaze.models.cache.GazeCache(model.config.gaze_config)"
             )
         length = inputs_embeds.shape[1]

@@ -25,7 +25,7 @@ _EMPTY_TOKEN |= {"position_ids": 0, "routed": True}
 
 
 class GazeCache(Cache):
-    """The key-value cache of a gaze model, for `past_key_values`. Rows may be of unequal length (left padding)."""
+    """The key-value cache of a gaze model, for `cache=`. Rows may be of unequal length (left padding)."""
 
     def __init__(self, config: GazeConfig):
         super().__init__(layers=[])

@@ -8,6 +8,7 @@ from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
 
 from cambrian_gaze.gaze.config import GazeConfig
 from cambrian_gaze.models.presets import SIGLIP2_SO400M_16_384, preset
+from cambrian_gaze.models.source import known_source
 
 PROJECTORS = ("mlp2x_gelu", "conv3x3_mlp2x_gelu", "avgpool2_mlp2x_gelu", "maxpool2_mlp2x_gelu")
 """Known values of `mm_projector_type`; all but the first give a quarter of the tokens."""
@@ -82,6 +83,12 @@ class CambrianGazeConfig(PreTrainedConfig):
         if self.mm_projector_type == "mlp2x_gelu":
             return self.tower_grid
         return tuple(-(-side // 2) for side in self.tower_grid)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any):
+        """As transformers', but a path that leads nowhere is said at once, and what lies near it."""
+        source = pretrained_model_name_or_path
+        return super().from_pretrained(None if source is None else known_source(source), *args, **kwargs)
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any):

@@ -31,6 +31,7 @@ from cambrian_gaze.models.model_writer import EMBEDDINGS, NEW, write_model
 from cambrian_gaze.models.modeling import CambrianGazeForConditionalGeneration
 from cambrian_gaze.models.shard_writer import Planned, write_file
 from cambrian_gaze.models.shards import Shards
+from cambrian_gaze.models.source import known_source
 from cambrian_gaze.models.weight_names import DECODER, HEAD, TOWER
 from cambrian_gaze.models.writing import refuse_existing
 
@@ -61,7 +62,7 @@ def from_cambrian(
 
     Raises: ValueError where the checkpoint cannot be converted, with the reason; nothing is written then.
     """
-    path = Path(path)
+    path = Path(known_source(path))
     if not dry_run:
         refuse_existing(out)
     upstream = read_config(path)

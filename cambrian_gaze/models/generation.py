@@ -10,7 +10,7 @@ from torch import Tensor
 
 from cambrian_gaze.gaze.layout import IMAGE, VIDEO
 from cambrian_gaze.models.cache import GazeCache
-from cambrian_gaze.models.hf_internals import items_per_row, repeat_rows, take_items
+from cambrian_gaze.models.hf_internals import CACHE, items_per_row, one_cache, pop_cache, repeat_rows, take_items
 from cambrian_gaze.models.paging import PagedGazeCache
 from cambrian_gaze.models.streaming import GazeStream
 from cambrian_gaze.models.trace import TraceBuilder, boxes_of_row
@@ -44,14 +44,16 @@ class GazeGenerationMixin:
         if gaze is not None:
             self.model.resolve_gaze(gaze)
             kwargs["gaze"] = gaze
+        cache = pop_cache(kwargs)
         if gaze_offload is not None:
-            kwargs["past_key_values"] = self._offloading_cache(gaze_offload, gaze, kwargs)
+            cache = self._offloading_cache(gaze_offload, gaze, cache, kwargs)
+        if cache is not None:
+            kwargs[CACHE] = cache
         trace = None
         if return_gaze:
             trace = TraceBuilder(self.model.resolve_gaze(gaze))
             kwargs |= {"gaze_trace": trace, "return_dict_in_generate": True}
         output = super().generate(*args, **kwargs)
-        cache = kwargs.get("past_key_values")
         paging = cache.paging_stats() if isinstance(cache, PagedGazeCache) else None
         if paging is not None:
             logger.info("%s", paging)
@@ -65,10 +67,10 @@ class GazeGenerationMixin:
         """A live chat about frames that keep coming: `.append(frames)` and `.ask(question)`. See `GazeStream`."""
         return GazeStream(self, processor, **options)
 
-    def _offloading_cache(self, pool: int | str, gaze: Any, kwargs: dict[str, Any]) -> PagedGazeCache:
-        if kwargs.get("past_key_values") is not None:
+    def _offloading_cache(self, pool: int | str, gaze: Any, given: Any, kwargs: dict[str, Any]) -> PagedGazeCache:
+        if given is not None:
             raise ValueError(
-                "gaze_offload makes a cache of its own; with past_key_values given, make that one a "
+                "gaze_offload makes a cache of its own; with a cache given, make that one a "
                 "cambrian_gaze.models.paging.PagedGazeCache and leave gaze_offload out"
             )
         generation_config = kwargs.get("generation_config") or self.generation_config
@@ -98,24 +100,26 @@ class GazeGenerationMixin:
     def prepare_inputs_for_generation(
         self,
         input_ids: Tensor,
-        past_key_values: GazeCache | None = None,
+        cache: GazeCache | None = None,
         is_first_iteration: bool = False,
+        past_key_values: GazeCache | None = None,
         **kwargs: Any,
     ) -> dict[str, Any]:
         """Pixels and grids go in once, with the tokens that stand for them."""
+        cache = one_cache(cache, past_key_values)
         types, grids = kwargs.get("mm_token_type_ids"), kwargs.get("grid_thw")
         inputs = super().prepare_inputs_for_generation(
-            input_ids, past_key_values=past_key_values, is_first_iteration=is_first_iteration, **kwargs
+            input_ids, is_first_iteration=is_first_iteration, **{CACHE: cache}, **kwargs
         )
         if inputs.get("mm_token_type_ids") is not None:
             # Not every transformers of our range slices them to the tokens that the cache does not hold yet.
             inputs["mm_token_type_ids"] = inputs["mm_token_type_ids"][:, -inputs["input_ids"].shape[1] :]
-        cached = past_key_values is not None and past_key_values.get_seq_length() > 0
+        cached = cache is not None and cache.get_seq_length() > 0
         if not cached or grids is None:
             return inputs
         inputs["pixel_values"] = inputs["grid_thw"] = None
         if is_first_iteration:
-            seen = past_key_values.last.num_units.tolist()
+            seen = cache.last.num_units.tolist()
             new = []
             for row, items in enumerate(items_per_row(types, grids)):
                 for item in items:
@@ -144,7 +148,7 @@ class GazeGenerationMixin:
             )
         if generation_config.use_cache is False and not self.model.resolve_gaze(model_kwargs.get("gaze")).route_prompt:
             raise ValueError("route_prompt=False needs the cache: without it the answer so far looks like the prompt")
-        if model_kwargs.get("past_key_values") is None and generation_config.use_cache is not False:
-            model_kwargs["past_key_values"] = GazeCache(self.model.resolve_gaze(model_kwargs.get("gaze")))
+        if model_kwargs.get(CACHE) is None and generation_config.use_cache is not False:
+            model_kwargs[CACHE] = GazeCache(self.model.resolve_gaze(model_kwargs.get("gaze")))
             return None
         return super()._prepare_cache_for_generation(generation_config, model_kwargs, *args, **kwargs)

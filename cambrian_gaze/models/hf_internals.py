@@ -1,4 +1,5 @@
-"""Everything that touches transformers' internals: the attention interface, and what `generate` does to inputs.
+"""Everything that touches transformers' internals: the attention interface, the name of the cache, and what `generate`
+does to inputs.
 
 The attention function is registered under a name of its own together with a mask function: without one transformers
 hands over no mask and says nothing. Ours builds its mask from the `GazeContext`, and refuses to run without it.
@@ -6,18 +7,61 @@ hands over no mask and says nothing. Ours builds its mask from the `GazeContext`
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface
+from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from cambrian_gaze import attention
 from cambrian_gaze.attention import GazeContext
 
 ATTENTION_NAME = "gaze"
 """Name in transformers' attention interface; the decoder's `_attn_implementation`."""
+
+
+CACHE_NAMES = ("cache", "past_key_values")
+CACHE = CACHE_NAMES["past_key_values" in {field.name for field in dataclasses.fields(BaseModelOutputWithPast)}]
+"""What the installed transformers calls the cache, as an argument of forward calls and as a field of their outputs:
+`cache` from 5.24 on, `past_key_values` before. Ours take and answer to both."""
+
+
+def one_cache(cache: Any, past_key_values: Any) -> Any:
+    """The cache, which may be given under either name. Raises: ValueError where both are given."""
+    if cache is not None and past_key_values is not None:
+        raise ValueError("cache and past_key_values are two names of one argument; give one of them")
+    return past_key_values if cache is None else cache
+
+
+def pop_cache(kwargs: dict[str, Any]) -> Any:
+    """Take the cache out of keyword arguments, where it stands under either name; None where there is none."""
+    return one_cache(*(kwargs.pop(name, None) for name in CACHE_NAMES))
+
+
+class EitherCacheName:
+    """Stands before an output class of transformers, so that its cache is found under both names."""
+
+    if CACHE != "cache":  # transformers answers to the old name where its own is the new one
+
+        @property
+        def cache(self) -> Any:
+            return self.past_key_values
+
+        def __contains__(self, key: Any) -> bool:
+            return super().__contains__(_field(key))
+
+        def __getitem__(self, key: Any) -> Any:
+            return super().__getitem__(_field(key))
+
+        def get(self, key: Any, default: Any = None) -> Any:
+            return super().get(_field(key), default)
+
+
+def _field(key: Any) -> Any:
+    return CACHE if key == "cache" else key
 
 
 def gaze_attention_forward(

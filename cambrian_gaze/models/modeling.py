@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 from transformers import GenerationMixin
-from transformers.modeling_outputs import ModelOutput
+from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from cambrian_gaze.attention import GazeStats, SequenceGroup
 from cambrian_gaze.attention.sequence import pad_to
@@ -20,22 +20,17 @@ from cambrian_gaze.models.backbone import CambrianGazeModel, CambrianGazePreTrai
 from cambrian_gaze.models.cache import GazeCache
 from cambrian_gaze.models.configuration import CambrianGazeConfig
 from cambrian_gaze.models.generation import GazeGenerationMixin
+from cambrian_gaze.models.hf_internals import CACHE, EitherCacheName, one_cache
 from cambrian_gaze.models.trace import TraceBuilder
 
 
 @dataclass
-class CambrianGazeCausalLMOutput(ModelOutput):
-    """Output of the model with its head."""
+class CambrianGazeCausalLMOutput(EitherCacheName, CausalLMOutputWithPast):
+    """Output of the model with its head: the mean `loss` over the supervised tokens, `logits` [B, S, vocabulary], the
+    `cache` (before transformers 5.24 `past_key_values`; both names are understood), and what follows."""
 
-    loss: Tensor | None = None
-    """Mean next-token loss over the supervised tokens."""
     token_losses: Tensor | None = None
     """[supervised tokens], row by row, where `return_token_losses` asked for them."""
-    logits: Tensor | None = None
-    """[B, S, vocabulary]."""
-    past_key_values: GazeCache | None = None
-    hidden_states: tuple[Tensor, ...] | None = None
-    attentions: tuple[Tensor, ...] | None = None
     gaze: GazeStats | None = None
     """What was attended, where `return_gaze` asked for it."""
 
@@ -65,7 +60,7 @@ class CambrianGazeForConditionalGeneration(GazeGenerationMixin, CambrianGazePreT
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
-        past_key_values: GazeCache | None = None,
+        cache: GazeCache | None = None,
         inputs_embeds: Tensor | None = None,
         pixel_values: Tensor | None = None,
         grid_thw: Tensor | None = None,
@@ -82,6 +77,7 @@ class CambrianGazeForConditionalGeneration(GazeGenerationMixin, CambrianGazePreT
         gaze_trace: TraceBuilder | None = None,
         sequence_group: SequenceGroup | None = None,
         hidden_regions: Tensor | None = None,
+        past_key_values: GazeCache | None = None,
         **kwargs: Any,
     ) -> CambrianGazeCausalLMOutput:
         """One pass over B rows of S tokens; with a cache, over their new tokens.
@@ -89,7 +85,7 @@ class CambrianGazeForConditionalGeneration(GazeGenerationMixin, CambrianGazePreT
         Args:
             input_ids: int64 [B, S] with a placeholder for every visual and context token.
             attention_mask: [B, S] (with a cache: or the whole row so far), 0 for padding.
-            past_key_values: a `GazeCache`.
+            cache: a `GazeCache`; `past_key_values` is its other name.
             pixel_values: [N, 3, H, W], images and frames in order of appearance.
             grid_thw: int64 [items, 3], (1, h, w) per image and (T, h, w) per video, after the projector.
             mm_token_type_ids: int64 [B, S]: 0 text, 1 image, 2 video, 3 context.
@@ -122,7 +118,7 @@ class CambrianGazeForConditionalGeneration(GazeGenerationMixin, CambrianGazePreT
             input_ids=input_ids,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
+            cache=one_cache(cache, past_key_values),
             inputs_embeds=inputs_embeds,
             pixel_values=pixel_values,
             grid_thw=grid_thw,
@@ -168,10 +164,10 @@ class CambrianGazeForConditionalGeneration(GazeGenerationMixin, CambrianGazePreT
             loss=loss,
             token_losses=token_losses,
             logits=logits,
-            past_key_values=outputs.past_key_values,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
             gaze=outputs.gaze,
+            **{CACHE: getattr(outputs, CACHE)},
         )
 
     def _refuse_untyped(self, input_ids: Tensor, pixel_values: Tensor | None) -> None:

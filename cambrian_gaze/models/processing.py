@@ -18,6 +18,7 @@ from cambrian_gaze.data.expand import PlaceholderIds, expand_placeholders
 from cambrian_gaze.data.images import preprocess_images
 from cambrian_gaze.data.media import load_image, to_rgb
 from cambrian_gaze.models.configuration import CambrianGazeConfig
+from cambrian_gaze.models.source import known_source
 
 Picture = Image.Image | str | Path
 
@@ -46,6 +47,12 @@ class CambrianGazeProcessor(ProcessorMixin):
         self.grid = list(grid)
         tokenizer.padding_side = "left"
         super().__init__(image_processor, tokenizer, chat_template=chat_template or CHAT_TEMPLATE, **kwargs)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any):
+        """As transformers', but a path that leads nowhere is said at once, and what lies near it."""
+        source = pretrained_model_name_or_path
+        return super().from_pretrained(None if source is None else known_source(source), *args, **kwargs)
 
     @classmethod
     def from_preset(cls, name: str, tokenizer: Any = None, **overrides: Any) -> CambrianGazeProcessor:

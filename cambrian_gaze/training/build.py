@@ -24,6 +24,7 @@ from cambrian_gaze.models.loading import load_model
 from cambrian_gaze.models.modeling import CambrianGazeForConditionalGeneration
 from cambrian_gaze.models.presets import load_tokenizer
 from cambrian_gaze.models.processing import CambrianGazeProcessor
+from cambrian_gaze.models.source import known_source
 from cambrian_gaze.training.adapters import attach, check_lora, quantisation
 from cambrian_gaze.training.arguments import ModelArguments, TrainingArguments
 from cambrian_gaze.training.gaze_arguments import GazeArguments
@@ -42,7 +43,7 @@ def build_model(
     `model_name_or_path` names a Cambrian-Gaze model, or a language model around which one is built; without it the
     weights of `preset` are fresh. Raises ValueError where parts do not fit each other.
     """
-    own = AutoConfig.from_pretrained(args.model_name_or_path) if args.model_name_or_path else None
+    own = AutoConfig.from_pretrained(known_source(args.model_name_or_path)) if args.model_name_or_path else None
     continues = isinstance(own, CambrianGazeConfig)
     lora = LoraArguments() if lora is None else lora
     if lora.lora_enable:
@@ -78,7 +79,7 @@ def build_shapes(
         raise ValueError(f"the sizes of weights in {lora.bits} bits are not known beforehand; leave bits out")
     if args.preset is not None:
         args = dataclasses.replace(args, model_name_or_path=None, vision_tower=None)
-    own = AutoConfig.from_pretrained(args.model_name_or_path) if args.model_name_or_path else None
+    own = AutoConfig.from_pretrained(known_source(args.model_name_or_path)) if args.model_name_or_path else None
     with torch.device("meta"):
         model = CambrianGazeForConditionalGeneration(run_config(args, gaze, own))
         return finish(model, args, training.stage, lora)
@@ -114,7 +115,7 @@ def new_config(args: ModelArguments, language_model: PreTrainedConfig | None) ->
     text_config = vision_config = tokenizer = None
     if language_model is not None:
         text_config = language_model.get_text_config()
-        tokenizer = AutoTokenizer.from_pretrained(args.tokenizer_name_or_path or args.model_name_or_path)
+        tokenizer = AutoTokenizer.from_pretrained(known_source(args.tokenizer_name_or_path or args.model_name_or_path))
     elif args.preset is None:
         raise ValueError("give model_name_or_path (a Cambrian-Gaze or language model) or preset (tiny, 4b, 7b)")
     if args.vision_tower is not None:
@@ -167,10 +168,10 @@ def build_processor(args: ModelArguments, config: CambrianGazeConfig, continues:
     """The checkpoint's processor, or one made of a tokenizer; grid and |C| always follow the model."""
     source = args.tokenizer_name_or_path or args.model_name_or_path
     if continues:
-        processor = AutoProcessor.from_pretrained(source)
+        processor = AutoProcessor.from_pretrained(known_source(source))
         if isinstance(processor, CambrianGazeProcessor):
             processor.num_context_tokens = config.gaze_config.num_context_tokens
             processor.grid = list(config.grid)
             return processor
-    tokenizer = load_tokenizer(args.preset) if source is None else AutoTokenizer.from_pretrained(source)
+    tokenizer = load_tokenizer(args.preset) if source is None else AutoTokenizer.from_pretrained(known_source(source))
     return CambrianGazeProcessor.from_config(config, tokenizer)

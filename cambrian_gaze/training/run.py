@@ -16,6 +16,7 @@ from transformers.utils import logging as transformers_logging
 
 from cambrian_gaze.data.quarantine import QuarantineLog
 from cambrian_gaze.extras import require
+from cambrian_gaze.models.source import NoSuchFolder
 from cambrian_gaze.models.writing import write_json
 from cambrian_gaze.training import config as configuration
 from cambrian_gaze.training.build import build_model
@@ -56,6 +57,9 @@ def main(argv: Sequence[str] | None = None, callbacks: Sequence[TrainerCallback]
         except NotSavedError as error:
             print(f"cambrian-gaze train: {error}", file=sys.stderr)
             return 1
+        except NoSuchFolder as error:
+            print(f"cambrian-gaze train: {error}", file=sys.stderr)
+            return 2
         if dist.is_initialized():
             if request.granted:
                 dist.barrier()  # A launcher kills the ranks that are left when the first one ends.

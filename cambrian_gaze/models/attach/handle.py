@@ -27,7 +27,7 @@ from cambrian_gaze.gaze.layout import TOKEN_FIELDS, TokenLayout
 from cambrian_gaze.gaze.visibility import regions_offered
 from cambrian_gaze.models.attach.families import FAMILIES, KINDS, Picture, visuals_of
 from cambrian_gaze.models.backbone import checkpoints_activations
-from cambrian_gaze.models.hf_internals import ATTENTION_NAME
+from cambrian_gaze.models.hf_internals import ATTENTION_NAME, CACHE, pop_cache
 
 MISSING = object()
 
@@ -150,7 +150,7 @@ class AttachedGaze:
             mask = torch.ones((rows, length), dtype=torch.int64, device=embeds.device)
         if not isinstance(mask, Tensor) or mask.dim() != 2:
             raise ValueError("gaze needs the attention mask as [rows, tokens]; use the default cache, not a static one")
-        past = self._past(kwargs.get("past_key_values"), rows)
+        past = self._past(pop_cache(dict(kwargs)), rows)
         # One token after others was generated, and is text even if its id is that of a placeholder.
         pictures = self._pictures if past is None or length > 1 else None
         visuals = visuals_of(self._base.config, ids, pictures)
@@ -179,7 +179,7 @@ class AttachedGaze:
 
     def _after_decoder(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         keys, self._keys = self._keys, None
-        caches = output if isinstance(output, tuple) else [getattr(output, "past_key_values", None)]
+        caches = output if isinstance(output, tuple) else [getattr(output, CACHE, None)]
         for cache in caches:
             if isinstance(cache, Cache):
                 self._layouts[cache] = keys
