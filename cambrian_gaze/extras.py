@@ -17,6 +17,7 @@ EXTRA_MODULES: dict[str, tuple[str, ...]] = {
     "serve": ("starlette", "uvicorn"),
     "wandb": ("wandb",),
     "flash": ("flash_attn",),
+    "routing": ("pycocotools",),
     "quickstart": ("sklearn",),
 }
 

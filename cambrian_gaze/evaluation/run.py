@@ -144,6 +144,7 @@ def _answer(
             "grid": list(processor.grid_hw),
             "layers": model.config.text_config.num_hidden_layers,
             "generation": answers.generation,
+            "frames": options.sampling.identity() if task.benchmark.video else None,
             "limit": options.limit,
         }
         write_task(output, task.name, _header(task.benchmark, task.protocol, task.rows) | known | {"samples": lines})
@@ -156,7 +157,7 @@ def _header(benchmark: Benchmark, protocol: str, rows: Rows | None) -> dict[str,
     return {
         "benchmark": benchmark.name,
         "protocol": protocol,
-        "dataset": benchmark.source.dataset,
+        "dataset": (benchmark.source if rows is None else rows.source).dataset,
         "revision": benchmark.source.revision if rows is None else rows.revision,
         "rows": 0 if rows is None else len(rows),
         "available": 0,

@@ -22,6 +22,7 @@ from cambrian_gaze.attention.sequence import check_heads
 from cambrian_gaze.gaze.config import GazeConfig
 from cambrian_gaze.gaze.derive import derive_layout
 from cambrian_gaze.gaze.layout import CONTEXT, PAD, VISUAL, TokenLayout
+from cambrian_gaze.gaze.visibility import hidden_of
 from cambrian_gaze.models.cache import GazeCache
 from cambrian_gaze.models.configuration import CambrianGazeConfig
 from cambrian_gaze.models.hf_internals import (
@@ -234,6 +235,7 @@ class CambrianGazeModel(CambrianGazePreTrainedModel):
         return_gaze: bool | Literal["mass"] = False,
         gaze_trace: TraceBuilder | None = None,
         sequence_group: SequenceGroup | None = None,
+        hidden_regions: Tensor | None = None,
         past_key_values: GazeCache | None = None,
         **kwargs: Any,
     ) -> CambrianGazeModelOutput:
@@ -277,7 +279,7 @@ class CambrianGazeModel(CambrianGazePreTrainedModel):
         if return_gaze or gaze_trace is not None:
             recorder = GazeRecorder(not return_gaze, num_regions=layout.num_regions, routes=config.routes)
         mass: list[Tensor] | None = [] if return_gaze == "mass" else None
-        context = self._context(config, layout, cache, inputs_embeds, position_ids, recorder, mass)
+        context = self._context(config, layout, cache, inputs_embeds, position_ids, recorder, mass, hidden_regions)
         if sequence_group is not None:
             context.shards = SequenceShards(sequence_group, inputs_embeds.shape[1])
             inputs_embeds, position_ids = map(sequence_group.own, (inputs_embeds, position_ids))
@@ -359,6 +361,7 @@ class CambrianGazeModel(CambrianGazePreTrainedModel):
         position_ids: Tensor,
         recorder: GazeRecorder | None,
         mass: list[Tensor] | None,
+        hidden_regions: Tensor | None,
     ) -> GazeContext:
         """The keyword that travels to every attention call."""
         rotary = None
@@ -369,11 +372,23 @@ class CambrianGazeModel(CambrianGazePreTrainedModel):
             cache.check(config)
             cache.extend(layout, rotary)
         is_step = reads_cache and layout.shape[1] == 1 and cache.only_text_came
+        hidden = None
+        if hidden_regions is not None:
+            if not config.route_prompt:
+                raise ValueError("hidden_regions cannot be hidden from a prompt that does not route (route_prompt)")
+            layers = [n for n in range(self.config.text_config.num_hidden_layers) if not config.routes(n)]
+            if layers:
+                raise ValueError(
+                    f"hidden_regions cannot be hidden in layers that do not route ({', '.join(map(str, layers))}): "
+                    'give a budget, such as gaze={"top_k": 2}, and no dense_layers'
+                )
+            hidden = hidden_of(hidden_regions.to(layout.role.device), layout)
         saving = self.training and torch.is_grad_enabled() and checkpoints_activations(self.language_model)
         context = GazeContext(
             config=config,
             layout=layout,
             key_layout=cache.key_layout() if reads_cache and not is_step else layout,
+            hidden=hidden,
             cache=cache,
             reads_cache=reads_cache,
             is_step=is_step,

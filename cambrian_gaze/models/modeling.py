@@ -83,6 +83,7 @@ class CambrianGazeForConditionalGeneration(GazeGenerationMixin, CambrianGazePreT
         return_gaze: bool | Literal["mass"] = False,
         gaze_trace: TraceBuilder | None = None,
         sequence_group: SequenceGroup | None = None,
+        hidden_regions: Tensor | None = None,
         past_key_values: GazeCache | None = None,
         **kwargs: Any,
     ) -> CambrianGazeCausalLMOutput:
@@ -111,6 +112,9 @@ class CambrianGazeForConditionalGeneration(GazeGenerationMixin, CambrianGazePreT
             sequence_group: ranks that were given this same batch and share its tokens. `logits` and `hidden_states` are
                 then those of this rank's slice, ⌈S/P⌉ tokens of each row, and `loss` is its addend: loss and gradients
                 of the batch are the sums over the ranks.
+            hidden_regions: bool [B, R] or fewer columns, regions of each row (in order of appearance) that its text
+                queries may not choose: what does the answer owe to them? `generate` takes it too. Every layer must
+                route. Visual queries still see all that lies before them.
 
         Raises: ValueError where placeholders, grids and pixels disagree, or an option is unknown.
         """
@@ -141,6 +145,7 @@ class CambrianGazeForConditionalGeneration(GazeGenerationMixin, CambrianGazePreT
             gaze_trace=gaze_trace,
             sequence_group=sequence_group,
             return_dict=True,
+            hidden_regions=hidden_regions,
             **{k: v for k, v in kwargs.items() if k != "num_items_in_batch"},
         )
         hidden, vocabulary = outputs.last_hidden_state, self.config.text_config.vocab_size
