@@ -1,6 +1,8 @@
-"""What pyproject.toml cannot say: the compiled decoding step of the CPU, once per instruction set.
+"""What pyproject.toml cannot say: the compiled decoding step of the CPU, once per instruction set, and the files of
+train/, eval/ and data_recipes/ that a wheel carries.
 
-It is optional: without a C++ compiler the package installs all the same, and decodes on a CPU in plain torch.
+The compiled step is optional: without a C++ compiler the package installs all the same, and decodes on a CPU in plain
+torch.
 """
 
 import platform
@@ -9,6 +11,7 @@ import zlib
 from pathlib import Path
 
 from setuptools import Extension, setup
+from setuptools.command.build_py import build_py
 
 FOLDER = Path("cambrian_gaze/attention/native")
 FLAGS = {
@@ -41,4 +44,32 @@ def extensions() -> list[Extension]:
     ]
 
 
-setup(ext_modules=extensions(), options={"bdist_wheel": {"py_limited_api": "cp310"}})
+class BuildWithDeclarations(build_py):
+    """Also copies the declarations to `cambrian_gaze/shipped`, where an installed copy looks for them."""
+
+    def run(self) -> None:
+        super().run()
+        if not self.editable_mode:
+            for source, target in self._declarations().items():
+                self.mkpath(str(target.parent))
+                self.copy_file(str(source), str(target))
+
+    def get_outputs(self, include_bytecode: bool = True) -> list[str]:
+        return [*super().get_outputs(include_bytecode), *map(str, self._declarations().values())]
+
+    def _declarations(self) -> dict[Path, Path]:
+        """File of the repository → its place in the build."""
+        shipped = Path(self.build_lib) / "cambrian_gaze" / "shipped"
+        return {
+            path: shipped / path
+            for folder in ("train", "eval", "data_recipes")
+            for path in sorted(Path(folder).rglob("*"))
+            if path.suffix in (".yaml", ".json")
+        }
+
+
+setup(
+    cmdclass={"build_py": BuildWithDeclarations},
+    ext_modules=extensions(),
+    options={"bdist_wheel": {"py_limited_api": "cp310"}},
+)

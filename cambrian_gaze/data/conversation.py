@@ -2,13 +2,25 @@
 
 A message is {"role": "system" | "user" | "assistant", "content": …}. Content that is a string may hold `<image>` and
 `<video>` placeholders (not in assistant messages, whose text is taken as it is); content that is a list has parts
-{"type": "text", "text": …}, {"type": "image"}, {"type": "video"}, whose texts are taken as they are.
+{"type": "text", "text": …}, {"type": "image"}, {"type": "video"}, whose texts are taken as they are: `<image>` in them
+is text.
+
+Where pictures stand (`image_position`; a key of the message, by default "first"), the same for training and use, for
+records, strings and parts. "first":
+
+- The pictures and videos of a message come first, each followed by a line break, then its text without white space at
+  its ends. Wherever they stood, if only white space stands between them: LLaVA and Cambrian train in this order, and
+  their evaluations ask in it; a question before its picture could not route to it.
+- Pictures with text between them keep their places, as the text speaks of each; where a picture would touch the next
+  one or the text after it, a line break separates them.
+
+"as_written" changes nothing: placeholders and parts stand where they are, no line break is added.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 from cambrian_gaze.data.records import ROLES, Record, RecordError
@@ -16,26 +28,49 @@ from cambrian_gaze.data.records import ROLES, Record, RecordError
 IMAGE_TOKEN = "<|image_pad|>"
 VIDEO_TOKEN = "<|video_pad|>"
 CONTEXT_TOKEN = "<|vision_pad|>"
+END_OF_TURN = "<|im_end|>"
 
 CHAT_TEMPLATE = """\
 {%- for message in messages %}
     {{- '<|im_start|>' + message.role + '\\n' }}
-    {%- if message.content is string and message.role == 'assistant' %}
-        {{- message.content }}
-    {%- elif message.content is string %}
-        {{- message.content | replace('<image>', '<|image_pad|>') | replace('<video>', '<|video_pad|>') }}
+    {%- set content = message.content %}
+    {%- if content is string and message.role == 'assistant' %}
+        {{- content }}
     {%- else %}
-        {%- for part in message.content %}
-            {%- if part.type == 'text' %}
-                {{- part.text }}
-            {%- elif part.type == 'image' and message.role != 'assistant' %}
-                {{- '<|image_pad|>' }}
-            {%- elif part.type == 'video' and message.role != 'assistant' %}
-                {{- '<|video_pad|>' }}
+        {%- set ns = namespace(parts=content, written='', visuals='', before='', gap='', runs=0) %}
+        {%- if content is string %}
+            {%- set ns.parts = [] %}
+            {%- for between in content.split('<image>') %}
+                {%- if not loop.first %}{%- set ns.parts = ns.parts + [{'type': 'image'}] %}{%- endif %}
+                {%- for text in between.split('<video>') %}
+                    {%- if not loop.first %}{%- set ns.parts = ns.parts + [{'type': 'video'}] %}{%- endif %}
+                    {%- set ns.parts = ns.parts + [{'type': 'text', 'text': text}] %}
+                {%- endfor %}
+            {%- endfor %}
+        {%- endif %}
+        {%- for part in (ns.parts | list) + [{'type': 'end'}] %}
+            {%- if loop.last or (part.type in ['image', 'video'] and message.role != 'assistant') %}
+                {%- set glued = (ns.gap[:1] | trim) and ns.gap[0] not in ',.;:!?)' if ns.gap else not loop.last %}
+                {%- set break = '\\n' if glued and ns.runs and message.image_position != 'as_written' else '' %}
+                {%- set ns.written = ns.written + break + ns.gap %}
+                {%- if not loop.last %}
+                    {%- if not ns.runs %}{%- set ns.before = ns.gap %}{%- endif %}
+                    {%- if not ns.runs or (ns.gap | trim) %}{%- set ns.runs = ns.runs + 1 %}{%- endif %}
+                    {%- set token = '<|' + part.type + '_pad|>' %}
+                    {%- set ns.written = ns.written + token %}
+                    {%- set ns.visuals = ns.visuals + token + '\\n' %}
+                    {%- set ns.gap = '' %}
+                {%- elif ns.runs == 1 and message.image_position != 'as_written' %}
+                    {%- set seam = '\\n' if break and (ns.before[-1:] | trim) else '' %}
+                    {%- set ns.written = (ns.visuals + ((ns.before + seam + ns.gap) | trim)) | trim %}
+                {%- endif %}
+            {%- elif part.type == 'text' %}
+                {%- set ns.gap = ns.gap + part.text %}
             {%- else %}
                 {{- raise_exception('a content part of type ' + part.type + ' in a message of role ' + message.role) }}
             {%- endif %}
         {%- endfor %}
+        {{- ns.written }}
     {%- endif %}
     {{- '<|im_end|>\\n' }}
 {%- endfor %}
@@ -44,7 +79,6 @@ CHAT_TEMPLATE = """\
 {%- endif %}
 """
 """Qwen's ChatML with one placeholder token per image or video; no default system prompt, no thinking block."""
-
 
 
 class PlaceholderMismatch(RecordError):
@@ -57,6 +91,9 @@ class EmptyAnswer(RecordError):
 
 Message = Mapping[str, Any]
 Visual = Literal["image", "video"]
+
+IMAGE_POSITIONS = ("first", "as_written")
+"""Where the pictures of a message stand, as said above; the first is the default."""
 
 _PLACEHOLDER = re.compile("<(image|video)>")
 
@@ -82,9 +119,13 @@ def render(messages: Sequence[Message], add_generation_prompt: bool = False) -> 
         role = message.get("role")
         if role not in ("system", "user", "assistant"):
             raise RecordError(f"a message has the role {role!r}", "use system, user or assistant")
+        position = message.get("image_position", IMAGE_POSITIONS[0])
+        if position not in IMAGE_POSITIONS:
+            raise RecordError(f"a message has the image_position {position!r}", f"use {' or '.join(IMAGE_POSITIONS)}")
         answer = role == "assistant"
         segments.append(Segment(f"<|im_start|>{role}\n", "control"))
-        for kind, text in _parts(message):
+        parts = _parts(message)
+        for kind, text in _pictures_first(parts) if position == "first" else parts:
             if kind != "text" and answer:
                 raise RecordError(f"an assistant message holds a part of type {kind!r}", "move it to a user message")
             segments.append(Segment(text, kind, supervised=answer))
@@ -99,9 +140,17 @@ def visuals(messages: Sequence[Message]) -> list[Visual]:
     return [segment.kind for segment in render(messages) if segment.kind in ("image", "video")]
 
 
-def messages_from_record(record: Record) -> list[dict[str, Any]]:
+def check_image_position(value: str) -> None:
+    """Raises ValueError for what is none of IMAGE_POSITIONS."""
+    if value not in IMAGE_POSITIONS:
+        raise ValueError(f"image_position={value!r} is unknown; use {' or '.join(IMAGE_POSITIONS)}")
+
+
+def messages_from_record(record: Record, image_position: str = IMAGE_POSITIONS[0]) -> list[dict[str, Any]]:
     """The record as messages for training, its roles and placeholders checked. Raises RecordError with file and row.
 
+    `image_position`: where `render` puts the pictures ("first" or "as_written"). With "first", a record that lists
+    pictures or a video and has no placeholder at all gets one for each, in its first human turn.
     Where a record with a video and no image has no `<video>`, `<image>` stands for the video (so do the data sets of
     LLaVA-Video and Cambrian-S).
     """
@@ -126,11 +175,17 @@ def messages_from_record(record: Record) -> list[dict[str, Any]]:
     if alias:
         counts = {"image": 0, "video": counts["image"]}
     given = {"image": len(record.images), "video": int(record.video is not None)}
+    if image_position == "first" and not any(counts.values()) and any(given.values()) and not record.foreign_key:
+        number = next(i for i, (role, _) in enumerate(turns) if role == "user")
+        turns[number] = ("user", "<image>" * given["image"] + "<video>" * given["video"] + "\n" + turns[number][1])
+        counts, alias = given, False
     if counts != given:
         raise PlaceholderMismatch(
             f"the text holds {counts['image']} <image> and {counts['video']} <video> placeholders, "
-            f"the record lists {given['image']} images and {given['video']} videos",
-            "write one placeholder per image or video into the human turns, or correct the lists",
+            f"the record lists {given['image']} images and {given['video']} videos"
+            + (f' under "{record.foreign_key}"' if record.foreign_key else ""),
+            "write one placeholder per image or video into the human turns, or correct the lists"
+            + (' (without any placeholder, those under "image" and "video" stand first)' if record.foreign_key else ""),
             record.file,
             record.row,
         )
@@ -139,7 +194,8 @@ def messages_from_record(record: Record) -> list[dict[str, Any]]:
         parts = [("text", text)] if role == "assistant" else _split(text)
         parts = [("video" if kind == "image" and alias else kind, text) for kind, text in parts]
         content = [{"type": kind, "text": text} if kind == "text" else {"type": kind} for kind, text in parts]
-        messages.append({"role": role, "content": content})
+        message = {"role": role, "content": content}
+        messages.append(message if image_position == "first" else {**message, "image_position": image_position})
     return messages
 
 
@@ -152,8 +208,9 @@ def _check_roles(record: Record, roles: list[str]) -> None:
     raise RecordError(f"the roles are out of order: {', '.join(roles)}", remedy, record.file, record.row)
 
 
-def _parts(message: Message) -> Iterable[tuple[Any, str]]:
-    """(kind, text) per part; neighbouring texts are joined, so that their division does not change the tokens."""
+def _parts(message: Message) -> list[tuple[Any, str]]:
+    """(kind, text) per part; neighbouring texts are joined, so that their division does not change the tokens, and
+    empty ones left out."""
     content = message.get("content")
     if isinstance(content, str):
         return [("text", content)] if message["role"] == "assistant" else _split(content)
@@ -165,10 +222,42 @@ def _parts(message: Message) -> Iterable[tuple[Any, str]]:
         if kind not in ("text", "image", "video") or (kind == "text" and not isinstance(part.get("text"), str)):
             raise RecordError(f"a content part is {part!r}", 'use {"type": "text", "text": …}, "image" or "video"')
         text = {"text": part.get("text"), "image": IMAGE_TOKEN, "video": VIDEO_TOKEN}[kind]
+        if not text:
+            continue
         if kind == "text" and parts and parts[-1][0] == "text":
             text = parts.pop()[1] + text
         parts.append((kind, text))
     return parts
+
+
+def _pictures_first(parts: Sequence[tuple[Any, str]]) -> list[tuple[Any, str]]:
+    """The parts of one message under `image_position: first`."""
+    visuals = [i for i, (kind, _) in enumerate(parts) if kind != "text"]
+    if not visuals:
+        return list(parts)
+    first, last = visuals[0], visuals[-1]
+    if all(kind != "text" or not text.strip() for kind, text in parts[first:last]):
+        before = "".join(text for _, text in parts[:first])
+        after = "".join(text for _, text in parts[last + 1 :])
+        seam = "\n" if _touches(after) and before[-1:].strip() else ""
+        text = (before + seam + after).strip()
+        lines = [piece for i in visuals for piece in (("text", "\n"), parts[i])][1:]
+        return [*lines, ("text", "\n" + text)] if text else lines
+    placed: list[tuple[Any, str]] = []
+    for kind, text in parts:
+        after_visual = bool(placed) and placed[-1][0] != "text"
+        if kind == "text":
+            text = "\n" + text if after_visual and _touches(text) else text
+        elif after_visual:
+            placed.append(("text", "\n"))
+        placed.append((kind, text))
+    return placed
+
+
+def _touches(text: str) -> bool:
+    """Whether text after a picture begins a new sentence or word at once, neither with white space nor with the
+    punctuation that ends the words before it."""
+    return bool(text[:1].strip()) and text[0] not in ",.;:!?)"
 
 
 def _split(text: str) -> list[tuple[str, str]]:

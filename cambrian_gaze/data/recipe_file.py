@@ -5,8 +5,9 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
+
+from cambrian_gaze.declarations import declaration
 
 RECIPE_KEYS: dict[str, tuple[type, ...]] = {
     "name": (str,),
@@ -29,6 +30,8 @@ SOURCE_KEYS: dict[str, tuple[type, ...]] = {
     "prompt_suffix": (str,),
     "expected": (dict,),
     "columns": (dict,),
+    "ignore_keys": (list,),
+    "fps": (int, float),
     "config": (str,),
     "split": (str,),
     "streaming": (bool,),
@@ -52,9 +55,9 @@ def read_recipe(path: str | os.PathLike[str]) -> dict[str, Any]:
 
     file = os.fspath(path)
     try:
-        content = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+        content = yaml.safe_load(declaration(file).read_text(encoding="utf-8"))
     except OSError as error:
-        raise RecipeError(f"cannot read the recipe {file}: {error.strerror}; check --data_path") from error
+        raise RecipeError(f"cannot read the recipe {file}: {error.strerror}; check the path") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise RecipeError(f"{file} is no YAML file: {error}") from error
     if not isinstance(content, dict):
@@ -72,6 +75,14 @@ def read_recipe(path: str | os.PathLike[str]) -> dict[str, Any]:
             raise RecipeError(f"{where}: give `path` (or `json_path`, its other name), once")
         if "weight" in entry and "share" in entry:
             raise RecipeError(f"{where}: give `weight` or `share`, not both")
+        if not entry.get("fps", 1.0) > 0:
+            raise RecipeError(f"{where}: fps is {entry['fps']!r}; write the rate of its frames, such as 3")
+        for key in entry.get("ignore_keys", []):
+            if not isinstance(key, str) or key in ("conversations", "messages"):
+                raise RecipeError(f"{where}: ignore_keys holds {key!r}; list keys of the rows other than their turns")
+        for key, column in entry.get("columns", {}).items():
+            if not isinstance(key, str) or not isinstance(column, str):
+                raise RecipeError(f"{where}: columns maps {key!r} to {column!r}; write `KEY: COLUMN`, both names")
         expected = entry.get("expected", {})
         check_keys(expected, dict.fromkeys(EXPECTED_KEYS, (int,)), f"{where}, expected")
     return content

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import yaml
 
+from cambrian_gaze.declarations import declaration
 from cambrian_gaze.evaluation.benchmarks import Benchmark, find
 
 
@@ -16,7 +15,7 @@ def read_tasks(text: str) -> list[Benchmark]:
     """
     if not text.endswith((".yaml", ".yml")):
         return find(name.strip() for name in text.split(",") if name.strip())
-    values = yaml.safe_load(Path(text).read_text(encoding="utf-8"))
+    values = yaml.safe_load(declaration(text).read_text(encoding="utf-8"))
     names = values.get("tasks") if isinstance(values, dict) else None
     if not isinstance(names, list) or set(values) != {"tasks"}:
         raise ValueError(f"{text} must hold one key, tasks: [names of benchmarks or suites]")

@@ -14,10 +14,12 @@ import torch
 from transformers import AutoConfig
 
 from cambrian_gaze.extras import require
+from cambrian_gaze.models.generation_settings import settle
 from cambrian_gaze.models.lineage import LINEAGE, parent, read_lineage, weights_digest, write_lineage
 from cambrian_gaze.models.loading import load_model
 from cambrian_gaze.models.modeling import CambrianGazeForConditionalGeneration
 from cambrian_gaze.models.processing import CambrianGazeProcessor
+from cambrian_gaze.models.source import known_source
 from cambrian_gaze.models.writing import new_folder
 
 ADAPTER_CONFIG = "adapter_config.json"
@@ -39,8 +41,10 @@ def merge_adapter(base: Path | str, adapter: Path | str, out: Path | str) -> Pat
     """
     with new_folder(out) as folder:
         model = _over_base(base, adapter).merge_and_unload(progressbar=True, safe_merge=True)
+        processor = CambrianGazeProcessor.from_pretrained(adapter)
+        settle(model, processor.tokenizer)
         model.save_pretrained(folder)
-        CambrianGazeProcessor.from_pretrained(adapter).save_pretrained(folder)
+        processor.save_pretrained(folder)
         write_lineage(folder, "merge of an adapter", [parent("model", base), parent("adapter", adapter)])
     return Path(out)
 
@@ -64,7 +68,7 @@ def _over_base(base: Path | str, adapter: Path | str) -> torch.nn.Module:
     peft = require("peft", "peft")
     if not is_adapter(adapter):
         raise ValueError(f"{adapter} holds no {ADAPTER_CONFIG}; name the folder that a run with lora_enable wrote")
-    refuse_adapter(base)
+    refuse_adapter(known_source(base))
     _check_base(base, adapter)
     config, stored = AutoConfig.from_pretrained(adapter), AutoConfig.from_pretrained(base)
     config.dtype = stored.dtype

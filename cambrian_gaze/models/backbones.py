@@ -16,6 +16,7 @@ from cambrian_gaze.models.key_report import Part, match
 from cambrian_gaze.models.modeling import CambrianGazeForConditionalGeneration
 from cambrian_gaze.models.presets import preset as preset_values
 from cambrian_gaze.models.shards import Shards
+from cambrian_gaze.models.source import known_source
 from cambrian_gaze.models.weight_names import DECODER, HEAD, TOWER, decoder_names, tower_names
 
 SIZES = (
@@ -37,7 +38,7 @@ def resolve(name: str) -> Path:
 
     Raises: ValueError where there is neither.
     """
-    if Path(name).is_dir():
+    if Path(known_source(name)).is_dir():
         return Path(name)
     from huggingface_hub import snapshot_download
 
@@ -51,7 +52,7 @@ def resolve(name: str) -> Path:
 
 def read_text_config(path: Path | str) -> PreTrainedConfig:
     """Configuration of a causal language model. Raises: ValueError for anything else."""
-    config = AutoConfig.from_pretrained(path)
+    config = AutoConfig.from_pretrained(known_source(path))
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise ValueError(f"{path} is a {config.model_type!r} model, not a language model such as Qwen3 or Qwen2.5")
     return config
@@ -59,7 +60,7 @@ def read_text_config(path: Path | str) -> PreTrainedConfig:
 
 def read_vision_config(path: Path | str) -> PreTrainedConfig:
     """Configuration of a SigLIP tower, alone or in a `SiglipModel`. Raises: ValueError for anything else."""
-    config = AutoConfig.from_pretrained(path)
+    config = AutoConfig.from_pretrained(known_source(path))
     tower = getattr(config, "vision_config", config)
     if tower.model_type != "siglip_vision_model":
         hint = "; the NaFlex variant of SigLIP2 is another architecture" if config.model_type == "siglip2" else ""

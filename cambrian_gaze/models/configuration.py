@@ -8,6 +8,7 @@ from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
 
 from cambrian_gaze.gaze.config import GazeConfig
 from cambrian_gaze.models.presets import SIGLIP2_SO400M_16_384, preset
+from cambrian_gaze.models.source import known_source
 
 PROJECTORS = ("mlp2x_gelu", "conv3x3_mlp2x_gelu", "avgpool2_mlp2x_gelu", "maxpool2_mlp2x_gelu")
 """Known values of `mm_projector_type`; all but the first give a quarter of the tokens."""
@@ -52,7 +53,7 @@ class CambrianGazeConfig(PreTrainedConfig):
         self.vision_config.vision_use_head = False
         self.text_config = _sub_config(self.text_config, _TEXT)
         gaze = self.gaze if isinstance(self.gaze, GazeConfig) else GazeConfig.from_dict(self.gaze or {})
-        self.gaze = gaze.to_dict()
+        self.gaze = gaze.check_layers(self.text_config.num_hidden_layers).to_dict()
         if self.mm_projector_type not in PROJECTORS:
             raise ValueError(
                 f"mm_projector_type must be one of {', '.join(PROJECTORS)}, got {self.mm_projector_type!r}"
@@ -67,8 +68,8 @@ class CambrianGazeConfig(PreTrainedConfig):
 
     @property
     def gaze_config(self) -> GazeConfig:
-        """`gaze` as the frozen dataclass."""
-        return GazeConfig.from_dict(self.gaze)
+        """`gaze` as the frozen dataclass. Raises ValueError where it does not fit the decoder."""
+        return GazeConfig.from_dict(self.gaze).check_layers(self.text_config.num_hidden_layers)
 
     @property
     def tower_grid(self) -> tuple[int, int]:
@@ -84,6 +85,12 @@ class CambrianGazeConfig(PreTrainedConfig):
         return tuple(-(-side // 2) for side in self.tower_grid)
 
     @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any):
+        """As transformers', but a path that leads nowhere is said at once, and what lies near it."""
+        source = pretrained_model_name_or_path
+        return super().from_pretrained(None if source is None else known_source(source), *args, **kwargs)
+
+    @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any):
         """Raises: ValueError for the configuration of another architecture, which would be read as all defaults."""
         kind = config_dict.get("model_type", cls.model_type)
@@ -95,7 +102,7 @@ class CambrianGazeConfig(PreTrainedConfig):
 
     @classmethod
     def from_preset(cls, name: str, **overrides: Any) -> CambrianGazeConfig:
-        """The configuration of a preset: "tiny", "4b" or "7b". `overrides` replace whole fields."""
+        """The configuration of a preset: "tiny", "4b", "7b", "4b-512" or "7b-512". `overrides` replace whole fields."""
         return cls(**(preset(name) | overrides))
 
 

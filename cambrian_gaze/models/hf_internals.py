@@ -1,4 +1,5 @@
-"""Everything that touches transformers' internals: the attention interface, and what `generate` does to inputs.
+"""Everything that touches transformers' internals: the attention interface, the name of the cache, and what `generate`
+does to inputs.
 
 The attention function is registered under a name of its own together with a mask function: without one transformers
 hands over no mask and says nothing. Ours builds its mask from the `GazeContext`, and refuses to run without it.
@@ -6,12 +7,14 @@ hands over no mask and says nothing. Ours builds its mask from the `GazeContext`
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface
+from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from cambrian_gaze import attention
 from cambrian_gaze.attention import GazeContext
@@ -20,6 +23,48 @@ ATTENTION_NAME = "gaze"
 """Name in transformers' attention interface; the decoder's `_attn_implementation`."""
 
 
+CACHE_NAMES = ("cache", "past_key_values")
+CACHE = CACHE_NAMES["past_key_values" in {field.name for field in dataclasses.fields(BaseModelOutputWithPast)}]
+"""What the installed transformers calls the cache, as an argument of forward calls and as a field of their outputs:
+`cache` from 5.24 on, `past_key_values` before. Ours take and answer to both."""
+
+
+def one_cache(cache: Any, past_key_values: Any) -> Any:
+    """The cache, which may be given under either name. Raises: ValueError where both are given."""
+    if cache is not None and past_key_values is not None:
+        raise ValueError("cache and past_key_values are two names of one argument; give one of them")
+    return past_key_values if cache is None else cache
+
+
+def pop_cache(kwargs: dict[str, Any]) -> Any:
+    """Take the cache out of keyword arguments, where it stands under either name; None where there is none."""
+    return one_cache(*(kwargs.pop(name, None) for name in CACHE_NAMES))
+
+
+class EitherCacheName:
+    """Stands before an output class of transformers, so that its cache is found under both names."""
+
+    if CACHE != "cache":  # transformers answers to the old name where its own is the new one
+
+        @property
+        def cache(self) -> Any:
+            return self.past_key_values
+
+        def __contains__(self, key: Any) -> bool:
+            return super().__contains__(_field(key))
+
+        def __getitem__(self, key: Any) -> Any:
+            return super().__getitem__(_field(key))
+
+        def get(self, key: Any, default: Any = None) -> Any:
+            return super().get(_field(key), default)
+
+
+def _field(key: Any) -> Any:
+    return CACHE if key == "cache" else key
+
+
+@torch.compiler.disable
 def gaze_attention_forward(
     module: nn.Module,
     query: Tensor,
@@ -67,6 +112,49 @@ def gaze_mask(*args: Any, **kwargs: Any) -> None:
 
 AttentionInterface.register(ATTENTION_NAME, gaze_attention_forward)
 AttentionMaskInterface.register(ATTENTION_NAME, gaze_mask)
+
+
+def wants_dict(config: Any, kwargs: dict[str, Any]) -> bool:
+    """Take `return_dict` out of the keyword arguments of a forward call; the configuration's, where it is not given."""
+    given = kwargs.pop("return_dict", None)
+    return bool(getattr(config, "return_dict", True) if given is None else given)
+
+
+def refuse_attentions(config: Any, kwargs: dict[str, Any]) -> None:
+    """Raises: ValueError for `output_attentions`, given or configured: there is no matrix of attention weights."""
+    given = kwargs.pop("output_attentions", None)
+    if getattr(config, "output_attentions", False) if given is None else given:
+        raise ValueError(
+            "output_attentions: gaze attention computes no matrix of attention weights. return_gaze=True tells what "
+            "was attended, in forward calls as counts and in generate as the regions of each token, layer and head"
+        )
+
+
+def check_attention(wanted: Any) -> None:
+    """Refuse another attention for the decoder, named in the dict form of `attn_implementation`.
+
+    Raises: ValueError for a decoder that is not to run gaze attention, and for a part that the model does not have.
+    """
+    if not isinstance(wanted, dict):
+        return
+    if unknown := sorted(set(wanted) - {"", "vision_config", "text_config"}):
+        raise ValueError(f"attn_implementation: no part {', '.join(unknown)}; known: vision_config, text_config")
+    asked = wanted.get("text_config", ATTENTION_NAME)
+    if asked not in (ATTENTION_NAME, None):
+        raise ValueError(
+            f"attn_implementation of text_config is {asked!r}, but the decoder runs gaze attention and nothing else: "
+            "regions and budget would have no effect. Name vision_config alone; gaze={'keep_ratio': 1.0} attends to "
+            "all regions, and `cambrian-gaze export` writes a dense model"
+        )
+
+
+def for_the_tower(wanted: Any) -> dict[str, Any]:
+    """`attn_implementation` in dict form, for the vision tower alone; a plain name means the tower."""
+    check_attention(wanted)
+    if not isinstance(wanted, dict):
+        wanted = {"vision_config": None if wanted == ATTENTION_NAME else wanted}
+    tower = wanted.get("vision_config", wanted.get(""))
+    return {} if tower is None else {"vision_config": tower}
 
 
 def items_per_row(mm_token_type_ids: Tensor, grid_thw: Tensor | None) -> list[list[int]]:

@@ -182,7 +182,7 @@ class PagedCacheLayer(GazeCacheLayer):
 
 
 class PagedGazeCache(GazeCache):
-    """A `GazeCache` whose visual pages live in host memory; for `past_key_values` where one is wanted at hand,
+    """A `GazeCache` whose visual pages live in host memory; for `cache=` where one is wanted at hand,
     otherwise `generate(..., gaze_offload="2GiB")` makes it.
 
     Args:

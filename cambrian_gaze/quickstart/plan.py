@@ -7,11 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from cambrian_gaze.declarations import declaration
 from cambrian_gaze.quickstart.digits import PageSpec
 from cambrian_gaze.quickstart.see import TowerSpec
-
-CONFIGS = Path(__file__).resolve().parents[2] / "train" / "configs"
-"""The YAML files of the three training runs; they are part of the repository, not of the package."""
 
 CONFIG_NAMES = {"stage1": "quickstart_stage1.yaml", "dense": "quickstart_dense.yaml", "gaze": "quickstart_gaze.yaml"}
 
@@ -30,11 +28,8 @@ class Plan:
     """Training run → flags that replace what its YAML file says."""
 
     def config(self, run: str) -> Path:
-        """The YAML file of a training run (`stage1`, `dense` or `gaze`). Raises ValueError where it is missing."""
-        path = CONFIGS / CONFIG_NAMES[run]
-        if not path.is_file():
-            raise ValueError(f"{path} is missing; run the quickstart from a clone of the repository (pip install -e .)")
-        return path
+        """The YAML file of a training run (`stage1`, `dense` or `gaze`)."""
+        return declaration(Path("train", "configs", CONFIG_NAMES[run]))
 
     def training_identity(self, run: str) -> list[Any]:
         """What the training run depends on, beside the steps before it: every YAML file in its chain and the flags."""

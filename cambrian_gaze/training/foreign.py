@@ -64,7 +64,6 @@ FLAGS: Mapping[str, Flag] = {
     "use_pos_skipping": Flag(_ROPE, same=_OFF),
     "pos_skipping_range": Flag(_ROPE),
     # LLaVA and LLaVA-NeXT: the data
-    "image_aspect_ratio": Flag("a picture is padded to a square", same=("pad",)),
     "image_grid_pinpoints": Flag(_ONE_PICTURE, same=("none", "")),
     "image_crop_resolution": Flag(_ONE_PICTURE, same=("none", "")),
     "image_split_resolution": Flag(_ONE_PICTURE, same=("none", "")),

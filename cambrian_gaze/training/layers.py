@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from cambrian_gaze.declarations import declaration
+
 BASE = "base"
 """Key of a YAML file that names the file it differs from, relative to its own folder; of several the later ones win."""
 
@@ -17,6 +19,7 @@ def read_layers(path: Path, seen: tuple[Path, ...] = ()) -> list[tuple[Path, dic
     """The file and those it is based on, the bases first: [(path, its own keys)]."""
     import yaml
 
+    path = declaration(path)
     if path.resolve() in seen:
         raise ConfigError(f"{path}: `{BASE}` leads back to this file")
     try:

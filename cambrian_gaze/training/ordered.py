@@ -49,6 +49,7 @@ class OrderedTrainer(Trainer):
         self.order, self.quarantine = order, quarantine
         self._start = Position()
         self._stream_state: str | None = None
+        self._loader: torch.utils.data.DataLoader | None = None
         self.add_callback(ExactEpoch(self))
 
     def train(self, resume_from_checkpoint: str | None = None, **kwargs: Any) -> Any:
@@ -87,7 +88,16 @@ class OrderedTrainer(Trainer):
         self._batches = OrderedBatches(self.order, split, rank=args.data_parallel_rank, cost=cost)
         plan = StreamedPlan if isinstance(self.train_dataset, StreamDataset) else PlannedDataset
         dataset = plan(self.train_dataset, self.order.capacity, self.quarantine)
-        return train_loader(dataset, self.data_collator, self._batches, args)
+        self._loader = train_loader(dataset, self.data_collator, self._batches, args)
+        return self._loader
+
+    def end_workers(self) -> None:
+        """End the processes that loaders keep from epoch to epoch. At the interpreter's exit they would get SIGTERM,
+        which they outlive for a while (`requests.outlive_requests`)."""
+        for loader in (self._loader, *getattr(self, "_eval_dataloaders", {}).values()):
+            iterator = getattr(getattr(loader, "base_dataloader", loader), "_iterator", None)
+            if iterator is not None:
+                iterator._shutdown_workers()
 
     def pack_cost(self, rows: np.ndarray) -> float:
         """What a pack of these rows costs, in any unit: by default its tokens and pictures."""

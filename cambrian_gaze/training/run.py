@@ -14,6 +14,7 @@ import torch.distributed as dist
 from transformers import TrainerCallback, set_seed
 from transformers.utils import logging as transformers_logging
 
+from cambrian_gaze.data.media import MachineError
 from cambrian_gaze.data.quarantine import QuarantineLog
 from cambrian_gaze.extras import require
 from cambrian_gaze.training import config as configuration
@@ -22,7 +23,7 @@ from cambrian_gaze.training.build import build_model
 from cambrian_gaze.training.checkpoint import NotSavedError
 from cambrian_gaze.training.config import RunConfig
 from cambrian_gaze.training.continuation import finished_text, write_run_config
-from cambrian_gaze.training.data import build_collator, build_datasets, build_order
+from cambrian_gaze.training.data import build_collator, build_datasets, build_order, expected_missing
 from cambrian_gaze.training.flags import COMMAND_LINE
 from cambrian_gaze.training.keep_ratio import dense_because
 from cambrian_gaze.training.layers import ConfigError
@@ -81,6 +82,9 @@ def main(argv: Sequence[str] | None = None, callbacks: Sequence[TrainerCallback]
         except NotSavedError as error:
             print(f"cambrian-gaze train: {error}", file=sys.stderr)
             return 1
+        except MachineError as error:
+            print(f"cambrian-gaze train: {error}", file=sys.stderr)
+            return 2
         if dist.is_initialized():
             if request.granted:
                 dist.barrier()  # A launcher kills the ranks that are left when the first one ends.
@@ -142,6 +146,7 @@ def prepare(
         request=request,
         progressive=run.gaze.progressive,
         max_quarantined_share=run.data.max_quarantined_share,
+        expected_missing=expected_missing(train_data, args),
         origin=origin_of(run) if args.should_save else None,
     )
     if eval_data is not None:
@@ -157,7 +162,10 @@ def finish(run: RunConfig, trainer: CambrianTrainer, checkpoint: str | None) -> 
     first = trainer.is_world_process_zero()
     if first:
         write_run_config(run)
-    trainer.train(resume_from_checkpoint=checkpoint)
+    try:
+        trainer.train(resume_from_checkpoint=checkpoint)
+    finally:
+        trainer.end_workers()
     if not trainer.request.granted:
         trainer.save_model()
         trainer.save_state()

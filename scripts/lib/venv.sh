@@ -5,10 +5,9 @@
 REPO="$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)"
 VENV="${CAMBRIAN_GAZE_VENV:-$REPO/.venv}"
 
-# Without a GPU one version is asked for by name, so that pip takes its CPU build where the index or a folder of wheels
-# has one (on Linux, name PyTorch's CPU index in PIP_EXTRA_INDEX_URL to be spared gigabytes of CUDA libraries). It must
-# lie in the range that pyproject.toml gives (a test says so).
-CPU_TORCH="torch==2.13.0"
+# What is installed: exactly the versions that the tests passed with (scripts/lock.sh renews the file). $CONSTRAINTS names
+# another file of this kind; empty, the newest of everything that pyproject.toml takes.
+CONSTRAINTS="${CONSTRAINTS-$REPO/requirements/lock.txt}"
 
 _find_python() {
     local candidate
@@ -26,12 +25,13 @@ _has_nvidia_gpu() {
     command -v nvidia-smi >/dev/null && nvidia-smi -L >/dev/null 2>&1
 }
 
-# What an installation depends on: its declarations, what it compiles, the extra, the place of the repository, a GPU or
-# none.
+# What an installation depends on: its declarations and versions, what it compiles, the extra, the place of the
+# repository, a GPU or none.
 _fingerprint() {
     local gpu=none
     if _has_nvidia_gpu; then gpu=nvidia; fi
-    cat "$REPO/pyproject.toml" "$REPO/setup.py" "$REPO"/cambrian_gaze/attention/native/*.{cpp,h} | cksum
+    cat "$REPO/pyproject.toml" "$REPO/setup.py" "$REPO"/cambrian_gaze/attention/native/*.{cpp,h} \
+        "${CONSTRAINTS:-/dev/null}" | cksum
     echo "$1 $gpu $REPO"
 }
 
@@ -40,12 +40,20 @@ _is_installed() {
     [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$(_fingerprint "$1")" ] && "$VENV/bin/python" -c 'import sys' 2>/dev/null
 }
 
-_has_torch() {
-    "$VENV/bin/python" -c 'import importlib.metadata as metadata; metadata.version("torch")' 2>/dev/null
+# _pip ARGUMENT…: pip under the constraints, which hold for the packages that are needed to build others, too.
+_pip() {
+    local file="$CONSTRAINTS"
+    if [ -z "$file" ]; then
+        "$VENV/bin/python" -m pip install "$@"
+        return
+    fi
+    # As a URL: pip takes a blank in these variables for the end of a name.
+    file="file://$(realpath "$file" | sed 's/ /%20/g')"
+    PIP_CONSTRAINT="$file" PIP_BUILD_CONSTRAINT="$file" "$VENV/bin/python" -m pip install "$@"
 }
 
 ensure_venv() {
-    local extra="$1" python
+    local extra="$1" python torch
     # "test" holds everything that the other scripts need.
     if _is_installed "$extra" || _is_installed test; then
         return
@@ -58,11 +66,14 @@ ensure_venv() {
             return 1
         fi
     fi
-    if ! _has_nvidia_gpu && ! _has_torch; then
-        echo "No NVIDIA GPU is visible: installing $CPU_TORCH"
-        "$VENV/bin/python" -m pip install "$CPU_TORCH"
+    # Without a GPU torch is asked for by itself and by its version, so that pip takes the CPU build where the index or a
+    # folder of wheels has one (on Linux, name PyTorch's CPU index in PIP_EXTRA_INDEX_URL to be spared gigabytes of CUDA
+    # libraries).
+    if ! _has_nvidia_gpu && torch="$(grep -m1 '^torch==' "${CONSTRAINTS:-/dev/null}")"; then
+        echo "No NVIDIA GPU is visible: installing $torch"
+        _pip "$torch"
     fi
     echo "Installing cambrian-gaze[$extra] into $VENV"
-    (cd "$REPO" && "$VENV/bin/python" -m pip install --editable ".[$extra]")
+    (cd "$REPO" && _pip --editable ".[$extra]")
     _fingerprint "$extra" >"$VENV/.cambrian-gaze-$extra"
 }

@@ -124,10 +124,10 @@ def test_each_segment_is_tokenised_once():
             self.texts.append(text)
             return TOKENIZER.encode(text, **options)
 
-    messages = messages_from_record(Record("x", turns("one", "two", "<image>three", "four"), ["i"]))
+    messages = messages_from_record(Record("x", turns("one", "two", "<image>\nthree", "four"), ["i"]))
     encode_conversation(messages, Counting(), [(1, 2, 2)], CONTEXT)
     assert sorted(Counting.texts) == sorted(
-        ["<|im_start|>user\n", "<|im_start|>assistant\n", "<|im_end|>", "\n", "one", "two", "three", "four"]
+        ["<|im_start|>user\n", "<|im_start|>assistant\n", "<|im_end|>", "\n", "one", "two", "\nthree", "four"]
     )
 
 

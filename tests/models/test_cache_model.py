@@ -61,7 +61,7 @@ def test_the_whole_model_in_any_mixture(model, gaze, kind):
             mm_token_type_ids=tensors["mm_token_type_ids"][:, start:stop],
             pixel_values=tensors["pixel_values"][torch.cat(images)] if images else None,
             grid_thw=batch.grid_thw[items] if items else None,
-            past_key_values=cache,
+            cache=cache,
             use_cache=True,
             gaze=gaze,
         )
@@ -78,9 +78,9 @@ def test_a_later_turn_of_unequal_length(model):
     turns = [[TURNS[0], [("text", (7,))]], [[("text", (5,))], [("text", (1,)), ("image", GRID), ("text", (2,))]]]
     first, second = (tiny_batch(model, [rows[n] for rows in turns]) for n in (0, 1))
     cache = GazeCache(model.config.gaze_config)
-    model(**first[1], past_key_values=cache, use_cache=True)
+    model(**first[1], cache=cache, use_cache=True)
     mask = torch.cat([first[1]["attention_mask"], second[1]["attention_mask"]], 1)
-    together = model(**{**second[1], "attention_mask": mask}, past_key_values=cache, use_cache=True).logits
+    together = model(**{**second[1], "attention_mask": mask}, cache=cache, use_cache=True).logits
     assert together.isfinite().all()
     for b, images in enumerate(((1, 0), (0, 1))):
         cache, outputs = GazeCache(model.config.gaze_config), None
@@ -92,6 +92,6 @@ def test_a_later_turn_of_unequal_length(model):
                 "pixel_values": turn["pixel_values"] if count else None,
                 "grid_thw": turn["grid_thw"] if count else None,
             }
-            outputs = model(**alone, past_key_values=cache, use_cache=True).logits
+            outputs = model(**alone, cache=cache, use_cache=True).logits
         scale = outputs.abs().max().item()
         assert torch.allclose(together[b, real], outputs[0], rtol=1e-3, atol=1e-3 * scale)

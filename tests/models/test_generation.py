@@ -74,7 +74,7 @@ def test_two_turns_with_a_kept_cache(model, processor):
     first = ask(noise(0), text="what is this?")
     inputs = processor.apply_chat_template(first, tokenize=True, add_generation_prompt=True)
     cache = GazeCache(model.config.gaze_config)
-    out = model.generate(**inputs, max_new_tokens=4, min_new_tokens=4, do_sample=False, past_key_values=cache)
+    out = model.generate(**inputs, max_new_tokens=4, min_new_tokens=4, do_sample=False, cache=cache)
     answer = new_tokens(out, inputs)
     turn = processor(text="\n<|im_start|>user\n<image>and this?<|im_end|>\n<|im_start|>assistant\n", images=noise(1))
     ids = torch.cat([inputs["input_ids"], answer, turn["input_ids"]], 1)
@@ -86,7 +86,7 @@ def test_two_turns_with_a_kept_cache(model, processor):
         "pixel_values": torch.cat([inputs["pixel_values"], turn["pixel_values"]]),
         "grid_thw": torch.cat([inputs["grid_thw"], turn["grid_thw"]]),
     }
-    kept = model.generate(**whole, max_new_tokens=NEW, do_sample=False, past_key_values=cache)
+    kept = model.generate(**whole, max_new_tokens=NEW, do_sample=False, cache=cache)
     assert cache.get_seq_length() > ids.shape[1]
     assert torch.equal(kept, model.generate(**whole, max_new_tokens=NEW, do_sample=False))
 
@@ -150,7 +150,7 @@ def test_other_descriptors_decode_as_they_prefill(batch, descriptor, keys):
 def test_crop_forgets_text_and_refuses_images(model, processor):
     inputs = processor.apply_chat_template(ask(noise(0)), tokenize=True, add_generation_prompt=True)
     cache = GazeCache(model.config.gaze_config)
-    step = {"past_key_values": cache, "use_cache": True}
+    step = {"cache": cache, "use_cache": True}
     with torch.no_grad():
         model(**inputs, **step)
         want = model(input_ids=torch.tensor([[40]]), **step).logits
@@ -166,7 +166,7 @@ def test_no_attention_cost_of_unchosen_regions(model, processor, monkeypatch):
     """The gather reads K regions: filling all others with NaN changes nothing."""
     inputs = processor.apply_chat_template(ask(noise(0)), tokenize=True, add_generation_prompt=True)
     cache = GazeCache(model.config.gaze_config)
-    out = model.generate(**inputs, max_new_tokens=2, do_sample=False, past_key_values=cache, return_gaze=True)
+    out = model.generate(**inputs, max_new_tokens=2, do_sample=False, cache=cache, return_gaze=True)
     with torch.no_grad():
         token = out.sequences[:, -1:]
         layer = cache.layers[0]
@@ -174,7 +174,7 @@ def test_no_attention_cost_of_unchosen_regions(model, processor, monkeypatch):
 
         trace = TraceBuilder(model.config.gaze_config)
         keys = layer.page_keys
-        want = model(input_ids=token, past_key_values=cache, use_cache=True, gaze_trace=trace).logits
+        want = model(input_ids=token, cache=cache, use_cache=True, gaze_trace=trace).logits
         cache.crop(-1)
         chosen = trace.steps[0].layers[0].regions
         for group in range(keys.shape[1]):
@@ -182,7 +182,7 @@ def test_no_attention_cost_of_unchosen_regions(model, processor, monkeypatch):
             unread = torch.ones(keys.shape[2], dtype=torch.bool).index_fill_(0, heads, False)
             layer.page_keys[0, group, unread] = float("nan")
             layer.page_values[0, group, unread] = float("nan")
-        assert torch.equal(model(input_ids=token, past_key_values=cache, use_cache=True).logits, want)
+        assert torch.equal(model(input_ids=token, cache=cache, use_cache=True).logits, want)
 
 
 @pytest.mark.parametrize(
@@ -207,3 +207,16 @@ def test_a_foreign_cache_is_refused(model, batch):
 
     with pytest.raises(ValueError, match="GazeCache"):
         model.generate(**batch, max_new_tokens=2, do_sample=False, past_key_values=DynamicCache())
+
+
+def test_what_exceeds_the_positions_is_refused(model):
+    """Padding does not count."""
+    positions = model.config.text_config.max_position_embeddings
+    ids = torch.full((2, positions), 5)
+    mask = torch.ones_like(ids)
+    mask[:, : positions - 4] = 0
+    assert model.generate(input_ids=ids[:, -6:], attention_mask=mask[:, -6:], max_new_tokens=2).shape[1] <= 8
+    with pytest.raises(ValueError, match=f"exceed the {positions} positions.*shorten the text"):
+        model.generate(input_ids=ids, max_new_tokens=1)
+    with pytest.raises(ValueError, match="ask for a shorter answer"):
+        model.generate(input_ids=ids[:, :4], max_new_tokens=positions)

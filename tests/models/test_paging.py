@@ -86,7 +86,7 @@ def test_beams(model, videos, beams):
     paged = model.generate(**videos, **options, gaze_offload=pool_of(model, videos, 0.2, beams))
     assert torch.equal(paged.sequences, resident.sequences)
     assert paged.gaze_paging.evictions > 0 and paged.gaze_paging.hits > 0
-    cache = paged.past_key_values
+    cache = paged.cache
     assert cache.row_of is not None and cache.layers[0].stores["keys"].data.shape[0] == 2 * beams
 
 
@@ -109,7 +109,7 @@ def test_two_turns_with_a_kept_cache(model, processor):
         GazeCache(model.config.gaze_config),
         PagedGazeCache(model.config.gaze_config, 8 * layers * page_bytes(model), layers),
     ):
-        options = dict(do_sample=False, past_key_values=cache)
+        options = dict(do_sample=False, cache=cache)
         out = model.generate(**first, max_new_tokens=4, min_new_tokens=4, **options)
         answer = out[:, first["input_ids"].shape[1] :]
         ids = torch.cat([first["input_ids"], answer, turn["input_ids"]], 1)
@@ -256,7 +256,7 @@ def test_reset_forgets_everything(model, videos):
     cache = PagedGazeCache(config, "1MiB", layers)
     answers = []
     for _ in range(2):
-        answers.append(model.generate(**videos, max_new_tokens=4, do_sample=False, past_key_values=cache))
+        answers.append(model.generate(**videos, max_new_tokens=4, do_sample=False, cache=cache))
         cache.reset()
         assert dataclasses.astuple(cache.paging_stats()) == (0,) * 8
     assert torch.equal(*answers)
@@ -274,5 +274,5 @@ def test_pinned_pages_on_a_gpu(videos, granularity, beams):
         **batch, **options, gaze_offload=pool_of(model, videos, 0.2, beams), return_dict_in_generate=True
     )
     assert torch.equal(paged.sequences, resident)
-    store = paged.past_key_values.layers[0].stores["keys"]
-    assert store.data.is_pinned() and paged.past_key_values.layers[0].pool.buffers[0].is_cuda
+    store = paged.cache.layers[0].stores["keys"]
+    assert store.data.is_pinned() and paged.cache.layers[0].pool.buffers[0].is_cuda

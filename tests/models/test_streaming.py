@@ -38,7 +38,7 @@ def fresh(model, processor, stream: GazeStream, numbers, probe=PROBE):
     cache = GazeCache(model.config.gaze_config)
     pixels = processor.preprocess_images(pictures(*numbers))
     given = dict(input_ids=ids, mm_token_type_ids=typed(model, ids), pixel_values=pixels, grid_thw=stream.grid_thw)
-    return model(**given, past_key_values=cache, use_cache=True).logits[:, -probe.shape[1] :], cache
+    return model(**given, cache=cache, use_cache=True).logits[:, -probe.shape[1] :], cache
 
 
 @torch.no_grad()
@@ -46,7 +46,7 @@ def streamed(model, stream: GazeStream, probe=PROBE):
     """The same logits from the stream's cache, which is left as it was."""
     length = stream.cache.length
     ids = torch.cat([stream.input_ids[:, length:], probe], 1)
-    logits = model(input_ids=ids, past_key_values=stream.cache, use_cache=True).logits[:, -probe.shape[1] :]
+    logits = model(input_ids=ids, cache=stream.cache, use_cache=True).logits[:, -probe.shape[1] :]
     return logits, length
 
 

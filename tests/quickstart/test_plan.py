@@ -39,9 +39,3 @@ def test_identity_covers_flags_files_and_seed():
     ]
     assert all(a != b for place, a in enumerate(identities) for b in identities[:place])
     assert plan.training_identity("gaze") == full_plan().training_identity("gaze")
-
-
-def test_a_missing_config_is_named(monkeypatch, tmp_path):
-    monkeypatch.setattr("cambrian_gaze.quickstart.plan.CONFIGS", tmp_path)
-    with pytest.raises(ValueError, match="from a clone of the repository"):
-        full_plan().config("gaze")

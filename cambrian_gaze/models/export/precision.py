@@ -9,10 +9,12 @@ from typing import Any
 import torch
 
 from cambrian_gaze.extras import require
+from cambrian_gaze.models.generation_settings import settle
 from cambrian_gaze.models.lineage import parent, write_lineage
 from cambrian_gaze.models.modeling import CambrianGazeForConditionalGeneration
 from cambrian_gaze.models.processing import CambrianGazeProcessor
 from cambrian_gaze.models.quantised import WHOLE, nf4
+from cambrian_gaze.models.source import known_source
 from cambrian_gaze.models.writing import new_folder
 
 NUMBERS = {"bf16": torch.bfloat16, "fp32": torch.float32}
@@ -25,9 +27,10 @@ def export_precision(kind: str, source: Path | str, out: Path | str) -> Path:
     quantised already, or that has layers which cannot be.
     """
     with new_folder(out) as folder:
-        model = _loaded(kind, source)
+        model, processor = _loaded(kind, source), CambrianGazeProcessor.from_pretrained(source)
+        settle(model, processor.tokenizer)
         model.save_pretrained(folder, max_shard_size="1000GB")
-        CambrianGazeProcessor.from_pretrained(source).save_pretrained(folder)
+        processor.save_pretrained(folder)
         write_lineage(folder, f"export, {kind}", [parent("model", source)])
     return Path(out)
 
@@ -35,7 +38,7 @@ def export_precision(kind: str, source: Path | str, out: Path | str) -> Path:
 def _loaded(kind: str, source: Path | str) -> CambrianGazeForConditionalGeneration:
     from transformers import AutoConfig
 
-    config = AutoConfig.from_pretrained(source)
+    config = AutoConfig.from_pretrained(known_source(source))
     if getattr(config, "quantization_config", None) is not None:
         raise ValueError(f"{source} is quantised already; export the model that it was made from")
     options: dict[str, Any] = {"dtype": NUMBERS.get(kind, torch.bfloat16)}
