@@ -21,7 +21,7 @@ from cambrian_gaze.gaze.config import GazeConfig
 from cambrian_gaze.gaze.descriptors import attention_mass_scores, describe, region_scores
 from cambrian_gaze.gaze.layout import TokenLayout
 from cambrian_gaze.gaze.routing import Pool, as_mask, choose_from, pools
-from cambrian_gaze.gaze.visibility import routing_queries
+from cambrian_gaze.gaze.visibility import regions_offered, routing_queries
 
 
 class LayerPages(Protocol):
@@ -77,9 +77,6 @@ class GazeContext:
     key_layout: TokenLayout
     """Layout of the keys that a backend is handed, in their order."""
 
-    offered: Tensor
-    """bool [B, Q, R]: `visibility.regions_offered`."""
-
     cache: PagedCache | None = None
     """The gaze cache, already extended by this call's tokens."""
 
@@ -109,6 +106,19 @@ class GazeContext:
 
     prepared: dict[str, Any] = field(default_factory=dict)
     """What the backend derived from the layouts once for all layers."""
+
+    @property
+    def offered(self) -> Tensor:
+        """bool [B, Q, R]: `visibility.regions_offered`. Where many queries do not route, ask for it of those that do
+        (`of_queries`)."""
+        if "offered" not in self.prepared:
+            self.prepared["offered"] = regions_offered(self.layout, self.config)
+        return self.prepared["offered"]
+
+    @property
+    def offered_to_some(self) -> Tensor:
+        """bool [B, R]: the regions that some query of this call is offered."""
+        return self.of_routing_queries()[0].offered.any(1)
 
     @property
     def keeps_every_region(self) -> bool:
@@ -142,7 +152,6 @@ class GazeContext:
         return dataclasses.replace(
             self,
             layout=self.layout.tokens(tokens),
-            offered=take(self.offered),
             rotary=None if self.rotary is None else tuple(take(x.expand(len(tokens), -1, -1)) for x in self.rotary),
             key_rotary=self.rotary,
             recorder=None,

@@ -6,7 +6,14 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from cambrian_gaze.cli.arguments import add_generation, add_video, gaze_options, positive, sampling_from
+from cambrian_gaze.cli.arguments import (
+    add_generation,
+    add_image_position,
+    add_video,
+    gaze_options,
+    positive,
+    sampling_from,
+)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -20,6 +27,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--output", required=True, metavar="FILE.jsonl", help="the journal of answers")
     parser.add_argument("--batch_size", type=positive, default=16, metavar="N", help="default: 16")
     add_video(parser)
+    add_image_position(parser)
     add_generation(parser)
     return parser
 
@@ -52,6 +60,7 @@ def answer(arguments: argparse.Namespace) -> str:
         gaze=gaze_options(arguments),
         sampling=sampling,
         batch_size=arguments.batch_size,
+        image_position=arguments.image_position,
     )
     with Journal(arguments.output) as journal, tqdm(total=len(records), unit="answer") as bar:
         entries = answer_records(model, processor, records, arguments.image_folder, journal, options, bar.update)

@@ -84,6 +84,16 @@ def add_video(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_image_position(parser: argparse.ArgumentParser) -> None:
+    """Where the pictures of a record stand in its turns, see `data.conversation`."""
+    parser.add_argument(
+        "--image_position",
+        choices=("first", "as_written"),
+        default="first",
+        help="where the pictures of a turn stand: before its text, or where the record has them; default: first",
+    )
+
+
 def sampling_from(arguments: argparse.Namespace) -> Any:
     """The `FrameSampling` of `add_video`'s options. Raises ValueError."""
     from dataclasses import fields

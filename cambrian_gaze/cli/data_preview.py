@@ -48,9 +48,8 @@ def write(arguments: argparse.Namespace) -> str:
     recipe = recipe_from(arguments)
     mixture = Mixture(recipe)
     processor, gaze = processor_from(arguments, default="tiny"), gaze_config(arguments)
-    dataset = MixtureDataset(
-        mixture, processor, sampling=sampling_from(arguments), max_length=arguments.max_length, on_error="raise"
-    )
+    options = {"sampling": sampling_from(arguments), "image_position": arguments.image_position}
+    dataset = MixtureDataset(mixture, processor, max_length=arguments.max_length, on_error="raise", **options)
     chosen = list(rows_to_show(mixture, arguments))
     settings = processor.image_processor
     previews = [

@@ -51,7 +51,7 @@ def generate(arguments: argparse.Namespace) -> str:
     from cambrian_gaze.data.media import load_image
 
     paths = [Path(path).resolve() for path in arguments.image]
-    images = [load_image(path.name, path.parent) for path in paths]
+    images = [load_image(path.name, path.parent, flag="") for path in paths]
     model, processor = load(arguments.model, arguments.device, arguments.adapter, arguments.system)
 
     content: list[dict[str, Any]] = [{"type": "image", "image": image} for image in images]

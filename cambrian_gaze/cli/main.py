@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from cambrian_gaze import __version__
+from cambrian_gaze.data.errors import speaking_of_flags
 
 
 class Command(NamedTuple):
@@ -89,7 +90,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(unknown(first), file=sys.stderr)
         return 2
     module, _, function = COMMANDS[first].target.partition(":")
-    return getattr(importlib.import_module(module), function)(rest) or 0
+    with speaking_of_flags():
+        return getattr(importlib.import_module(module), function)(rest) or 0
 
 
 if __name__ == "__main__":

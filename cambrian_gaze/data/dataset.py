@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset
 
-from cambrian_gaze.data.conversation import messages_from_record, visuals
+from cambrian_gaze.data.conversation import IMAGE_POSITIONS, check_image_position, messages_from_record, visuals
 from cambrian_gaze.data.encode import (
     OVERLONG,
     OverlongError,
@@ -23,6 +23,7 @@ from cambrian_gaze.data.encode import (
     frames_that_fit,
     limit_length,
 )
+from cambrian_gaze.data.inspection import kind_of
 from cambrian_gaze.data.media import MAX_PIXELS, MediaError, load_image
 from cambrian_gaze.data.quarantine import Dropped, Quarantined, QuarantineLog
 from cambrian_gaze.data.records import Record, RecordError
@@ -79,8 +80,12 @@ class ConversationDataset(Dataset):
         quarantine: QuarantineLog | None = None,
         max_pixels: int = MAX_PIXELS,
         source: str = "",
+        image_position: str = IMAGE_POSITIONS[0],
+        expects_missing: bool = False,
     ):
         """`video_folder` is `image_folder` unless given. `overlong`: see `OVERLONG`. `source`: its name in the log.
+        `image_position`: where pictures stand in a turn, see `conversation`. `expects_missing`: the source declares
+        that media are missing (`Quarantined.declared`).
 
         `on_error`: "quarantine" turns a record's errors into `Quarantined` items, logged in `quarantine` where given;
         "raise" raises them.
@@ -91,6 +96,8 @@ class ConversationDataset(Dataset):
         ):
             if value not in known:
                 raise ValueError(f"{name}={value!r} is unknown; use one of {', '.join(known)}")
+        check_image_position(image_position)
+        self.image_position, self.expects_missing = image_position, expects_missing
         self.records = records
         self.processor = processor
         self.image_folder = image_folder
@@ -116,7 +123,7 @@ class ConversationDataset(Dataset):
             if self.on_error == "raise":
                 raise
             kind = Dropped if isinstance(error, OverlongError) and self.overlong == "drop" else Quarantined
-            return self._set_aside(kind(error.file or "", error.row or 0, identity, str(error), self.source))
+            return self._set_aside(self._lost(kind, error, identity))
 
     def record(self, index: int) -> Record:
         """What item `index` is made of. Raises RecordError."""
@@ -126,7 +133,7 @@ class ConversationDataset(Dataset):
         """Tokens and pictures of record `index`. Raises RecordError where it has no placeholders or video to count."""
         record = self.records[index]
         with _placed(record):
-            return self._measure(record, messages_from_record(record))
+            return self._measure(record, messages_from_record(record, self.image_position))
 
     def fault(self, index: int) -> Quarantined:
         """Why record `index` is no sample, as far as that shows without its pictures."""
@@ -138,11 +145,16 @@ class ConversationDataset(Dataset):
             reason = f"its {length} tokens, in {frames} frames of video, exceed max_length {self.max_length}"
             raise OverlongError(reason, "raise max_length, or shorten it", record.file, record.row)
         except RecordError as error:
-            return Quarantined(error.file or "", error.row or 0, identity, str(error), self.source)
+            return self._lost(Quarantined, error, identity)
+
+    def _lost(self, quarantined: type[Quarantined], error: RecordError, identity: str) -> Quarantined:
+        kind = kind_of(error)
+        declared = self.expects_missing and kind == "missing"
+        return quarantined(error.file or "", error.row or 0, identity, str(error), self.source, kind, declared)
 
     def _encode(self, record: Record) -> Sample:
         with _placed(record):
-            messages = messages_from_record(record)
+            messages = messages_from_record(record, self.image_position)
             sampling = self._sampling_that_fits(record, messages)
             images, grids = self._load(record, visuals(messages), sampling)
             tokenizer, num_context_tokens = self.processor.tokenizer, self.processor.num_context_tokens

@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 
+from cambrian_gaze.data.clips import CLIP_KEYS
 from cambrian_gaze.data.decoders import count_in_file, frames_of_file
 from cambrian_gaze.data.frame_sampling import FrameSampling
 from cambrian_gaze.data.media import MediaError
@@ -154,7 +155,7 @@ class DecoderProcess:
 
 def _plain(clip: Mapping[str, Any]) -> dict[str, Any]:
     """The part of a record's extra keys that bears on frames; the rest need not fit into JSON."""
-    return {key: clip[key] for key in ("start_time", "end_time", "start_frame", "end_frame") if key in clip}
+    return {key: clip[key] for key in CLIP_KEYS if key in clip}
 
 
 def _send(connection: socket.socket, message: dict[str, Any], pixels: np.ndarray | None = None) -> None:

@@ -12,6 +12,7 @@ from functools import lru_cache
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
+from cambrian_gaze.data.errors import option
 from cambrian_gaze.data.records import RecordError
 
 MAX_PIXELS = 89_478_485
@@ -35,10 +36,11 @@ class MissingMedia(MediaError):
 def resolve_path(path: str, root: str | os.PathLike[str] | None, flag: str = "--image_folder") -> str:
     """The real path of `path` below `root`. Raises MediaError for anything missing or outside, symlinks followed.
 
-    `flag` is the option that sets `root`, for the remedy.
+    `flag` is the option that sets `root`, for the remedy; empty where the path stands for itself.
     """
+    name = option(flag.lstrip("-")) if flag else ""
     if root is None:
-        raise MediaError(f"{path!r}: no folder was given to look in", f"pass {flag}")
+        raise MediaError(f"{path!r}: no folder was given to look in", f"pass {name}")
     base = _real_folder(os.path.abspath(root))
     try:
         real = os.path.realpath(os.path.join(base, path))
@@ -46,12 +48,15 @@ def resolve_path(path: str, root: str | os.PathLike[str] | None, flag: str = "--
     except ValueError as error:  # a NUL byte, or a lone surrogate
         raise MediaError(f"{path!r} is no file name", "correct the path, or delete the row") from error
     if not inside:
-        remedy = f"keep all files below it (links are followed), or pass a {flag} that holds them"
+        remedy = "keep all files below it (links are followed)"
+        remedy += f", or pass a {name} that holds them" if name else ""
         raise MediaError(f"{path!r} lies outside the folder {base}", remedy)
     try:
         os.stat(real)
     except OSError as error:
-        remedy = f"check the path and {flag}, or delete the row"
+        remedy = f"check the path and {name}, or delete the row" if name else "check the path"
+        if "\\" in path and os.sep == "/":
+            remedy = "write / between folders: a backslash is a part of the name here"
         kind = MissingMedia if isinstance(error, FileNotFoundError | NotADirectoryError) else MediaError
         raise kind(f"{path!r} cannot be found in {base}: {error.strerror}", remedy) from error
     return real

@@ -14,10 +14,11 @@ from typing import Any
 
 import torch
 
+from cambrian_gaze.data.conversation import IMAGE_POSITIONS
 from cambrian_gaze.data.frame_sampling import FrameSampling
 from cambrian_gaze.data.records import Record
 from cambrian_gaze.evaluation.counts import count_attended
-from cambrian_gaze.evaluation.fingerprint import weights_fingerprint
+from cambrian_gaze.evaluation.fingerprint import processor_fingerprint, weights_fingerprint
 from cambrian_gaze.evaluation.journal import Journal, entry_key
 from cambrian_gaze.evaluation.prompts import media_identity, modalities, prompt_messages, with_media
 from cambrian_gaze.gaze.config import GazeConfig
@@ -38,6 +39,8 @@ class AnswerOptions:
     sampling: FrameSampling = FrameSampling()
     """Which frames of a video are shown. Its time limit is no part of an answer's identity."""
     batch_size: int = 64
+    image_position: str = IMAGE_POSITIONS[0]
+    """Where the pictures of a record's turns stand, as in training; see `data.conversation`."""
 
 
 @dataclass(frozen=True)
@@ -101,22 +104,15 @@ def answer_records(
     Raises: RuntimeError where the counted KV entries differ from the cost model.
     """
     config = model.config.gaze_config.override(**options.gaze)
-    fingerprint = weights_fingerprint(model)
-    questions = [
-        _question(record, folder, options, config, fingerprint, processor.system_prompt) for record in records
-    ]
+    fingerprint = f"{weights_fingerprint(model)} {processor_fingerprint(processor)}"
+    questions = [_question(record, folder, options, config, fingerprint) for record in records]
     return answer_questions(model, processor, questions, journal, options, progress)
 
 
 def _question(
-    record: Record,
-    folder: str | Path,
-    options: AnswerOptions,
-    config: GazeConfig,
-    fingerprint: str,
-    system: str | None,
+    record: Record, folder: str | Path, options: AnswerOptions, config: GazeConfig, fingerprint: str
 ) -> Question:
-    messages = prompt_messages(record)
+    messages = prompt_messages(record, options.image_position)
     key = entry_key(
         id=record.id,
         prompt=messages,
@@ -126,7 +122,6 @@ def _question(
         blank_images=options.blank_images,
         keep_regions=options.keep_regions,
         weights=fingerprint,
-        **({"system": system} if system else {}),
     )
     return Question(record.id, messages, key, lambda: with_media(messages, record, folder, options.sampling))
 

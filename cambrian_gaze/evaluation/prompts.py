@@ -6,8 +6,9 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from cambrian_gaze.data.conversation import messages_from_record, visuals
-from cambrian_gaze.data.frame_sampling import CLIP_KEYS, FrameSampling
+from cambrian_gaze.data.clips import CLIP_KEYS
+from cambrian_gaze.data.conversation import IMAGE_POSITIONS, messages_from_record, visuals
+from cambrian_gaze.data.frame_sampling import FrameSampling
 from cambrian_gaze.data.media import load_image
 from cambrian_gaze.data.records import ROLES, Record
 from cambrian_gaze.data.video import load_frames
@@ -15,15 +16,15 @@ from cambrian_gaze.evaluation.fingerprint import file_fingerprint
 from cambrian_gaze.gaze.layout import IMAGE, VIDEO
 
 
-def prompt_messages(record: Record) -> list[dict[str, Any]]:
-    """The record's turns as chat messages, less the answer at its end where it has one.
+def prompt_messages(record: Record, image_position: str = IMAGE_POSITIONS[0]) -> list[dict[str, Any]]:
+    """The record's turns as chat messages, less the answer at its end where it has one; pictures stand as in training.
 
     Raises: RecordError with file and row where turns, roles or placeholders are out of order.
     """
     turns = record.conversations
     if ROLES[turns[-1]["from"]] != "assistant":
         record = dataclasses.replace(record, conversations=[*turns, {"from": "gpt", "value": "(to be given)"}])
-    return messages_from_record(record)[:-1]
+    return messages_from_record(record, image_position)[:-1]
 
 
 def with_media(

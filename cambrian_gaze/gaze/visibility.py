@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from cambrian_gaze.gaze.config import GazeConfig
-from cambrian_gaze.gaze.layout import CONTEXT, PAD, TEXT, VISUAL, TokenLayout
+from cambrian_gaze.gaze.layout import CONTEXT, EMPTY_SLOT, PAD, TEXT, VISUAL, TokenLayout
 
 
 class Queries(NamedTuple):
@@ -92,6 +93,18 @@ def regions_offered(q: TokenLayout, config: GazeConfig) -> Tensor:
     before = q.region_end[:, None, :] <= q.index[:, :, None]
     mine = q.region_sample[:, None, :] == q.sample[:, :, None]
     return before & mine & (q.region_size > 0)[:, None, :] & routing_queries(q, config)[:, :, None]
+
+
+def offered_any(q: TokenLayout, config: GazeConfig) -> Tensor:
+    """bool [B, Q]: the queries that `regions_offered` offers a region. Holds nothing of the size Q × R."""
+    routing = routing_queries(q, config)
+    if not q.num_regions or not q.role.numel():
+        return torch.zeros_like(routing)
+    samples = 2 + int(torch.maximum(q.sample.max(), q.region_sample.max()))
+    first_end = torch.full((q.shape[0], samples), EMPTY_SLOT, dtype=torch.int64, device=q.index.device)
+    ends = q.region_end.masked_fill(q.region_size == 0, EMPTY_SLOT)
+    first_end = first_end.scatter_reduce(1, q.region_sample + 1, ends, "amin")
+    return routing & (first_end.gather(1, q.sample + 1) <= q.index)
 
 
 def _pairs(q: TokenLayout, k: TokenLayout, config: GazeConfig) -> tuple[Queries, Keys]:

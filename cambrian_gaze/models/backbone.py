@@ -22,7 +22,6 @@ from cambrian_gaze.attention.sequence import check_heads
 from cambrian_gaze.gaze.config import GazeConfig
 from cambrian_gaze.gaze.derive import derive_layout
 from cambrian_gaze.gaze.layout import CONTEXT, PAD, VISUAL, TokenLayout
-from cambrian_gaze.gaze.visibility import regions_offered
 from cambrian_gaze.models.cache import GazeCache
 from cambrian_gaze.models.configuration import CambrianGazeConfig
 from cambrian_gaze.models.hf_internals import ATTENTION_NAME, CACHE, CACHE_NAMES, EitherCacheName, one_cache
@@ -330,7 +329,6 @@ class CambrianGazeModel(CambrianGazePreTrainedModel):
             config=config,
             layout=layout,
             key_layout=cache.key_layout() if reads_cache and not is_step else layout,
-            offered=regions_offered(layout, config),
             cache=cache,
             reads_cache=reads_cache,
             is_step=is_step,
@@ -352,7 +350,7 @@ def _check_shapes(inputs_embeds: Tensor, **tensors: Tensor | None) -> None:
 
 def _stats(context: GazeContext) -> GazeStats:
     """What a forward call has counted."""
-    stats = context.recorder.stats(context.offered.any(1))
+    stats = context.recorder.stats(context.offered_to_some)
     if context.mass:
         inside, asked = torch.stack(context.mass).sum(0).tolist()
         stats = dataclasses.replace(stats, topk_mass=inside / asked if asked else None)

@@ -20,6 +20,7 @@ from cambrian_gaze.models.backbone import CambrianGazeModel, CambrianGazePreTrai
 from cambrian_gaze.models.cache import GazeCache
 from cambrian_gaze.models.configuration import CambrianGazeConfig
 from cambrian_gaze.models.generation import GazeGenerationMixin
+from cambrian_gaze.models.head_loss import head_losses
 from cambrian_gaze.models.hf_internals import CACHE, EitherCacheName, one_cache
 from cambrian_gaze.models.trace import TraceBuilder
 
@@ -96,8 +97,8 @@ class CambrianGazeForConditionalGeneration(GazeGenerationMixin, CambrianGazePreT
                 given: a prompt in several calls has True at its last token alone, an answer's tokens have True.
             labels: int64 [B, S], not shifted, -100 where nothing is supervised.
             logits_to_keep: compute logits of the last tokens only (0: of all).
-            skip_logits: with labels, compute the head where something is supervised and return the loss alone; at a
-                vocabulary of 150,000 the logits of a whole batch are its largest tensor.
+            skip_logits: with labels, compute the head where something is supervised, a chunk of tokens at a time, and
+                return the loss alone; at a vocabulary of 150,000 the logits of a whole batch are its largest tensor.
             return_token_losses: with `skip_logits`, the loss of each supervised token too.
             gaze: run-time options over the checkpoint's: a budget ("top_k", "keep_ratio" or "kv_budget"), …
             return_gaze: count what is attended; costs a synchronisation with the device. "mass" also measures the share
@@ -147,14 +148,9 @@ class CambrianGazeForConditionalGeneration(GazeGenerationMixin, CambrianGazePreT
         if labels is not None and skip_logits:
             supervised = targets != -100
             targets = targets[supervised]
-            logits_there = self.lm_head(hidden[supervised])
-            if return_token_losses:
-                token_losses = nn.functional.cross_entropy(logits_there.float(), targets, reduction="none")
-                loss = token_losses.sum() / kwargs["num_items_in_batch"]
-            else:
-                loss = self.loss_function(
-                    logits=logits_there, labels=None, vocab_size=vocabulary, shift_labels=targets, **kwargs
-                )
+            losses = head_losses(hidden[supervised], self.lm_head, targets)
+            loss = losses.sum() / kwargs["num_items_in_batch"]
+            token_losses = losses.detach() if return_token_losses else None
         else:
             logits = self.lm_head(hidden[:, _kept(logits_to_keep)])
             if labels is not None:

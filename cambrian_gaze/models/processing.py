@@ -260,7 +260,7 @@ def open_picture(picture: Picture) -> Image.Image:
     if isinstance(picture, Image.Image):
         return to_rgb(picture)
     path = Path(picture)
-    return load_image(path.name, path.parent)
+    return load_image(path.name, path.parent, flag="")
 
 
 def _visuals(messages: Sequence[dict[str, Any]], kind: str | None = None) -> list[Any]:

@@ -79,6 +79,10 @@ class DataArguments:
     video_folder: str | None = None
     """Folder that the records' video paths are relative to; by default `image_folder`."""
 
+    image_position: Literal["first", "as_written"] = "first"
+    """Where the pictures of a turn stand: before its text, a line break after each, as LLaVA and Cambrian train; or
+    where the record has them. With `first`, a picture without an `<image>` gets one."""
+
     video_fps: float = 1.0
     """Frames per second that are taken of a video."""
 
@@ -112,7 +116,8 @@ class DataArguments:
     """Larger images are refused as decompression bombs."""
 
     max_quarantined_share: float = 0.1
-    """The run stops once more than this share of the samples seen was quarantined."""
+    """The run stops once more than this share of the samples seen was quarantined. What a recipe declares as missing,
+    and samples that are too long, do not count."""
 
     quarantine_log: str | None = None
     """JSONL of quarantined samples; by default `quarantine.jsonl` in `output_dir`."""

@@ -22,7 +22,7 @@ from cambrian_gaze.training import config as configuration
 from cambrian_gaze.training.build import build_model
 from cambrian_gaze.training.checkpoint import NotSavedError
 from cambrian_gaze.training.config import RunConfig
-from cambrian_gaze.training.data import build_collator, build_datasets, build_order
+from cambrian_gaze.training.data import build_collator, build_datasets, build_order, expected_missing
 from cambrian_gaze.training.layers import ConfigError
 from cambrian_gaze.training.origin import origin_of
 from cambrian_gaze.training.ranks import start_ranks
@@ -99,6 +99,7 @@ def train(
         request=request,
         progressive=run.gaze.progressive,
         max_quarantined_share=run.data.max_quarantined_share,
+        expected_missing=expected_missing(train_data, args),
         origin=origin_of(run) if args.should_save else None,
     )
     if trainer.is_world_process_zero():

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from transformers.trainer_callback import ProgressCallback
 
-from cambrian_gaze.data.quarantine import TooManyQuarantined
+from cambrian_gaze.data.quarantine import NOTHING_MISSING, ExpectedMissing, TooManyQuarantined
 from cambrian_gaze.gaze.config import GazeConfig
 from cambrian_gaze.models.lineage import write_lineage
 from cambrian_gaze.training.adapters import is_adapted, without_peft_card
@@ -45,13 +45,15 @@ class CambrianTrainer(CheckpointedTrainer):
         *args: Any,
         progressive: bool = True,
         max_quarantined_share: float = 1.0,
+        expected_missing: ExpectedMissing = NOTHING_MISSING,
         origin: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
         """Args beyond those of `CheckpointedTrainer`, `GuardedTrainer` and `OrderedTrainer`:
 
         progressive: Progressive TopK in stage 2 (`GazeConfig.schedule`).
-        max_quarantined_share: the run stops with a summary beyond it.
+        max_quarantined_share: the run stops with a summary beyond it; over-long samples do not count.
+        expected_missing: samples without their media that do not count either.
         origin: `parents` and `data` of the lineage beside every model that is saved (`origin.py`); None: none there.
         """
         model = kwargs.get("model", args[0] if args else None)
@@ -59,6 +61,7 @@ class CambrianTrainer(CheckpointedTrainer):
         super().__init__(*args, **kwargs)
         self.progressive = progressive
         self.max_quarantined_share = max_quarantined_share
+        self.expected_missing = expected_missing
         self.origin = origin
         self.group_modules: list[list[str]] = []
         self._frozen = frozen_parts(self.model)
@@ -217,13 +220,16 @@ class CambrianTrainer(CheckpointedTrainer):
         return gaze_report(gaze, self.args.device)
 
     def _check_quarantine(self) -> None:
-        seen, quarantined = self.meter.seen, self.meter.quarantined
+        seen = self.meter.seen
         # At the start of a run one sample is a large share of few.
         met = max(seen, min(FEWEST_SEEN, len(self.order.rows)))
+        undeclared = self.expected_missing.beyond(self.meter.declared, met)
+        quarantined = self.meter.damaged + undeclared
         if seen and quarantined > self.max_quarantined_share * met:
             raise TooManyQuarantined(
                 f"{quarantined} of {seen} samples ({quarantined / seen:.1%}) could not be used, more than "
-                f"max_quarantined_share={self.max_quarantined_share:.1%}. "
+                f"max_quarantined_share={self.max_quarantined_share:.1%}"
+                + (f"; {undeclared} of them miss media beyond what the recipe declares. " if undeclared else ". ")
                 + (f"{self.quarantine.path} says why for each; " if self.quarantine else "")
                 + "mend the data, or raise the limit"
             )

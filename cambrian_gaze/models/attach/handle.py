@@ -24,7 +24,6 @@ from cambrian_gaze.attention import GazeContext, GazeRecorder
 from cambrian_gaze.gaze.config import GazeConfig
 from cambrian_gaze.gaze.derive import derive_layout
 from cambrian_gaze.gaze.layout import TOKEN_FIELDS, TokenLayout
-from cambrian_gaze.gaze.visibility import regions_offered
 from cambrian_gaze.models.attach.families import FAMILIES, KINDS, Picture, visuals_of
 from cambrian_gaze.models.backbone import checkpoints_activations
 from cambrian_gaze.models.generation_settings import settle
@@ -184,7 +183,6 @@ class AttachedGaze:
             config=self.config,
             layout=layout,
             key_layout=self._keys,
-            offered=regions_offered(layout, self.config),
             recorder=recorder,
             saved={} if module.training and torch.is_grad_enabled() and checkpoints_activations(module) else None,
         )
