@@ -21,7 +21,7 @@ from cambrian_gaze.gaze.config import GazeConfig
 from cambrian_gaze.gaze.descriptors import attention_mass_scores, describe, region_scores
 from cambrian_gaze.gaze.layout import TokenLayout
 from cambrian_gaze.gaze.routing import Pool, as_mask, choose_from, pools
-from cambrian_gaze.gaze.visibility import regions_offered, routing_queries
+from cambrian_gaze.gaze.visibility import less_hidden, regions_offered, routing_queries
 
 
 class LayerPages(Protocol):
@@ -77,6 +77,9 @@ class GazeContext:
     key_layout: TokenLayout
     """Layout of the keys that a backend is handed, in their order."""
 
+    hidden: Tensor | None = None
+    """bool [B, R], regions that text queries are not offered, although they lie before them."""
+
     cache: PagedCache | None = None
     """The gaze cache, already extended by this call's tokens."""
 
@@ -109,10 +112,13 @@ class GazeContext:
 
     @property
     def offered(self) -> Tensor:
-        """bool [B, Q, R]: `visibility.regions_offered`. Where many queries do not route, ask for it of those that do
-        (`of_queries`)."""
+        """bool [B, Q, R]: `visibility.regions_offered`, less the `hidden`. Where many queries do not route, ask for it
+        of those that do (`of_queries`)."""
         if "offered" not in self.prepared:
-            self.prepared["offered"] = regions_offered(self.layout, self.config)
+            offered = regions_offered(self.layout, self.config)
+            if self.hidden is not None:
+                offered = less_hidden(offered, self.hidden, self.layout)
+            self.prepared["offered"] = offered
         return self.prepared["offered"]
 
     @property
@@ -123,7 +129,7 @@ class GazeContext:
     @property
     def keeps_every_region(self) -> bool:
         """Whether the budget covers all regions that there are, so that there is nothing to choose."""
-        return all(pool.most >= self.layout.num_regions for pool in self.pools)
+        return self.hidden is None and all(pool.most >= self.layout.num_regions for pool in self.pools)
 
     @property
     def chooses_in_full(self) -> bool:

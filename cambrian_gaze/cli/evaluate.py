@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from cambrian_gaze.cli import eval_cost, eval_lmms
-from cambrian_gaze.cli.arguments import add_system, add_video, positive, sampling_from
+from cambrian_gaze.cli import eval_cost, eval_lmms, eval_routing
+from cambrian_gaze.cli.arguments import add_system, add_video, device, positive, sampling_from
 
 ACTIONS = {
     "run": "answer benchmarks with a model, and score the answers",
@@ -18,6 +18,7 @@ ACTIONS = {
     "doctor": "check schema, counts and media of benchmarks; needs no model",
     "table": "fill one row of a table: run what is missing, compare with the paper",
     "cost": "measure what attention costs, dense beside gaze, prefill and decoding apart",
+    "routing": "measure whether routing finds the place that a phrase is about; needs the extra routing",
     "lmms": "run tasks of lmms-eval, or our benchmarks in it; needs the extra lmms",
 }
 
@@ -43,6 +44,10 @@ def build_parser(action: str | None = None) -> argparse.ArgumentParser:
         eval_cost.add_arguments(parser)
         _add_gaze(parser)
         return parser
+    if action == "routing":
+        eval_routing.add_arguments(parser)
+        _add_gaze(parser)
+        return parser
     if action == "lmms":
         eval_lmms.add_arguments(parser)
     if action == "score":
@@ -63,6 +68,9 @@ def build_parser(action: str | None = None) -> argparse.ArgumentParser:
         parser.add_argument("--model", required=action == "run", metavar="DIR", help=_MODEL_HELP[action])
     if action in ("run", "table", "lmms"):
         _add_run(parser, "rows per task" if action == "lmms" else "scoring groups per benchmark")
+    if action == "table":
+        # None: not given, so that the row's own frames can be told from what contradicts them.
+        parser.set_defaults(**dict.fromkeys(_frame_defaults(parser)))
     if action != "score":
         _add_data(parser)
     if action in ("run", "lmms"):
@@ -79,6 +87,25 @@ def build_parser(action: str | None = None) -> argparse.ArgumentParser:
             help="the parent's rules, the benchmarks' own, or both; default: %(default)s",
         )
     return parser
+
+
+def _frame_defaults(parser: argparse.ArgumentParser) -> dict[str, Any]:
+    """The options of frames, and their defaults."""
+    return {action.dest: action.default for action in parser._actions if action.dest.startswith("video_")}
+
+
+def _take_frames(arguments: argparse.Namespace, wanted: dict[str, Any]) -> None:
+    """Fill in how frames are chosen: as the row has it, else as given, else the default.
+
+    Raises: ValueError where an option contradicts the row.
+    """
+    parser = argparse.ArgumentParser()
+    add_video(parser)
+    for name, default in _frame_defaults(parser).items():
+        given = getattr(arguments, name)
+        if name in wanted and given is not None and given != wanted[name]:
+            raise ValueError(f"the row has {name}: {wanted[name]}, so --{name} {given} would make another row")
+        setattr(arguments, name, wanted.get(name, default if given is None else given))
 
 
 _MODEL_HELP = {
@@ -105,7 +132,9 @@ def _add_run(parser: argparse.ArgumentParser, limited: str) -> None:
     )
     add_video(parser)
     add_system(parser)
-    parser.add_argument("--device", help="cpu, cuda, cuda:1, …; default: cuda where there is one, one per process")
+    parser.add_argument(
+        "--device", type=device, help="cpu, cuda, cuda:1, …; default: cuda where there is one, one per process"
+    )
 
 
 def _add_gaze(parser: argparse.ArgumentParser) -> None:
@@ -228,8 +257,7 @@ def _doctor(arguments: argparse.Namespace) -> int:
     for benchmark in read_tasks(arguments.tasks):
         problems, rows, revision = examine(benchmark, arguments.data_root)
         sound &= not problems
-        source = f"{benchmark.source.dataset}@{revision}"
-        print(f"{benchmark.name}: {rows} rows of {source}: {len(problems) or 'no'} problems")
+        print(f"{benchmark.name}: {rows} rows, revision {revision}: {len(problems) or 'no'} problems")
         for problem in problems:
             print(f"  {problem}")
     return int(not sound)
@@ -243,6 +271,7 @@ def _table(arguments: argparse.Namespace) -> int:
     row = table.row(arguments.row)
     arguments.output = arguments.output or str(Path("runs") / "eval" / row.slug)
     errors: dict[str, str] = {}
+    _take_frames(arguments, row.frame_options())
     if arguments.model is not None:
         errors, first = answer(arguments, table.benchmarks, row.gaze_options())
         if not first:
@@ -258,5 +287,6 @@ _RUNNERS = {
     "doctor": _doctor,
     "table": _table,
     "cost": lambda arguments: eval_cost.run(arguments, gaze_options(arguments.gaze)),
+    "routing": lambda arguments: eval_routing.run(arguments, gaze_options(arguments.gaze)),
     "lmms": lambda arguments: eval_lmms.run(arguments, gaze_options(arguments.gaze)),
 }

@@ -28,6 +28,13 @@ def build_parser() -> argparse.ArgumentParser:
         "--model_overrides", metavar="JSON", help="other fields of the configuration, such as "
         '\'{"mm_projector_type": "conv3x3_mlp2x_gelu"}\''
     )
+    parser.add_argument(
+        "--image_aspect_ratio",
+        default="square",
+        metavar="NAME",
+        help="square: pictures are stretched to the model's square, as the published models do; pad: they are padded; "
+        "default: square",
+    )
     parser.add_argument("--dtype", choices=("bfloat16", "float16", "float32"), help="default: the language model's")
     parser.add_argument("--seed", type=int, default=0, help="of the new parameters; default: 0")
     parser.add_argument("--max_shard_size", type=gigabytes, default=gigabytes("4"), metavar="GB", help="default: 4")
@@ -65,6 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             tokenizer=arguments.tokenizer,
             dtype=getattr(torch, arguments.dtype) if arguments.dtype else None,
             seed=arguments.seed,
+            image_aspect_ratio=arguments.image_aspect_ratio,
             max_shard_size=arguments.max_shard_size,
             dry_run=arguments.dry_run,
             keep_sampling=arguments.keep_sampling,

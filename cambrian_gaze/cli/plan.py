@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -43,6 +44,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     while words and not words[0].startswith("-"):
         configs.append(words.pop(0))
     parser = build_parser()
+    # As `train` has it: hyphens and underscores mean the same.
+    words = [
+        re.sub(r"(?<=\w)-(?=\w)", "_", word) if word.startswith("--") and "=" not in word else word for word in words
+    ]
     options, flags = parser.parse_known_args(words)
     if not configs:
         parser.error("name at least one configuration, before the options")

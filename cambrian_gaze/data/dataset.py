@@ -24,7 +24,7 @@ from cambrian_gaze.data.encode import (
     limit_length,
 )
 from cambrian_gaze.data.inspection import kind_of
-from cambrian_gaze.data.media import MAX_PIXELS, MediaError, load_image
+from cambrian_gaze.data.media import MAX_PIXELS, MachineError, MediaError, check_machine, load_image
 from cambrian_gaze.data.quarantine import Dropped, Quarantined, QuarantineLog
 from cambrian_gaze.data.records import Record, RecordError
 from cambrian_gaze.data.video import FrameSampling, count_frames, load_frames
@@ -41,6 +41,8 @@ class SampleProcessor(Protocol):
     num_context_tokens: int
     grid_hw: tuple[int, int]
     """Height and width of a unit's grid after the projector."""
+    image_aspect_ratio: str
+    """See `data.aspect`."""
 
     def preprocess_images(self, images: list[Image.Image]) -> torch.Tensor:
         """RGB pictures → float32 [len(images), 3, H, W]."""
@@ -62,7 +64,8 @@ class ConversationDataset(Dataset):
 
     A sample: `id`, `source` and `file` (str), `row` (int), `input_ids`, `labels`, `mm_token_type_ids` (int64 [S]) and,
     unless it is text only, `pixel_values` (float32 [units, 3, H, W]: images and frames in order of appearance) and
-    `grid_thw` (int64 [items, 3]: one row per image or video). One that was longer than the limit carries `overlong`,
+    `grid_thw` (int64 [items, 3]: one row per image or video) and `picture_sizes` (int64 [units, 2]: width and height
+    before that, for pictures of the sample). One that was longer than the limit carries `overlong`,
     what was done.
     """
 
@@ -165,6 +168,7 @@ class ConversationDataset(Dataset):
         if images:
             sample["pixel_values"] = self.processor.preprocess_images(images)
             sample["grid_thw"] = torch.tensor(grids, dtype=torch.int64)
+            sample["picture_sizes"] = torch.tensor([image.size for image in images])
         if encoded is not whole or sampling is not self.sampling:
             sample["overlong"] = self.overlong
         return sample | {"id": record.id, "source": self.source, "file": record.file, "row": record.row}
@@ -220,11 +224,15 @@ class ConversationDataset(Dataset):
 
 @contextmanager
 def _placed(record: Record) -> Iterator[None]:
-    """Errors within name the record's file and row; those of reading its media become MediaErrors."""
+    """Errors within name the record's file and row; those of reading its media become MediaErrors, but for those of
+    the machine (MachineError), which stop a run."""
     try:
         yield
     except RecordError as error:
         raise error.at(record.file, record.row) from error.__cause__
+    except MachineError:
+        raise
     except OSError as error:
+        check_machine(error, record.id)
         reason, remedy = f"its media cannot be read ({error})", "check the disk and the folder's permissions"
         raise MediaError(reason, remedy, record.file, record.row) from error

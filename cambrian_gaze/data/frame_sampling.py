@@ -12,8 +12,10 @@ from cambrian_gaze.data.clips import CLIP_KEYS, OBSERVATION_KEY, SECOND_KEYS, nu
 from cambrian_gaze.data.errors import shown
 from cambrian_gaze.data.media import MediaError
 
-BACKENDS = ("decord", "pyav")
+DECODERS = ("decord", "pyav")
 """Decoders of video files; the one that is named decodes, or says why it cannot."""
+BACKENDS = ("auto", *DECODERS)
+"""What may be asked for. "auto" is decord where its tables are exact for the file, and PyAV elsewhere."""
 
 _SLACK = 4e-4
 """Seconds by which two times may differ and still be the same: decoders round, and one stores 32-bit floats. Less than
@@ -30,7 +32,7 @@ class FrameSampling:
     """Cap; a longer video is sampled uniformly with this many frames."""
     video_force_sample: bool = False
     """Always sample uniformly with `video_max_frames` frames, or all frames where there are fewer."""
-    video_backend: str = "decord"
+    video_backend: str = "auto"
     """One of BACKENDS."""
     video_timeout: float = 120.0
     """Seconds that a video file may take, in a process of its own; 0 decodes in this process, without a limit."""

@@ -21,11 +21,15 @@ def weights_fingerprint(model: nn.Module) -> str:
 
 
 def processor_fingerprint(processor: Any) -> str:
-    """Hex digest of what makes inputs of messages and pictures: tokenizer, chat template, picture settings, grid."""
+    """Hex digest of what makes inputs of messages and pictures: tokenizer, chat template, the checkpoint's own system
+    turn, picture settings, grid."""
     digest = hashlib.sha256(processor.tokenizer.backend_tokenizer.to_str().encode())
     pictures = processor.image_processor.to_dict()
     settings = [processor.chat_template, pictures, processor.grid, processor.num_context_tokens]
-    settings += [processor.system_prompt] if processor.system_prompt else []
+    # Added only where they say anything, so that answers of before they were known are still found.
+    for name, usual in (("system_prompt", ""), ("image_aspect_ratio", "pad")):
+        value = getattr(processor, name, None) or usual
+        settings += [{name: value}] if value != usual else []
     digest.update(json.dumps(settings, sort_keys=True, default=str).encode())
     return digest.hexdigest()
 

@@ -112,6 +112,11 @@ class TaskResult:
                     )
         return {name: sum(count[name] for count in counts) / len(counts) for name in ("visual", "context", "of")}
 
+    def most_attended(self) -> dict[str, float] | None:
+        """The counts of the answer with the most visual tokens before it; None without answers."""
+        counts = [line["attended"] for line in self.lines if line["attended"] is not None]
+        return max(counts, key=lambda count: (count["of"], count["visual"]), default=None)
+
     def summary(self) -> dict[str, Any]:
         """The scores and how they came about, in JSON types."""
         column = self.column

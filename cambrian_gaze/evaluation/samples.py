@@ -83,6 +83,7 @@ def question_maker(
         identity: what else an answer depends on, such as the fingerprints of weights and processor, and the gaze.
     """
     frames = options.sampling.identity() if benchmark.video else None
+    more = {} if benchmark.video else {"transparency": "dropped"}  # earlier versions put it on white
 
     def question(sample: Sample) -> Question:
         key = entry_key(
@@ -93,6 +94,7 @@ def question_maker(
             media=sample.media,
             generation=options.generation,
             frames=frames,
+            **more,
             **identity,
         )
 

@@ -20,7 +20,8 @@ HEADINGS = ("column", "measured", "95 % CI", "paper", "Δ", "n", "KV attended", 
 LEAD = (
     "95 % intervals are bootstraps over scoring groups. KV attended: visual entries + context tokens per query, layer "
     "and head, as counted while the answers were generated and equal to the cost model. A missing answer counts as "
-    "wrong; columns that are not complete are left out of Avg."
+    "wrong; columns that are not complete are left out of the averages. Rule of arXiv v1: half MME-P / 20, half the "
+    "mean of the others; published rule: the mean of all, MME-P / 20 among them."
 )
 
 
@@ -110,6 +111,7 @@ def json_text(filled: Filled) -> str:
         "row": dataclasses.asdict(filled.row),
         "model": filled.model,
         "against": filled.against,
+        "averages": dict(filled.table.averages),
         "average_of": list(filled.table.average_of),
         "average_status": filled.table.average_status,
         "notes": filled.notes,
@@ -131,7 +133,7 @@ def page(filled: Filled) -> html.Page:
         reasons = [f"{cell.title}: {cell.status}" for cell in own if cell.status != "complete"]
         whole.section(
             f"Protocol {protocol}",
-            html.table(columns, rows, strong=[len(rows) - 1]),
+            html.table(columns, rows, strong=[place for place, cell in enumerate(own) if cell.average]),
             html.details(f"{len(reasons)} not complete", html.bullets(reasons)) if reasons else None,
             _chart(own, protocol),
         )
@@ -145,14 +147,14 @@ def page(filled: Filled) -> html.Page:
 def _tiles(filled: Filled) -> list[tuple[str, str, str]]:
     tiles = []
     for cell in filled.cells:
-        if cell.column == "avg":
+        if cell.average:
             beside = "" if cell.paper is None else f", paper {_figure(cell.paper)}"
-            tiles.append((f"Avg, {cell.protocol}", _figure(cell.measured), f"{cell.status}{beside}"))
+            tiles.append((f"{cell.title}, {cell.protocol}", _figure(cell.measured), f"{cell.status}{beside}"))
     counted = [cell for cell in filled.cells if cell.attended is not None]
     if counted:
         tiles.append(("KV attended", kv_text(counted[0].attended), f"counted, {counted[0].title}"))
-    done = sum(cell.status == "complete" for cell in filled.cells if cell.column != "avg")
-    tiles.append(("Complete", f"{done}", f"of {sum(cell.column != 'avg' for cell in filled.cells)} columns"))
+    done = sum(cell.status == "complete" for cell in filled.cells if not cell.average)
+    tiles.append(("Complete", f"{done}", f"of {sum(not cell.average for cell in filled.cells)} columns"))
     return tiles
 
 
@@ -164,7 +166,7 @@ def _chart(own: Sequence[Cell], protocol: str) -> Any:
             scale = 100.0 * (MME_SCALE if cell.column == MME_COLUMN else 1.0)
             low, high = (end / scale for end in cell.ci95)
             title = f"{cell.title} / 2000" if cell.column == MME_COLUMN else cell.title
-            rows.append(Interval(title, cell.measured / scale, low, high, strong=cell.column == "avg"))
+            rows.append(Interval(title, cell.measured / scale, low, high, strong=cell.average))
     if not rows:
         return None
     chart = interval_chart(rows, label=f"Measured, protocol {protocol}", x_label="share of the maximum")
@@ -173,7 +175,7 @@ def _chart(own: Sequence[Cell], protocol: str) -> Any:
 
 def _published(filled: Filled) -> tuple[list[str], list[list[str]]]:
     """Measured rows and the paper's, one column per benchmark."""
-    columns = ["avg", *filled.table.columns]
+    columns = [*filled.table.averages, *filled.table.columns]
     titles = {cell.column: cell.title for cell in filled.cells}
     rows = []
     for protocol in _protocols(filled):
@@ -181,7 +183,8 @@ def _published(filled: Filled) -> tuple[list[str], list[list[str]]]:
         figures = [_figure(own[name].measured) + ("" if own[name].status == "complete" else " *") for name in columns]
         rows.append([f"measured, {protocol}", _kv_of(filled, protocol), *figures])
     for row in filled.table.rows:
-        rows.append([row.name, row.kv_size, *(_figure(row.paper.get(name)) for name in columns)])
+        size = f"{row.kv_published}: {row.kv_size}" if row.kv_published else row.kv_size
+        rows.append([row.name, size, *(_figure(row.paper.get(name)) for name in columns)])
     return ["row", "KV", *(titles[name] for name in columns)], rows
 
 

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import yaml
 
+from cambrian_gaze.data.frame_sampling import FrameSampling
 from cambrian_gaze.declarations import declaration
 from cambrian_gaze.evaluation.benchmarks import BENCHMARKS, PROTOCOLS, Benchmark
 from cambrian_gaze.evaluation.columns import Column
@@ -17,9 +18,15 @@ from cambrian_gaze.evaluation.intervals import percentiles
 from cambrian_gaze.evaluation.results import TaskResult, read_results, task_name
 
 Average = Literal["mme_half", "mean"]
+RULES: dict[str, str] = {"mme_half": "Avg, rule of arXiv v1", "mean": "Avg, published rule"}
+"""Ways to average, and what reports call them: half MME-P / 20 and half the mean of the others, or the mean of all."""
 MME_COLUMN = "mme_p"
 MME_SCALE = 20.0
 """MME-P in points over this is on the scale of the other columns."""
+
+
+FRAMES = "video_"
+"""What the options of frames begin with in a row's `model_args`."""
 
 
 @dataclass(frozen=True)
@@ -28,11 +35,18 @@ class Row:
 
     name: str
     kv_size: str
-    """Visual KV entries per query: regions + context tokens, "72+4"."""
+    """Visual KV entries per query: regions + context tokens, "72+4"; of videos the most that the budget allows."""
     paper: Mapping[str, float]
-    """Column → figure, and `avg`."""
+    """Column → figure, averages by the table's names for them among them."""
     model_args: Mapping[str, Any] | None = None
-    """Run-time options of the gaze; None: another model or method, shown for comparison only."""
+    """Run-time options of the gaze, and `video_…` options of the frames; None: another model or method, shown for
+    comparison only."""
+    kv_published: str = ""
+    """The KV size as it was published, where `kv_size` is our reading of it."""
+    tokens_per_frame: int | None = None
+    """Visual tokens of a frame in that reading."""
+    needs: str = ""
+    """What the checkpoint must be, where the options alone do not make the row."""
 
     @property
     def slug(self) -> str:
@@ -43,7 +57,11 @@ class Row:
         """What `generate(gaze=…)` takes. Raises ValueError for a row that is not this project's to measure."""
         if self.model_args is None:
             raise ValueError(f"row {self.name!r} has no model_args: it is published for comparison and cannot be run")
-        return dict(self.model_args)
+        return {name: value for name, value in self.model_args.items() if not name.startswith(FRAMES)}
+
+    def frame_options(self) -> dict[str, Any]:
+        """Fields of `FrameSampling` that the row sets."""
+        return {name: value for name, value in (self.model_args or {}).items() if name.startswith(FRAMES)}
 
 
 @dataclass(frozen=True)
@@ -53,11 +71,17 @@ class Table:
     title: str
     columns: Sequence[str]
     rows: Sequence[Row]
-    average: Average
+    averages: Mapping[str, Average]
+    """Name of an average → its rule."""
     average_of: Sequence[str]
     """The columns that are averaged."""
     average_status: str = ""
     """What must be said about the average: `unverified` where its columns are a guess."""
+
+    @property
+    def average(self) -> Average:
+        """The rule of the first average."""
+        return next(iter(self.averages.values()))
 
     @property
     def benchmarks(self) -> list[Benchmark]:
@@ -76,30 +100,44 @@ class Table:
 def read_table(path: str | Path) -> Table:
     """The table in a YAML file. Raises ValueError naming file and key where it is not well-formed."""
     values = yaml.safe_load(declaration(path).read_text(encoding="utf-8"))
-    keys = {"title", "columns", "rows", "average"}
-    if not isinstance(values, dict) or not keys <= set(values) <= keys | {"average_of", "average_status"}:
-        raise ValueError(f"{path} must hold {', '.join(sorted(keys))}, and may hold average_of and average_status")
-    if values["average"] not in ("mme_half", "mean"):
-        raise ValueError(f"{path}: average must be mme_half or mean, got {values['average']!r}")
-    columns = values["columns"]
+    keys = {"title", "columns", "rows"}
+    if isinstance(values, dict) and "average" in values:
+        rest = {name: value for name, value in values.items() if name != "average"}
+        values = {"averages": {"avg": values["average"]}} | rest  # one rule, as tables were written before
+    if not isinstance(values, dict) or set(values) - {"average_of", "average_status"} != keys | {"averages"}:
+        raise ValueError(
+            f"{path} must hold {', '.join(sorted(keys))} and averages (or average), and may hold average_of and "
+            "average_status"
+        )
+    averages, columns = values["averages"], values["columns"]
+    if not isinstance(averages, dict) or not averages or not set(averages.values()) <= set(RULES):
+        raise ValueError(f"{path}: average must be mme_half or mean, got {averages!r}")
+    if set(averages) & set(columns):
+        raise ValueError(f"{path}: {', '.join(set(averages) & set(columns))} is the name of a column and an average")
     unknown = sorted(set(columns) - {one.in_table for one in BENCHMARKS.values()})
     if unknown:
         raise ValueError(f"{path}: no benchmark fills the columns {', '.join(unknown)}")
     averaged = values.get("average_of", columns)
     if not set(averaged) <= set(columns):
         raise ValueError(f"{path}: average_of names {', '.join(sorted(set(averaged) - set(columns)))}, not in columns")
-    rows = [_row(entry, columns, f"{path}, row {number}") for number, entry in enumerate(values["rows"], 1)]
-    return Table(values["title"], columns, rows, values["average"], averaged, values.get("average_status", ""))
+    named = [*columns, *averages]
+    rows = [_row(entry, named, f"{path}, row {number}") for number, entry in enumerate(values["rows"], 1)]
+    return Table(values["title"], columns, rows, averages, averaged, values.get("average_status", ""))
 
 
 def _row(entry: Any, columns: Sequence[str], where: str) -> Row:
-    wanted = {"name", "kv_size", "paper"}
-    if not isinstance(entry, dict) or not wanted <= set(entry) <= wanted | {"model_args"}:
-        raise ValueError(f"{where}: a row holds {', '.join(sorted(wanted))}, and may hold model_args")
-    unknown = sorted(set(entry["paper"]) - {*columns, "avg"})
+    wanted, more = {"name", "kv_size", "paper"}, {"model_args", "kv_published", "tokens_per_frame", "needs"}
+    if not isinstance(entry, dict) or not wanted <= set(entry) <= wanted | more:
+        raise ValueError(f"{where}: a row holds {', '.join(sorted(wanted))}, and may hold {', '.join(sorted(more))}")
+    unknown = sorted(set(entry["paper"]) - set(columns))
     if unknown:
         raise ValueError(f"{where}: paper holds figures of unknown columns: {', '.join(unknown)}")
-    return Row(entry["name"], entry["kv_size"], entry["paper"], entry.get("model_args"))
+    row = Row(**{**entry, "kv_size": str(entry["kv_size"])})
+    try:
+        FrameSampling(**row.frame_options())
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{where}: model_args: {error}") from error
+    return row
 
 
 def average(kind: Average, figures: Mapping[str, Any]) -> Any:
@@ -136,6 +174,10 @@ class Cell:
     revision: str = ""
     attended: Mapping[str, float] | None = None
     """Counted KV entries per query, layer and head: `visual`, `context`, `of`."""
+    most_attended: Mapping[str, float] | None = None
+    """The same for the answer with the most visual tokens."""
+    average: bool = False
+    """Whether this is an average over the columns, by one of the table's rules."""
     difference: float | None = None
     """Measured less the other run's."""
     difference_ci95: tuple[float, float] | None = None
@@ -153,7 +195,7 @@ class Filled:
     table: Table
     row: Row
     cells: list[Cell]
-    """Columns in order, protocol after protocol; each protocol ends with its average, column `avg`."""
+    """Columns in order, protocol after protocol; each protocol ends with the averages, in columns of their names."""
     model: str
     against: str | None = None
     notes: list[str] = field(default_factory=list)
@@ -186,11 +228,12 @@ def fill_row(table: Table, row: Row, output: str | Path, against: str | Path | N
                 whole[name] = result.column
                 if other is not None and other.complete:
                     other_whole[name] = other.column
-        cells.append(_average_cell(table, row, protocol, whole, other_whole))
+        cells += [_average_cell(table, name, row, protocol, whole, other_whole) for name in table.averages]
     if not cells:
         raise ValueError(f"{output} holds none of the table's columns; run: {', '.join(table.columns)}")
     model = next(iter(results.values())).task.get("model", "")
-    return Filled(table, row, cells, model, None if against is None else str(against), _notes(table, row, cells))
+    notes = _notes(table, row, cells) + _frame_notes(table, row, results)
+    return Filled(table, row, cells, model, None if against is None else str(against), notes)
 
 
 def _check_one_model(table: Table, results: Mapping[str, TaskResult], output: str | Path) -> None:
@@ -234,30 +277,33 @@ def _cell(benchmark: Benchmark, protocol: str, result: TaskResult | None, row: R
         status=result.status,
         revision=result.task["revision"],
         attended=result.attended(),
+        most_attended=result.most_attended(),
         difference=difference,
         difference_ci95=interval,
     )
 
 
 def _average_cell(
-    table: Table, row: Row, protocol: str, columns: Mapping[str, Column], others: Mapping[str, Column]
+    table: Table, name: str, row: Row, protocol: str, columns: Mapping[str, Column], others: Mapping[str, Column]
 ) -> Cell:
     """The average over the complete columns, beside the paper's over the same ones."""
     whole = set(columns) == set(table.average_of)
-    paper = row.paper.get("avg")
+    rule = table.averages[name]
+    paper = row.paper.get(name)
     if not whole:
         same = {name: row.paper[name] for name in columns if name in row.paper}
-        paper = average(table.average, same) if len(same) == len(columns) else None
+        paper = average(rule, same) if len(same) == len(columns) else None
     left_out = len(table.average_of) - len(columns)
     status = "complete" if whole else f"INCOMPLETE: {left_out} of {len(table.average_of)} columns left out"
-    measured, draws = _averaged(table, columns)
+    measured, draws = _averaged(rule, columns)
     difference = interval = None
     if others and set(others) == set(columns):
-        other, other_draws = _averaged(table, others)
+        other, other_draws = _averaged(rule, others)
         difference, interval = measured - other, percentiles(draws - other_draws)
     return Cell(
-        column="avg",
-        title="Avg",
+        column=name,
+        title=RULES[rule],
+        average=True,
         protocol=protocol,
         measured=measured,
         ci95=None if draws is None else percentiles(draws),
@@ -272,22 +318,48 @@ def _average_cell(
     )
 
 
-def _averaged(table: Table, columns: Mapping[str, Column]) -> tuple[Any, Any]:
+def _averaged(rule: Average, columns: Mapping[str, Column]) -> tuple[Any, Any]:
     """The average of figures, and of their bootstrap draws."""
-    values = average(table.average, {name: column.value for name, column in columns.items()})
-    return values, average(table.average, {name: column.draws for name, column in columns.items()})
+    values = average(rule, {name: column.value for name, column in columns.items()})
+    return values, average(rule, {name: column.draws for name, column in columns.items()})
 
 
 def _notes(table: Table, row: Row, cells: Sequence[Cell]) -> list[str]:
-    notes = []
+    notes = [f"This row is for another checkpoint than the options make: {row.needs}."] if row.needs else []
+    if row.kv_published:
+        notes.append(f"The row's KV size is published as {row.kv_published}; {row.kv_size} is our reading of it.")
     counted = {kv_text(cell.attended) for cell in cells if cell.attended is not None}
-    if counted and not any(text.split(" of ")[0] == row.kv_size for text in counted):
+    if row.tokens_per_frame is not None:
+        # Videos differ in length: each holds what the budget allows, or all that it has.
+        largest = [cell.most_attended for cell in cells if cell.most_attended is not None]
+        counted = {kv_text(one) for one in largest if one["visual"] != min(float(row.kv_size), one["of"])}
+    elif any(text.split(" of ")[0] == row.kv_size for text in counted):
+        counted = set()
+    if counted:
         notes.append(
             f"The row's KV size is {row.kv_size}, but {', '.join(sorted(counted))} entries were counted: this model "
             "has another grid, region size or number of context tokens than the paper's."
         )
     if table.average_status:
         notes.append(f"Average over {', '.join(table.average_of)}: {table.average_status}.")
+    return notes
+
+
+def _frame_notes(table: Table, row: Row, results: Mapping[str, TaskResult]) -> list[str]:
+    """Whether the videos were shown as the row has them: tokens of a frame, and how frames were chosen."""
+    notes, wanted = [], row.frame_options()
+    names = {task_name(one, protocol) for one in table.benchmarks if one.video for protocol in PROTOCOLS}
+    for name in sorted(names & set(results)):
+        task = results[name].task
+        if not task["samples"]:
+            continue
+        height, width = task["grid"]
+        if row.tokens_per_frame not in (None, height * width):
+            notes.append(f"{name}: a frame has {height * width} visual tokens, {row.tokens_per_frame} in the row.")
+        shown = task.get("frames") or {}
+        for option, value in wanted.items():
+            if option in shown and shown[option] != value:
+                notes.append(f"{name}: answered with {option}={shown[option]}, the row has {value}.")
     return notes
 
 

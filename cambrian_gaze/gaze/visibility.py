@@ -107,6 +107,30 @@ def offered_any(q: TokenLayout, config: GazeConfig) -> Tensor:
     return routing & (first_end.gather(1, q.sample + 1) <= q.index)
 
 
+def hidden_of(hidden: Tensor, q: TokenLayout) -> Tensor:
+    """bool [B, R]: the regions that text queries are denied, of bool [B, R'] by region number of the row, R' ≤ R; those
+    beyond R' are not hidden.
+
+    Raises: ValueError for another shape, or where a row with regions would be left none.
+    """
+    batch, regions = q.region_size.shape
+    if hidden.dtype != torch.bool or hidden.dim() != 2 or hidden.shape[0] != batch or hidden.shape[1] > regions:
+        raise ValueError(
+            f"hidden_regions must be bool [{batch}, up to {regions}], got {hidden.dtype} {list(hidden.shape)}"
+        )
+    denied = torch.nn.functional.pad(hidden, (0, regions - hidden.shape[1]))
+    there = q.region_size > 0
+    if bool((there.any(1) & ~(there & ~denied).any(1)).any()):
+        raise ValueError("hidden_regions leaves a row no region; leave at least one")
+    return denied
+
+
+def less_hidden(offered: Tensor, denied: Tensor, q: TokenLayout) -> Tensor:
+    """The regions offered, bool [B, Q, R], less those that text queries are denied, bool [B, R]; visual queries keep
+    theirs."""
+    return offered & ~(denied[:, None] & (q.role == TEXT)[:, :, None])
+
+
 def _pairs(q: TokenLayout, k: TokenLayout, config: GazeConfig) -> tuple[Queries, Keys]:
     """Queries along the second of three dimensions, keys along the third."""
     queries = Queries(*(x[:, :, None] for x in query_fields(q, config)))

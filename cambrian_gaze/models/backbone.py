@@ -22,9 +22,20 @@ from cambrian_gaze.attention.sequence import check_heads
 from cambrian_gaze.gaze.config import GazeConfig
 from cambrian_gaze.gaze.derive import derive_layout
 from cambrian_gaze.gaze.layout import CONTEXT, PAD, VISUAL, TokenLayout
+from cambrian_gaze.gaze.visibility import hidden_of
 from cambrian_gaze.models.cache import GazeCache
 from cambrian_gaze.models.configuration import CambrianGazeConfig
-from cambrian_gaze.models.hf_internals import ATTENTION_NAME, CACHE, CACHE_NAMES, EitherCacheName, one_cache
+from cambrian_gaze.models.hf_internals import (
+    ATTENTION_NAME,
+    CACHE,
+    CACHE_NAMES,
+    EitherCacheName,
+    check_attention,
+    for_the_tower,
+    one_cache,
+    refuse_attentions,
+    wants_dict,
+)
 from cambrian_gaze.models.projector import GridConvolution, Projector
 from cambrian_gaze.models.source import known_source
 from cambrian_gaze.models.trace import TraceBuilder
@@ -75,9 +86,25 @@ class CambrianGazePreTrainedModel(PreTrainedModel):
             if module.bias is not None:
                 init.zeros_(module.bias)
 
+    def set_attn_implementation(self, attn_implementation: str | dict[str, Any], *args: Any, **kwargs: Any) -> None:
+        """The attention of the vision tower; the decoder's is gaze attention and stays.
+
+        Args:
+            attn_implementation: "sdpa", "eager", …, or {"vision_config": "sdpa"}.
+
+        Raises: ValueError where a dict names another attention for the decoder.
+        """
+        if parts := for_the_tower(attn_implementation):
+            self.base_model.vision_tower.set_attn_implementation(parts["vision_config"], *args, **kwargs)
+
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any):
-        """As transformers', but a path that leads nowhere is said at once, and what lies near it."""
+        """As transformers', but a path that leads nowhere is said at once, and what lies near it; and
+        `attn_implementation` is that of the vision tower.
+
+        Raises: ValueError where a dict of it names another attention for the decoder.
+        """
+        check_attention(kwargs.get("attn_implementation"))
         source = pretrained_model_name_or_path
         return super().from_pretrained(None if source is None else known_source(source), *args, **kwargs)
 
@@ -97,6 +124,8 @@ class CambrianGazeModel(CambrianGazePreTrainedModel):
         self.mm_projector = Projector(config)
         self.gaze = GazeEmbeddings(config.gaze_config.num_context_tokens, config.text_config.hidden_size)
         self.language_model = AutoModel.from_config(config.text_config, attn_implementation=ATTENTION_NAME)
+        self.dense_decoder = False
+        """Set for benches that compare: the decoder was given another attention on purpose. Without a cache only."""
         if config.embedding_std is not None:
             nn.init.normal_(self.get_input_embeddings().weight, std=config.embedding_std)
         self.post_init()
@@ -107,6 +136,7 @@ class CambrianGazeModel(CambrianGazePreTrainedModel):
     def set_input_embeddings(self, value: nn.Module) -> None:
         self.language_model.set_input_embeddings(value)
 
+    @torch.compiler.disable
     def resolve_gaze(self, gaze: dict[str, Any] | GazeConfig | None) -> GazeConfig:
         """The checkpoint's gaze configuration under run-time options such as {"top_k": 2}."""
         own = self.config.gaze_config
@@ -137,6 +167,7 @@ class CambrianGazeModel(CambrianGazePreTrainedModel):
             features = tower(pixel_values, output_hidden_states=True).hidden_states[layer]
         return self.mm_projector(features, self.config.tower_grid)
 
+    @torch.compiler.disable
     def splice(
         self,
         inputs_embeds: Tensor,
@@ -204,11 +235,15 @@ class CambrianGazeModel(CambrianGazePreTrainedModel):
         return_gaze: bool | Literal["mass"] = False,
         gaze_trace: TraceBuilder | None = None,
         sequence_group: SequenceGroup | None = None,
+        hidden_regions: Tensor | None = None,
         past_key_values: GazeCache | None = None,
         **kwargs: Any,
     ) -> CambrianGazeModelOutput:
         """See `CambrianGazeForConditionalGeneration.forward`."""
         cache = one_cache(cache, past_key_values)
+        return_dict = wants_dict(self.config, kwargs)
+        refuse_attentions(self.config, kwargs)
+        self._check_decoder()
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give exactly one of input_ids and inputs_embeds")
         if input_ids is not None and pixel_values is None and grid_thw is not None and len(grid_thw):
@@ -244,7 +279,7 @@ class CambrianGazeModel(CambrianGazePreTrainedModel):
         if return_gaze or gaze_trace is not None:
             recorder = GazeRecorder(not return_gaze, num_regions=layout.num_regions, routes=config.routes)
         mass: list[Tensor] | None = [] if return_gaze == "mass" else None
-        context = self._context(config, layout, cache, inputs_embeds, position_ids, recorder, mass)
+        context = self._context(config, layout, cache, inputs_embeds, position_ids, recorder, mass, hidden_regions)
         if sequence_group is not None:
             context.shards = SequenceShards(sequence_group, inputs_embeds.shape[1])
             inputs_embeds, position_ids = map(sequence_group.own, (inputs_embeds, position_ids))
@@ -253,6 +288,7 @@ class CambrianGazeModel(CambrianGazePreTrainedModel):
             position_ids=position_ids,
             use_cache=use_cache,
             gaze_context=context,
+            return_dict=True,
             **{CACHE: cache},
             **kwargs,
         )
@@ -261,14 +297,24 @@ class CambrianGazeModel(CambrianGazePreTrainedModel):
         if sequence_group is not None and return_gaze:
             recorder.sums = sequence_group.total(recorder.sums)
             recorder.usage = {layer: sequence_group.total(used) for layer, used in recorder.usage.items()}
-        return CambrianGazeModelOutput(
+        out = CambrianGazeModelOutput(
             last_hidden_state=outputs.last_hidden_state,
             hidden_states=outputs.hidden_states,
-            attentions=outputs.attentions,
             gaze=_stats(context) if return_gaze else None,
             **{CACHE: getattr(outputs, CACHE)},
         )
+        return out if return_dict else out.to_tuple()
 
+    def _check_decoder(self) -> None:
+        """Raises: ValueError where the decoder was given another attention, so that gaze would be off."""
+        own = self.language_model.config._attn_implementation
+        if own != ATTENTION_NAME and not self.dense_decoder:
+            raise ValueError(
+                f"the decoder's attention is {own!r}, so that regions and budget would have no effect; give it back by "
+                f"model.model.language_model.set_attn_implementation({ATTENTION_NAME!r}), or load the model again"
+            )
+
+    @torch.compiler.disable
     def _layout(
         self,
         inputs_embeds: Tensor,
@@ -305,6 +351,7 @@ class CambrianGazeModel(CambrianGazePreTrainedModel):
             layout = layout.with_routed(layout.index == last)
         return layout
 
+    @torch.compiler.disable
     def _context(
         self,
         config: GazeConfig,
@@ -314,6 +361,7 @@ class CambrianGazeModel(CambrianGazePreTrainedModel):
         position_ids: Tensor,
         recorder: GazeRecorder | None,
         mass: list[Tensor] | None,
+        hidden_regions: Tensor | None,
     ) -> GazeContext:
         """The keyword that travels to every attention call."""
         rotary = None
@@ -324,11 +372,23 @@ class CambrianGazeModel(CambrianGazePreTrainedModel):
             cache.check(config)
             cache.extend(layout, rotary)
         is_step = reads_cache and layout.shape[1] == 1 and cache.only_text_came
+        hidden = None
+        if hidden_regions is not None:
+            if not config.route_prompt:
+                raise ValueError("hidden_regions cannot be hidden from a prompt that does not route (route_prompt)")
+            layers = [n for n in range(self.config.text_config.num_hidden_layers) if not config.routes(n)]
+            if layers:
+                raise ValueError(
+                    f"hidden_regions cannot be hidden in layers that do not route ({', '.join(map(str, layers))}): "
+                    'give a budget, such as gaze={"top_k": 2}, and no dense_layers'
+                )
+            hidden = hidden_of(hidden_regions.to(layout.role.device), layout)
         saving = self.training and torch.is_grad_enabled() and checkpoints_activations(self.language_model)
         context = GazeContext(
             config=config,
             layout=layout,
             key_layout=cache.key_layout() if reads_cache and not is_step else layout,
+            hidden=hidden,
             cache=cache,
             reads_cache=reads_cache,
             is_step=is_step,
@@ -348,6 +408,7 @@ def _check_shapes(inputs_embeds: Tensor, **tensors: Tensor | None) -> None:
             raise ValueError(f"{name} must be {list(shape)} as the tokens are, got {list(tensor.shape)}")
 
 
+@torch.compiler.disable
 def _stats(context: GazeContext) -> GazeStats:
     """What a forward call has counted."""
     stats = context.recorder.stats(context.offered_to_some)

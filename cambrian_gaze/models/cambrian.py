@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
+from cambrian_gaze.data.aspect import check_aspect
 from cambrian_gaze.models.weight_names import DECODER, HEAD, TOWER, Name, decoder_names, tower_names
 
 DECODERS = {"cambrian_qwen": "qwen2", "llava_qwen": "qwen2"}
@@ -179,16 +180,7 @@ def check_config(config: Mapping[str, Any], grid: tuple[int, int], has_newline: 
                 "the model is fine-tuned without it"
             )
         notes.append("model.image_newline is dropped: answers differ from upstream's until fine-tuned without it")
-    aspect = str(config.get("image_aspect_ratio") or "pad")
-    if aspect.startswith("anyres"):
-        if choices.anyres == "refuse":
-            raise ValueError(
-                f"image_aspect_ratio is {aspect!r}: images are cut into tiles beside a base view, and this model sees "
-                "one view. --anyres base converts it for the base view alone"
-            )
-        notes.append(f"{aspect}: only the base view, padded to a square, is used")
-    elif aspect != "pad":
-        notes.append(f"image_aspect_ratio is {aspect!r} upstream; pictures are padded to a square here")
+    notes += aspect_of(config, choices)[1]
     notes += _pooling_of_videos(config, choices)
     tokens = grid[0] * grid[1]
     lengths = {key: config.get(key) for key in ("image_token_len", "si_token_len", "miv_token_len")}
@@ -226,3 +218,24 @@ def uses_newline(config: Mapping[str, Any]) -> bool:
     if str(config.get("model_type", "")).startswith("llava"):
         return "unpad" in str(config.get("mm_patch_merge_type", "flat"))
     return bool(config.get("mm_use_im_newline_token", True))
+
+
+def aspect_of(config: dict[str, Any], choices: Choices) -> tuple[str, list[str]]:
+    """This project's `image_aspect_ratio` for an upstream configuration, and notes.
+
+    Raises: ValueError for what this model has no place for.
+    """
+    pads = str(config.get("model_type")).startswith("cambrian")
+    aspect = config.get("image_aspect_ratio") or ("pad" if pads else "square")
+    if str(aspect).startswith("anyres"):
+        if choices.anyres == "refuse":
+            raise ValueError(
+                f"image_aspect_ratio is {aspect!r}: images are cut into tiles beside a base view, and this model sees "
+                "one view. --anyres base converts it for the base view alone"
+            )
+        how, base = ("padded", "pad") if pads else ("stretched", "square")
+        return base, [f"{aspect}: only the base view, {how} to a square, is used"]
+    notes = [f"pictures are {'padded' if aspect == 'pad' else 'stretched'} to a square"]
+    if aspect == "pad":
+        notes.append("upstream masks or cuts off the tokens of the padding; here they are kept")
+    return check_aspect(aspect), notes

@@ -89,7 +89,8 @@ def from_cambrian(
     with torch.device("meta"):
         model = CambrianGazeForConditionalGeneration(config)
     report = match(model_shapes(model), parts, NEW, (EMBEDDINGS, HEAD) if grown else ())
-    processor = CambrianGazeProcessor.from_config(config, text_tokenizer)
+    aspect, _ = cambrian.aspect_of(upstream, choices or Choices())
+    processor = CambrianGazeProcessor.from_config(config, text_tokenizer, aspect)
     processor.system_prompt = cambrian.SYSTEM_PROMPT
     settings, sampling = settings_from(path, config, processor.tokenizer)
     notes.append(f"the system turn {cambrian.SYSTEM_PROMPT!r} is kept in the processor: --system changes it")

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from transformers import AutoTokenizer
 
+from cambrian_gaze.data.aspect import check_aspect
 from cambrian_gaze.models.backbones import (
     add_placeholders,
     assemble_config,
@@ -41,6 +42,7 @@ def initialise(
     tokenizer: str | None = None,
     dtype: torch.dtype | None = None,
     seed: int = 0,
+    image_aspect_ratio: str = "square",
     max_shard_size: int = 4_000_000_000,
     dry_run: bool = False,
     progress: bool = True,
@@ -55,6 +57,7 @@ def initialise(
         overrides: other fields of `CambrianGazeConfig`.
         dtype: of all weights; by default the language model's.
         seed: of the new parameters.
+        image_aspect_ratio: "square" (the published models) or "pad".
         max_shard_size: bytes.
         dry_run: compare every name and shape with the model, and write nothing.
         keep_sampling: keep the language model's sampling settings for `generate`; otherwise answers are greedy.
@@ -62,6 +65,7 @@ def initialise(
     Raises: ValueError where a part is of another kind, torn, or does not fit; nothing is written then.
     """
     overrides = dict(overrides or {})
+    check_aspect(image_aspect_ratio)
     if taken := {"text_config", "vision_config"} & set(overrides):
         raise ValueError(f"{', '.join(sorted(taken))} come from the backbones; leave them out")
     if not dry_run:
@@ -78,7 +82,7 @@ def initialise(
     with torch.device("meta"):
         model = CambrianGazeForConditionalGeneration(config)
     report = match(model_shapes(model), parts, NEW, (EMBEDDINGS, HEAD) if grown else ())
-    processor = CambrianGazeProcessor.from_config(config, text_tokenizer)
+    processor = CambrianGazeProcessor.from_config(config, text_tokenizer, image_aspect_ratio)
     settings, left_out = settings_from(llm_folder, config, processor.tokenizer, keep_sampling)
     report.notes += notes + ([grown] if grown else []) + left_out
     if dry_run:

@@ -46,7 +46,7 @@ def write_model(
         out: the folder; it must not exist, or be empty.
         model: on the meta device; gives names, shapes and the initialisation of what is new.
         report: where each tensor comes from.
-        processor: the model's.
+        processor: the model's, see `CambrianGazeProcessor.from_config`.
         settings: for `generate`, see `generation_settings`.
         dtype: of all weights; None: each as it is stored, and new ones as the decoder's configuration says.
         seed: of the new parameters.

@@ -21,7 +21,7 @@ from cambrian_gaze.models.cache import GazeCache
 from cambrian_gaze.models.configuration import CambrianGazeConfig
 from cambrian_gaze.models.generation import GazeGenerationMixin
 from cambrian_gaze.models.head_loss import head_losses
-from cambrian_gaze.models.hf_internals import CACHE, EitherCacheName, one_cache
+from cambrian_gaze.models.hf_internals import CACHE, EitherCacheName, one_cache, wants_dict
 from cambrian_gaze.models.trace import TraceBuilder
 
 
@@ -53,6 +53,11 @@ class CambrianGazeForConditionalGeneration(GazeGenerationMixin, CambrianGazePreT
     def set_input_embeddings(self, value: nn.Module) -> None:
         self.model.set_input_embeddings(value)
 
+    def get_image_features(self, pixel_values: Tensor) -> Tensor:
+        """[N, 3, H, W], as the processor gives them → [N, h·w, decoder width], what takes the place of a picture's
+        placeholders."""
+        return self.model.get_image_features(pixel_values)
+
     def get_output_embeddings(self) -> nn.Module:
         return self.lm_head
 
@@ -78,6 +83,7 @@ class CambrianGazeForConditionalGeneration(GazeGenerationMixin, CambrianGazePreT
         return_gaze: bool | Literal["mass"] = False,
         gaze_trace: TraceBuilder | None = None,
         sequence_group: SequenceGroup | None = None,
+        hidden_regions: Tensor | None = None,
         past_key_values: GazeCache | None = None,
         **kwargs: Any,
     ) -> CambrianGazeCausalLMOutput:
@@ -106,9 +112,13 @@ class CambrianGazeForConditionalGeneration(GazeGenerationMixin, CambrianGazePreT
             sequence_group: ranks that were given this same batch and share its tokens. `logits` and `hidden_states` are
                 then those of this rank's slice, ⌈S/P⌉ tokens of each row, and `loss` is its addend: loss and gradients
                 of the batch are the sums over the ranks.
+            hidden_regions: bool [B, R] or fewer columns, regions of each row (in order of appearance) that its text
+                queries may not choose: what does the answer owe to them? `generate` takes it too. Every layer must
+                route. Visual queries still see all that lies before them.
 
         Raises: ValueError where placeholders, grids and pixels disagree, or an option is unknown.
         """
+        return_dict = wants_dict(self.config, kwargs)
         if mm_token_type_ids is None and input_ids is not None:
             self._refuse_untyped(input_ids, pixel_values)
         tokens = input_ids if inputs_embeds is None else inputs_embeds
@@ -134,6 +144,8 @@ class CambrianGazeForConditionalGeneration(GazeGenerationMixin, CambrianGazePreT
             return_gaze=return_gaze,
             gaze_trace=gaze_trace,
             sequence_group=sequence_group,
+            return_dict=True,
+            hidden_regions=hidden_regions,
             **{k: v for k, v in kwargs.items() if k != "num_items_in_batch"},
         )
         hidden, vocabulary = outputs.last_hidden_state, self.config.text_config.vocab_size
@@ -157,21 +169,22 @@ class CambrianGazeForConditionalGeneration(GazeGenerationMixin, CambrianGazePreT
                 loss = self.loss_function(
                     logits=logits, labels=None, vocab_size=vocabulary, shift_labels=targets, **kwargs
                 )
-        return CambrianGazeCausalLMOutput(
+        out = CambrianGazeCausalLMOutput(
             loss=loss,
             token_losses=token_losses,
             logits=logits,
             hidden_states=outputs.hidden_states,
-            attentions=outputs.attentions,
             gaze=outputs.gaze,
             **{CACHE: getattr(outputs, CACHE)},
         )
+        return out if return_dict else out.to_tuple()
 
+    @torch.compiler.disable
     def _refuse_untyped(self, input_ids: Tensor, pixel_values: Tensor | None) -> None:
         """Without token types every token is text: wrong as soon as there is a placeholder or a picture."""
         if pixel_values is not None:
             raise ValueError("pixel_values were given without mm_token_type_ids; pass everything the processor returns")
-        if input_ids.shape[1] == 1 or torch.compiler.is_compiling():
+        if input_ids.shape[1] == 1:
             return
         ids = torch.tensor(
             [self.config.image_token_id, self.config.video_token_id, self.config.context_token_id],

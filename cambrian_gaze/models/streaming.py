@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from cambrian_gaze.data.conversation import END_OF_TURN
-from cambrian_gaze.data.encode import encode_conversation
+from cambrian_gaze.data.conversation import END_OF_TURN, render
+from cambrian_gaze.data.encode import encode_conversation, tokenize_segments
 from cambrian_gaze.data.expand import TEXT, PlaceholderIds, expand_placeholders
 from cambrian_gaze.gaze.layout import VIDEO
 from cambrian_gaze.models.cache import GazeCache
@@ -113,10 +113,8 @@ class GazeStream:
                 questions see the frames alone, and later frames go on with the same video.
             return_gaze, generate_kwargs: as for `generate`, e.g. max_new_tokens=64.
         """
-        asked = [{"role": "user", "content": [{"type": "text", "text": question}]}]
-        turn = encode_conversation(asked, self.processor.tokenizer, [], 0, add_generation_prompt=True)["input_ids"]
         before, held = len(self._ids), self.cache.length
-        ids = self.input_ids.new_tensor([self._ids + turn[len(self._opening) :]])
+        ids = self.input_ids.new_tensor([self._ids + self._turn(question)])
         self._spread(generate_kwargs)
         try:
             output = self.model.generate(
@@ -146,6 +144,15 @@ class GazeStream:
             gaze=self._placed(output["gaze"]) if return_gaze else None,
             paging=self.cache.paging_stats() if isinstance(self.cache, PagedGazeCache) else None,
         )
+
+    def _turn(self, question: str) -> list[int]:
+        """The tokens of a question and of the opening of its answer, as they follow on what was read so far."""
+        after_frames = bool(self._grids) and self.cache.length == len(self._ids)
+        parts = [{"type": "video"}] * after_frames + [{"type": "text", "text": question}]
+        segments = render([{"role": "user", "content": parts}], add_generation_prompt=True)[1 + after_frames :]
+        placeholders = PlaceholderIds.from_tokenizer(self.processor.tokenizer)
+        pieces = tokenize_segments(segments, self.processor.tokenizer, placeholders)
+        return [token for piece in pieces for token in piece]
 
     def _feed(self, pixels: Tensor) -> None:
         """One call: the text that waits, and frames."""

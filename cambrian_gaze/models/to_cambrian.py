@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from transformers import AutoTokenizer
 
+from cambrian_gaze.data.aspect import check_aspect
 from cambrian_gaze.models import cambrian
 from cambrian_gaze.models.configuration import CambrianGazeConfig
 from cambrian_gaze.models.generation_settings import settings_from
@@ -59,6 +60,7 @@ def to_cambrian(
         match(model_shapes(CambrianGazeForConditionalGeneration(config)), [part], {}).check()
     record = path / cambrian.RECORD
     record = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else None
+    aspect = saved_aspect(path)
     report = KeyReport()
     for name in shards:
         if name.startswith("model.gaze."):
@@ -74,7 +76,7 @@ def to_cambrian(
             report.loaded[record["names"][name] if record else cambrian.upstream_name(name)] = Source(part, name)
     planned = [Planned.copied(target, shards, source.name) for target, source in report.loaded.items()]
     if record is None:
-        upstream = upstream_config(config, model_type, tower)
+        upstream = upstream_config(config, model_type, tower, aspect)
         dtype = shards.entries[EMBEDDINGS].dtype
         width = (config.text_config.hidden_size,)
         planned.append(Planned(cambrian.NEWLINE, width, dtype, lambda: torch.zeros(width)))
@@ -85,6 +87,8 @@ def to_cambrian(
             )
     else:
         upstream = record["config"] | {"vocab_size": shards.entries[EMBEDDINGS].shape[0]}
+        if cambrian.aspect_of(upstream, cambrian.Choices(anyres="base"))[0] != aspect:  # trained on with another one
+            upstream["image_aspect_ratio"] = aspect
         if (path / cambrian.LEFT_OUT).is_file():
             aside = Shards(path / cambrian.LEFT_OUT)
             planned += [Planned.copied(name, aside, name) for name in aside]
@@ -106,7 +110,16 @@ def to_cambrian(
     return report
 
 
-def upstream_config(config: CambrianGazeConfig, model_type: str | None, tower: str | None) -> dict[str, Any]:
+def saved_aspect(path: Path) -> str:
+    """`image_aspect_ratio` of a model folder's processor."""
+    file = path / "processor_config.json"
+    saved = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    return check_aspect(saved.get("image_aspect_ratio", "pad"))
+
+
+def upstream_config(
+    config: CambrianGazeConfig, model_type: str | None, tower: str | None, aspect: str = "pad"
+) -> dict[str, Any]:
     """An upstream configuration of a model that does not come from there."""
     decoder = config.text_config.model_type
     names = [name for name, kind in cambrian.DECODERS.items() if kind == decoder]
@@ -134,7 +147,7 @@ def upstream_config(config: CambrianGazeConfig, model_type: str | None, tower: s
         "mm_vision_select_layer": -2 if config.vision_feature_layer == -1 else -1,
         "unfreeze_mm_vision_tower": True,
         "mm_use_im_newline_token": False,
-        "image_aspect_ratio": "pad",
+        "image_aspect_ratio": aspect,
         "si_token_len": h * w,
         "miv_token_len": h * w,
     }

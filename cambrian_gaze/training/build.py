@@ -173,13 +173,20 @@ def choose_trainable(model: nn.Module, args: ModelArguments, stage: int) -> None
 
 
 def build_processor(args: ModelArguments, config: CambrianGazeConfig, continues: bool) -> CambrianGazeProcessor:
-    """The checkpoint's processor, or one made of a tokenizer; grid and |C| always follow the model."""
+    """The checkpoint's processor, or one made of a tokenizer; grid and |C| always follow the model, and
+    `image_aspect_ratio` the run where it says one."""
     source = args.tokenizer_name_or_path or args.model_name_or_path
     if continues:
         processor = AutoProcessor.from_pretrained(known_source(source))
         if isinstance(processor, CambrianGazeProcessor):
             processor.num_context_tokens = config.gaze_config.num_context_tokens
             processor.grid = list(config.grid)
+            if args.image_aspect_ratio not in (None, processor.image_aspect_ratio):
+                logger.warning(
+                    "%s was trained with image_aspect_ratio %s; from here on it is %s",
+                    *(args.model_name_or_path, processor.image_aspect_ratio, args.image_aspect_ratio),
+                )
+                processor.image_aspect_ratio = args.image_aspect_ratio
             return processor
     tokenizer = load_tokenizer(args.preset) if source is None else AutoTokenizer.from_pretrained(known_source(source))
-    return CambrianGazeProcessor.from_config(config, tokenizer)
+    return CambrianGazeProcessor.from_config(config, tokenizer, args.image_aspect_ratio or "square")

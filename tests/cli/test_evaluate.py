@@ -55,7 +55,8 @@ def test_table_runs_what_can_be_read_and_fails_for_the_rest(
     arguments = ["--model", model_dir, "--data_root", root, "--max_new_tokens", 3, "--output", tmp_path / "run"]
     assert evaluate("table", TABLE, "--row", ROW, "--protocol", "official", *arguments) == 1
     said = capsys.readouterr()
-    assert "| GQA | – |" in said.out and "FAILED: ValueError: there is no local copy of lmms-lab/GQA" in said.out
+    assert "| GQA | – |" in said.out
+    assert "FAILED: ValueError: there is no local copy of lmms-lab-encoder/GQA" in said.out
     assert "gqa.official failed and is left out" in said.err
     tasks = json.loads((tmp_path / "run" / "tasks" / "mme.official.json").read_text())
     assert tasks["gaze"]["image"]["top_k"] == 2 and tasks["error"] is None

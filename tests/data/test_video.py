@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from cambrian_gaze.data.frame_sampling import FrameSampling
-from cambrian_gaze.data.media import MediaError
+from cambrian_gaze.data.media import MachineError, MediaError
 from cambrian_gaze.data.video import count_frames, load_frames
 from tests.data._stand_ins import write_image
 
@@ -61,13 +61,18 @@ def test_bad_videos(folder, video, clip, reason):
     assert caught.value.remedy
 
 
-def test_video_files_without_decord(tmp_path, monkeypatch):
+def test_a_missing_decoder_is_the_machines_fault(tmp_path, monkeypatch):
+    """It stops a run: no sample is set aside for it."""
     monkeypatch.setitem(sys.modules, "decord", None)
     (tmp_path / "a.mp4").write_bytes(b"x")
     for read in (load_frames, count_frames):
-        reason = r"'a.mp4' is a video file: .*decord.*cambrian-gaze\[video\].*--video_backend.*folder of frames"
-        with pytest.raises(MediaError, match=reason):
-            read("a.mp4", tmp_path, FrameSampling(video_timeout=0))
+        reason = r"'a.mp4' is a video file: .*decord.*pip install 'cambrian-gaze\[video\]'.*--video_backend.*folders"
+        with pytest.raises(MachineError, match=reason):
+            read("a.mp4", tmp_path, FrameSampling(video_backend="decord", video_timeout=0))
+    monkeypatch.setitem(sys.modules, "av", None)
+    reason = r"no decoder of video files; .*cambrian-gaze\[video\].*or: .*cambrian-gaze\[pyav\]"
+    with pytest.raises(MachineError, match=reason):
+        load_frames("a.mp4", tmp_path, FrameSampling(video_timeout=0))
 
 
 def test_counts_are_those_of_the_frames_loaded(folder):

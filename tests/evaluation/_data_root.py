@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cambrian_gaze.evaluation.benchmarks.video import MVBENCH_FOLDERS
+from cambrian_gaze.evaluation.benchmarks.video_extra import MVBENCH_FOLDERS
 from tests.evaluation._fixtures import TABLES, png
 
 VIDEOS = {
@@ -14,6 +14,8 @@ VIDEOS = {
     "lmms-lab/PerceptionTest_Val": [f"videos/v{n}.mp4" for n in range(3)],
     "nyu-visionx/VSI-Bench": [f"scannet/v{n}.mp4" for n in range(4)],
     "sy1998/MLVU_dev": [f"v{n}.mp4" for n in range(3)],
+    "lmms-eval/NExTQA": [f"NExTVideo/{10 + n}.mp4" for n in range(3)],
+    "lmms-eval/TempCompass": [f"videos/v{n}.mp4" for n in range(3)],
     "OpenGVLab/MVBench": sorted({f"{folder}/v0.mp4" for folder in MVBENCH_FOLDERS.values()}),
 }
 """Videos are folders of frames here: what is read does not depend on a decoder."""

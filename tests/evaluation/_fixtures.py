@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from cambrian_gaze.evaluation.benchmarks.video import MVBENCH_FOLDERS
+from cambrian_gaze.evaluation.benchmarks.video_extra import MVBENCH_FOLDERS
 
 _generator = np.random.default_rng(0)
 
@@ -88,6 +88,15 @@ def _mmmu() -> list[dict[str, Any]]:
             **choice,
             "image_2": png(),
         },
+        {
+            "id": "validation_Art_5",
+            "question": "<image 1> How large?",
+            "answer": "['24/7', '3.429']",
+            "image_1": png(),
+            "question_type": "open",
+            "options": "[]",
+            **empty,
+        },
     ]
 
 
@@ -148,6 +157,32 @@ def _textvqa() -> list[dict[str, Any]]:
 
 def _images(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{**row, "image": png()} for row in rows]
+
+
+def _nextqa() -> list[dict[str, Any]]:
+    row = {"question": "what did the man do", "qid": 0, "type": "TN"} | {f"a{n}": f"{n} things " for n in range(5)}
+    return [row | {"video": 10 + number, "answer": answer} for number, answer in enumerate((0, 1, 0))]
+
+
+def _tempcompass(task: str) -> list[dict[str, Any]]:
+    """Two questions, the first option right and the second."""
+    question, answers = {
+        "multi-choice": ("What is he doing?\nA. sitting\nB. running", ["A. sitting", "B. running"]),
+        "yes_no": ("Is he running?", ["yes", "no"]),
+        "caption_matching": (
+            "Which caption fits?\nCaption A: He sits.\nCaption B: He runs.",
+            ["Caption A: He sits.", "Caption B: He runs."],
+        ),
+    }[task]
+    rows = [{"question": question, "answer": answer, "dim": "action"} for answer in answers]
+    return [{"video_id": f"v{number}"} | row for number, row in enumerate(rows)]
+
+
+def _captioning() -> list[dict[str, Any]]:
+    question = "What is he doing?\nA. sitting\nB. running"
+    row = {"question": "Generated Caption:", "mc_question": question, "dim": "action"}
+    answers = ("A. sitting", "B. running", "A. sitting")
+    return [row | {"video_id": f"v{number}", "mc_answer": answer} for number, answer in enumerate(answers)]
 
 
 LETTERED = ["A. one", "B. two", "C. three", "D. four"]
@@ -235,7 +270,7 @@ TABLES: dict[tuple[str, str | None, str], list[dict[str, Any]]] = {
         }
         for number in range(3)
     ],
-    ("nyu-visionx/VSI-Bench", None, "test"): [
+    ("nyu-visionx/VSI-Bench", "full", "test"): [
         {
             "id": number,
             "dataset": "scannet",
@@ -264,6 +299,11 @@ TABLES: dict[tuple[str, str | None, str], list[dict[str, Any]]] = {
         }
         for number, (answer, task) in enumerate((("A", "count"), ("B", "count"), ("A", "ego")))
     ],
+    ("lmms-eval/NExTQA", "MC", "test"): _nextqa(),
+    ("lmms-eval/TempCompass", "captioning", "test"): _captioning(),
+} | {
+    ("lmms-eval/TempCompass", task, "test"): _tempcompass(task)
+    for task in ("multi-choice", "yes_no", "caption_matching")
 } | {
     ("OpenGVLab/MVBench", task, "train"): [
         {
@@ -287,7 +327,7 @@ CONSTANT = {
     "omni": ("A", 200 / 3, 200 / 3),
     "gqa": ("yes", 50.0, 50.0),
     "sqa_i": ("A", 200 / 3, 200 / 3),
-    "mmmu_val": ("A", 50.0, 50.0),
+    "mmmu_val": ("A", 40.0, 40.0),
     "mathvista": ("5", 25.0, 25.0),
     "chartqa": ("14.5", 25.0, 25.0),
     "ocrbench": ("the centre", 100 / 3, 100 / 3),
@@ -299,5 +339,8 @@ CONSTANT = {
     "perceptiontest": ("A", 100 / 3, 100 / 3),
     "vsibench": ("A", 50 / 3, 50 / 3),
     "mlvu": ("A", 75.0, 75.0),
+    "nextqa": ("A", 200 / 3, 200 / 3),
+    "tempcompass": ("A", 100 / 3, 100 / 3),
+    "tempcompass_captioning": ("A", 200 / 3, 200 / 3),
 }
 """Benchmark → a constant answer, and what it scores on these rows under `cambrian` and `official`, by hand."""

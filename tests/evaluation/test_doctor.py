@@ -74,4 +74,5 @@ def test_missing_files(data_root: Path, tmp_path: Path) -> None:
     shutil.rmtree(copy / "MLVU_dev" / "v1.mp4")
     problems, _, _ = examine(BENCHMARKS["mlvu"], str(tmp_path))
     assert len(problems) == 3 and "v1.mp4 is missing" in problems[2]
-    assert "no local copy of lmms-lab/MME" in examine(BENCHMARKS["mme"], str(tmp_path))[0][0]
+    (problem,), _, _ = examine(BENCHMARKS["mme"], str(tmp_path))
+    assert "no local copy of lmms-lab-encoder/MME (lmms-lab/MME will do)" in problem

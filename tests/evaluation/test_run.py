@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from cambrian_gaze.evaluation.benchmarks import BENCHMARKS
+from cambrian_gaze.evaluation.benchmarks import BENCHMARKS, PROTOCOLS
 from cambrian_gaze.evaluation.benchmarks.rows import Rows
 from cambrian_gaze.evaluation.ranks import Ranks
 from cambrian_gaze.evaluation.results import journal_path, read_results
@@ -24,10 +24,10 @@ def answers(output: Path) -> dict[str, bytes]:
 
 def test_batch_of_one_answers_like_a_batch_of_eight(tiny, data_root: Path, whole_run: Path, tmp_path: Path) -> None:
     assert tiny[1].tokenizer.padding_side == "left"
-    one_by_one = {"gaze": {"top_k": 2}, "batch_size": 1, "protocols": ["official"]}
-    assert evaluate(tiny, data_root, tmp_path, ["image", "video"], **one_by_one) == {}
+    one_by_one = {"gaze": {"top_k": 2}, "batch_size": 1}
+    assert evaluate(tiny, data_root, tmp_path, ["image", "video", "video_extra"], **one_by_one) == {}
     alone, together = answers(tmp_path), answers(whole_run)
-    assert set(alone) == {f"{name}.official.jsonl" for name in BENCHMARKS}
+    assert set(alone) == {f"{name}.{protocol}.jsonl" for name in BENCHMARKS for protocol in PROTOCOLS}
     assert all(alone[name] == together[name] for name in alone)
 
 

@@ -33,10 +33,11 @@ def test_flag_then_file_then_one(tmp_path: Path) -> None:
 
 
 def test_a_single_process_and_a_launched_rank_go_on_here(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert start_ranks(["--num_processes", "1", "--seed=3"]) == ["--nproc_per_node", "1", "--seed=3"]
+    assert start_ranks(["--num_processes", "1", "--seed=3"]) == ["--num_processes", "1", "--seed=3"]
+    assert processes_wanted(["--num-processes=2"]) == processes_wanted(["--nproc-per-node", "2"]) == 2
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "2")
-    assert start_ranks(["--num-processes=2"]) == ["--nproc_per_node=2"]
+    assert start_ranks(["--num-processes=2"]) == ["--num-processes=2"]
     assert under_launcher({"RANK": "0", "WORLD_SIZE": "2"})
     assert not under_launcher({"RANK": "0"})
 

@@ -1,4 +1,4 @@
-"""The benchmarks by name: one declaration each, in `image_choice.py`, `image_short.py` and `video.py`."""
+"""The benchmarks by name: one declaration each, in the modules `image_*` and `video*`."""
 
 from __future__ import annotations
 
@@ -18,16 +18,20 @@ from cambrian_gaze.evaluation.benchmarks.image_choice import (
 )
 from cambrian_gaze.evaluation.benchmarks.image_short import CHARTQA, GQA, MATHVISTA, MME, OCRBENCH, TEXTVQA
 from cambrian_gaze.evaluation.benchmarks.video import VIDEO_BENCHMARKS
+from cambrian_gaze.evaluation.benchmarks.video_extra import EXTRA_VIDEO_BENCHMARKS
 
 IMAGE_BENCHMARKS = (
     MME, MMBENCH_EN, MMBENCH_CN, MMVP, REALWORLDQA, ADE, OMNI, GQA, SQA, MMMU, MATHVISTA, CHARTQA, OCRBENCH, TEXTVQA,
 )  # fmt: skip
 """In the order of the columns of the paper's Table 1."""
 
-BENCHMARKS: dict[str, Benchmark] = {one.name: one for one in (*IMAGE_BENCHMARKS, *VIDEO_BENCHMARKS)}
+BENCHMARKS: dict[str, Benchmark] = {
+    one.name: one for one in (*IMAGE_BENCHMARKS, *VIDEO_BENCHMARKS, *EXTRA_VIDEO_BENCHMARKS)
+}
 SUITES: dict[str, tuple[str, ...]] = {
     "image": tuple(one.name for one in IMAGE_BENCHMARKS),
     "video": tuple(one.name for one in VIDEO_BENCHMARKS),
+    "video_extra": tuple(one.name for one in EXTRA_VIDEO_BENCHMARKS),
 }
 """Names that stand for several benchmarks."""
 

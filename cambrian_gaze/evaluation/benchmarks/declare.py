@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 PROTOCOLS = ("cambrian", "official")
-"""`cambrian`: the parent's own rules, with which the paper's tables were made. `official`: the benchmark's."""
+"""`cambrian`: the parent's own prompts and rules, with which the paper's tables were made. `official`: the benchmark's;
+`docs/evaluation.md` tells which, column by column."""
 
 Row = Mapping[str, Any]
 Score = float | None
@@ -37,6 +38,18 @@ class Source:
     """One file of the repository, where it has no configurations."""
     revision: str = "main"
     """Branch, tag or commit on the hub. Results name the commit that was read."""
+    formerly: tuple[Source, ...] = ()
+    """Where the same rows lay before they moved. Tried in order after this one, on the hub and in local copies."""
+
+    @property
+    def places(self) -> tuple[Source, ...]:
+        """This one, then where the rows lay before."""
+        return (self, *self.formerly)
+
+
+def moved(old: str, new: str, *where: Any, **more: Any) -> Source:
+    """A source whose repository has another owner or name now; `old` is still accepted."""
+    return Source(new, *where, **more, formerly=(Source(old, *where, **more),))
 
 
 @dataclass(frozen=True)
@@ -80,6 +93,8 @@ class Benchmark:
     """Rows of the split."""
     samples: int | None
     """Rows that `keep` leaves; None: not known."""
+    spellings: Mapping[str, str] = field(default_factory=dict)
+    """Other spellings of fields that are in use → the field."""
     identity: Callable[[Row, int], str] = lambda row, number: str(number)
     """(row, place in the split) → id, unique in the benchmark."""
     group: Callable[[Row], str] | None = None
@@ -125,6 +140,11 @@ def with_picture(row: Row, text: str, name: str = "image") -> list[Part]:
     return [text] if row[name] is None else [picture(row, name), "\n" + text]
 
 
+def film(path: str, text: str, **clip: Any) -> list[Part]:
+    """`<video>`, a new line, the text."""
+    return [Film(path, clip), "\n" + text]
+
+
 def absent(value: Any) -> bool:
     """Whether a cell holds nothing: None, not-a-number, "", "nan" (as some exports spell it)."""
     return value is None or value != value or (isinstance(value, str) and value.strip().lower() in ("", "nan"))
@@ -143,3 +163,8 @@ def lettered(options: list[str] | tuple[str, ...]) -> dict[str, str]:
 def option_lines(options: Mapping[str, str], mark: str = "{}. {}") -> str:
     """Options as lines, each after a line break."""
     return "".join("\n" + mark.format(letter, text) for letter, text in options.items())
+
+
+def stripped(options: list[str]) -> dict[str, str]:
+    """Options written "A. …" by letter."""
+    return {letter: text.split(".", 1)[-1].strip() for letter, text in lettered(options).items()}

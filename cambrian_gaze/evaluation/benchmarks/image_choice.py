@@ -27,6 +27,7 @@ from cambrian_gaze.evaluation.benchmarks.declare import (
     both,
     letter,
     lettered,
+    moved,
     option_lines,
     picture,
     with_picture,
@@ -46,6 +47,8 @@ def _mmbench_options(row: Row) -> dict[str, str]:
 def _mmbench(language: str, suffix: str, score: Callable[..., Score], **more: Any) -> Benchmark:
     """`suffix` ends the question; `score` is that of the protocol `cambrian`."""
 
+    former = Source(f"lmms-lab/MMBench_{language}", "dev")
+
     def ask(row: Row, protocol: str) -> list[Part]:
         hint = "" if absent(row["hint"]) else f"{row['hint']}\n"
         return with_picture(row, hint + row["question"] + " Options:" + option_lines(_mmbench_options(row)) + suffix)
@@ -53,7 +56,7 @@ def _mmbench(language: str, suffix: str, score: Callable[..., Score], **more: An
     return Benchmark(
         name=f"mmbench_{language.lower()}",
         title=f"MMBench-{language}",
-        source=Source(f"lmms-lab/MMBench_{language}", "dev"),
+        source=Source("lmms-lab-encoder/MMBench", "dev", language.lower(), formerly=(former,)),
         fields={"index": NUMBER, "question": TEXT, "hint": ANY, "answer": TEXT, "image": IMAGE}
         | dict.fromkeys("ABCD", ANY),
         rows=4329,
@@ -98,7 +101,8 @@ def _mmmu(row: Row, protocol: str) -> list[Part]:
     choice = row["question_type"] == "multiple-choice"
     text = row["question"] + (" Options:" + option_lines(_mmmu_options(row)) + LETTER if choice else WORD)
     if protocol == "cambrian":
-        return with_picture(row, re.sub(r"<image \d+>", "", text).strip(), "image_1")
+        # The parent strips the prompt, not the question: what stood after a mark at its head keeps its blank.
+        return with_picture(row, re.sub(r"<image \d+>", "", text).rstrip(), "image_1")
     shown = [n for n in range(1, 8) if row[f"image_{n}"] is not None]
     pieces = re.split(r"<image (\d+)>", text)
     named = {int(number) for number in pieces[1::2]}
@@ -116,6 +120,8 @@ def _mmmu_target(row: Row, protocol: str) -> dict[str, Any]:
     if row["question_type"] == "multiple-choice":
         return {"answer": row["answer"], "options": _mmmu_options(row)}
     truth = row["answer"]
+    if protocol == "cambrian":
+        return {"answer": truth, "options": {}}  # a list of answers is compared as it is spelt
     several = ast.literal_eval(truth) if truth.startswith("[") else [truth]
     return {"answer": [str(one) for one in several], "options": {}}
 
@@ -148,6 +154,7 @@ MMVP = Benchmark(
     rows=300,
     samples=300,
     identity=lambda row, number: str(row["Index"]),
+    spellings={"lndex": "Index"},
     group=lambda row: str((row["Index"] - 1) // 2),
     group_size=2,
     figures=("all",),
@@ -159,7 +166,7 @@ MMVP = Benchmark(
 REALWORLDQA = Benchmark(
     name="realworldqa",
     title="RealWorldQA",
-    source=Source("lmms-lab/RealWorldQA", "test"),
+    source=moved("lmms-lab/RealWorldQA", "lmms-lab-encoder/RealWorldQA", "test"),
     fields={"image": IMAGE, "question": TEXT, "answer": TEXT},
     rows=765,
     samples=765,
@@ -191,7 +198,7 @@ SQA = Benchmark(
 MMMU = Benchmark(
     name="mmmu_val",
     title="MMMU-val",
-    source=Source("lmms-lab/MMMU", "validation"),
+    source=moved("lmms-lab/MMMU", "lmms-lab-encoder/MMMU", "validation"),
     fields={"id": TEXT, "question": TEXT, "options": TEXT, "answer": TEXT, "question_type": TEXT, "image_1": IMAGE}
     | {f"image_{n}": ANY for n in range(2, 8)},
     rows=900,

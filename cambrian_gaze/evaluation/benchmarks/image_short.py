@@ -20,6 +20,7 @@ from cambrian_gaze.evaluation.benchmarks.declare import (
     Source,
     both,
     lettered,
+    moved,
     with_picture,
 )
 from cambrian_gaze.evaluation.scorers import exact, mathvista, numbers, vqa
@@ -27,6 +28,7 @@ from cambrian_gaze.evaluation.scorers import exact, mathvista, numbers, vqa
 REASON = "\nFirst show your reasoning process and then give the final answer."
 PERCEPTION = frozenset("existence count position color posters celebrity scene landmark artwork OCR".split())
 """Categories of MME-P."""
+GQA_NAMES = ("lmms-lab/GQA", "lmms-lab-encoder/GQA")
 
 
 def _mme(row: Row, protocol: str) -> list[Part]:
@@ -49,11 +51,17 @@ def _mathvista_target(row: Row, protocol: str) -> dict[str, Any]:
     return {"answer": answer, "options": options, "type": row["answer_type"], "precision": row["precision"]}
 
 
+def _textvqa(row: Row, protocol: str) -> list[Part]:
+    tokens = "".join(f"{', ' if place else ' '}{token}" for place, token in enumerate(row["ocr_tokens"]))
+    reference = f"\nReference OCR tokens:{tokens}" if protocol == "cambrian" else ""
+    return with_picture(row, row["question"] + reference + WORD)
+
+
 MME = Benchmark(
     name="mme",
     title="MME-P",
     column="mme_p",
-    source=Source("lmms-lab/MME", "test"),
+    source=moved("lmms-lab/MME", "lmms-lab-encoder/MME", "test"),
     fields={"question_id": TEXT, "image": IMAGE, "question": TEXT, "answer": TEXT, "category": TEXT},
     rows=2374,
     samples=2114,
@@ -73,8 +81,8 @@ MME = Benchmark(
 GQA = Benchmark(
     name="gqa",
     title="GQA",
-    source=Source("lmms-lab/GQA", "testdev", "testdev_balanced_instructions"),
-    join=("imageId", Source("lmms-lab/GQA", "testdev", "testdev_balanced_images"), "id"),
+    source=moved(*GQA_NAMES, "testdev", "testdev_balanced_instructions"),
+    join=("imageId", moved(*GQA_NAMES, "testdev", "testdev_balanced_images"), "id"),
     fields={"id": TEXT, "imageId": TEXT, "image": IMAGE, "question": TEXT, "answer": TEXT},
     rows=12578,
     samples=12578,
@@ -105,7 +113,7 @@ MATHVISTA = Benchmark(
 CHARTQA = Benchmark(
     name="chartqa",
     title="ChartQA",
-    source=Source("lmms-lab/ChartQA", "test"),
+    source=moved("lmms-lab/ChartQA", "lmms-lab-encoder/ChartQA", "test"),
     fields={"image": IMAGE, "question": TEXT, "answer": TEXT},
     rows=2500,
     samples=2500,
@@ -134,7 +142,7 @@ OCRBENCH = Benchmark(
 TEXTVQA = Benchmark(
     name="textvqa",
     title="TextVQA",
-    source=Source("lmms-lab/textvqa", "validation"),
+    source=moved("lmms-lab/textvqa", "lmms-lab-encoder/textvqa", "validation"),
     fields={
         "question_id": NUMBER, "image_id": TEXT, "image": IMAGE, "question": TEXT, "answers": LIST, "ocr_tokens": LIST,
     },
@@ -142,12 +150,7 @@ TEXTVQA = Benchmark(
     samples=5000,
     identity=lambda row, number: str(row["question_id"]),
     group=lambda row: row["image_id"],
-    ask=lambda row, protocol: with_picture(
-        row,
-        row["question"]
-        + (f"\nReference OCR tokens: {', '.join(row['ocr_tokens'])}" if protocol == "cambrian" else "")
-        + WORD,
-    ),
+    ask=_textvqa,
     target=lambda row, protocol: {"answer": list(row["answers"])},
     score=both(vqa.textvqa),
 )  # fmt: skip

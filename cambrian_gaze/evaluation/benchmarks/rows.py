@@ -9,11 +9,11 @@ from __future__ import annotations
 import hashlib
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
+from PIL import Image, ImageOps
 
 from cambrian_gaze.data.media import MediaError, load_image, to_rgb
 from cambrian_gaze.data.video import FrameSampling, load_frames
@@ -31,19 +31,17 @@ class Rows:
     """
 
     def __init__(self, benchmark: Benchmark, data_root: str | Path | None = None) -> None:
-        source = benchmark.source
         self.benchmark = benchmark
-        self.folder = None if data_root is None else Path(data_root) / source.dataset
-        configs = source.config if isinstance(source.config, tuple) else (source.config,)
-        self._parts = [(config, _read(source, config, self.folder)) for config in configs]
+        root = None if data_root is None else Path(data_root)
+        place, self._parts, self._joined = _first_place(benchmark, root)
+        self.source = benchmark.source.places[place]
+        """The one of the source's places that was read."""
+        self.folder = _folder(self.source, root)
         self._digests: dict[Path, str] = {}
-        self._joined: Any = None
-        if benchmark.join is not None:
-            _, other, key = benchmark.join
-            self._joined = _read(other, other.config, self.folder)
-            self._places = {value: place for place, value in enumerate(self._joined[key])}
+        if self._joined is not None:
+            self._places = {value: place for place, value in enumerate(self._joined[benchmark.join[2]])}
         read = [*(part for _, part in self._parts), *([] if self._joined is None else [self._joined])]
-        self.revision = _revision(source, self.folder, read)
+        self.revision = _revision(self.source, self.folder, read)
         """The commit that was read, or "local" where a local copy does not say."""
 
     def __len__(self) -> int:
@@ -97,7 +95,7 @@ class Rows:
         try:
             with Image.open(io.BytesIO(medium.data)) as image:
                 image.load()
-                return to_rgb(image)
+                return to_rgb(_without_alpha(image))
         except MediaError:
             raise
         except Exception as error:  # decoders raise almost any type on damaged data
@@ -108,7 +106,7 @@ class Rows:
 
         Raises: MediaError where it is not there.
         """
-        dataset = self.benchmark.source.dataset
+        dataset = self.source.dataset
         if self.folder is not None:
             path = self.folder / name
             if not path.exists():
@@ -119,18 +117,44 @@ class Rows:
             raise MediaError(f"the videos of {self.benchmark.name} are read from a local copy only", remedy)
         from huggingface_hub import hf_hub_download
 
-        revision = self.revision if _COMMIT.fullmatch(self.revision) else self.benchmark.source.revision
+        revision = self.revision if _COMMIT.fullmatch(self.revision) else self.source.revision
         return Path(hf_hub_download(dataset, name, repo_type="dataset", revision=revision))
 
 
-def _read(source: Source, config: str | None, folder: Path | None) -> Any:
+def _folder(source: Source, root: Path | None) -> Path | None:
+    return None if root is None else root / source.dataset
+
+
+def _first_place(benchmark: Benchmark, root: Path | None) -> tuple[int, list[tuple[str | None, Any]], Any]:
+    """The first of the source's places that can be read: its number, its parts by configuration, the joined rows.
+
+    Raises: ValueError with what was wrong with each.
+    """
+    errors: list[str] = []
+    for number, source in enumerate(benchmark.source.places):
+        folder = _folder(source, root)
+        if folder is not None and not folder.is_dir():
+            continue
+        configs = source.config if isinstance(source.config, tuple) else (source.config,)
+        try:
+            parts = [(config, _read(source, config, folder, benchmark.spellings)) for config in configs]
+            other = None if benchmark.join is None else benchmark.join[1].places[number]
+            return number, parts, None if other is None else _read(other, other.config, folder, {})
+        except ValueError as error:
+            errors.append(str(error))
+    if errors:
+        raise ValueError("; ".join(errors))
+    first, *before = dict.fromkeys(source.dataset for source in benchmark.source.places)
+    names = first + (f" ({' or '.join(before)} will do)" if before else "")
+    raise ValueError(
+        f"there is no local copy of {names} in {root / first}; make one with: hf download {first} "
+        f"--repo-type dataset --local-dir {root / first}"
+    )
+
+
+def _read(source: Source, config: str | None, folder: Path | None, spellings: Mapping[str, str]) -> Any:
     datasets = require("datasets", extra="data")
     where = source.dataset if folder is None else str(folder)
-    if folder is not None and not folder.is_dir():
-        raise ValueError(
-            f"there is no local copy of {source.dataset} in {folder}; make one with: hf download {source.dataset} "
-            f"--repo-type dataset --local-dir {folder}"
-        )
     try:
         part = datasets.load_dataset(
             where,
@@ -145,7 +169,19 @@ def _read(source: Source, config: str | None, folder: Path | None) -> Any:
     for name, feature in part.features.items():
         if isinstance(feature, datasets.Image):
             part = part.cast_column(name, datasets.Image(decode=False))
+    for other, name in spellings.items():
+        if other in part.column_names and name not in part.column_names:
+            part = part.rename_column(other, name)
     return part
+
+
+def _without_alpha(image: Image.Image) -> Image.Image:
+    """As `convert("RGB")` has it, which the upstream evaluations call: transparency is dropped, not put on white."""
+    image = ImageOps.exif_transpose(image)
+    if image.has_transparency_data:
+        image = image.convert("RGB")
+        image.info.pop("transparency", None)
+    return image
 
 
 def _revision(source: Source, folder: Path | None, parts: list[Any]) -> str:

@@ -52,7 +52,7 @@ class CambrianGaze(_lmms):
         fps: float = 1.0,
         max_frames: int = 64,
         video_force_sample: bool = False,
-        video_backend: str = "decord",
+        video_backend: str = "auto",
         video_timeout: float = 120.0,
         journal: str | None = None,
         system: str | None = None,

@@ -64,9 +64,9 @@ def cambrian_science(answer: str, target: Target) -> float:
 
 
 def official_science(answer: str, target: Target) -> float:
-    """Only "X", or "X. …" (ScienceQA)."""
+    """Only "X" in either case, or "X." and whatever follows (ScienceQA)."""
     text = answer.strip()
-    return float(text[:1].upper() == target["answer"] and (len(text) == 1 or text[1:3] == ". "))
+    return float(text.upper() == target["answer"] or text[:2] == f"{target['answer']}.")
 
 
 def option_letter(answer: str, options: Mapping[str, str]) -> str | None:

@@ -23,9 +23,10 @@ def official_exact(answer: str, target: Target) -> float:
 
 
 def official_yes_no(answer: str, target: Target) -> float | None:
-    """ "yes", or else "no", in the first four characters (MME); None where there is neither."""
-    head = answer.strip().lower()[:4]
-    said = "yes" if "yes" in head else "no" if "no" in head else None
+    """A lone "y" or "n", else "yes", or else "no", in the first four characters, full stops gone (MME); None where
+    there is neither."""
+    text = answer.strip().lower().replace(".", "")
+    said = {"y": "yes", "n": "no"}.get(text) or next((word for word in ("yes", "no") if word in text[:4]), None)
     return None if said is None else float(said == target["answer"].lower())
 
 

@@ -1,7 +1,7 @@
 """MMMU: the parent's rule and the benchmark's own parser, less its random guess: undecided is undecided.
 
-A target holds `answer` (a letter; for open questions a list of accepted texts) and `options` (letter → text; empty for
-open questions).
+A target holds `answer` (a letter; for open questions a list of accepted texts, or under the parent's rule the one text)
+and `options` (letter → text; empty for open questions).
 """
 
 from __future__ import annotations
@@ -28,11 +28,10 @@ LONG_ANSWER = 5
 
 
 def cambrian_mmmu(answer: str, target: Target) -> float:
-    """Multiple choice by `mcq1`; open questions exact, or within 5 %."""
+    """Multiple choice by `mcq1`; open questions exact, or within 5 %. A list of answers is one text: as it is spelt."""
     if target["options"]:
         return float(mcq1(answer) == target["answer"].lower())
-    given = after_prefixes(answer).rstrip(".")
-    return max(exact_or_near(given, truth.lower()) for truth in target["answer"])
+    return exact_or_near(after_prefixes(answer).rstrip("."), target["answer"].lower())
 
 
 def official_mmmu(answer: str, target: Target) -> float | None:

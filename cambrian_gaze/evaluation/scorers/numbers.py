@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -23,6 +24,41 @@ def number(text: str) -> float | None:
     return value if math.isfinite(value) else None
 
 
+NUMBER_WORDS = {
+    word: value
+    for value, word in enumerate(
+        "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen "
+        "seventeen eighteen nineteen".split()
+    )
+} | {
+    word: 10 * tens for tens, word in enumerate("twenty thirty forty fifty sixty seventy eighty ninety".split(), 2)
+} | {"hundred": 100, "thousand": 1000}
+_FIGURES = re.compile(r"-?\d+(?:\.\d+)?")
+
+
+def first_number(text: str) -> float | None:
+    """The first number of a text, in figures or in English words ("twenty-one", "two hundred and five"); None where
+    there is none. As in VSI-Bench's evaluation of lmms-eval 0.7.3."""
+    text = text.lower()
+    figures = _FIGURES.search(text)
+    words = [match for match in re.finditer(r"[a-z]+", text)]
+    start = next((place for place, match in enumerate(words) if match[0] in NUMBER_WORDS), None)
+    if start is None or (figures is not None and figures.start() < words[start].start()):
+        return None if figures is None else float(figures[0])
+    total = current = 0
+    for match in words[start:]:
+        if match[0] == "and":
+            continue
+        if match[0] not in NUMBER_WORDS:
+            break
+        value = NUMBER_WORDS[match[0]]
+        if value == 1000:
+            total, current = total + 1000 * max(current, 1), 0
+        else:
+            current = 100 * max(current, 1) if value == 100 else current + value
+    return float(total + current)
+
+
 def near(given: float, truth: float) -> bool:
     """|given - truth| is at most 5 % of |truth|."""
     return abs(given - truth) <= TOLERANCE * abs(truth)
@@ -35,12 +71,12 @@ def exact_or_near(given: str, truth: str) -> float:
 
 
 def cambrian_relaxed(answer: str, target: Target) -> float:
-    """Both numbers: within 5 %; else equal in lower case, final full stops gone."""
-    given, truth = answer.strip().lower().rstrip("."), str(target["answer"]).strip().lower()
-    a, b = number(given), number(truth)
-    if a is not None and b is not None:
-        return float(near(a, b))
-    return float(given == truth)
+    """Both numbers: within 5 %; else equal in lower case. A final full stop counts, unless it ends a number."""
+    given, truth = answer.strip().lower(), str(target["answer"]).lower()
+    try:
+        return float(near(float(given), float(truth)))  # not a number is near nothing
+    except ValueError:
+        return float(given == truth)
 
 
 def official_relaxed(answer: str, target: Target) -> float:
@@ -53,10 +89,11 @@ def official_relaxed(answer: str, target: Target) -> float:
 
 
 def _percent(text: str) -> float | None:
-    if text.endswith("%"):
-        value = number(text.rstrip("%"))
-        return None if value is None else value / 100
-    return number(text)
+    """A number, divided by 100 where "%" ends it; not a number ("nan") is one too, and near nothing."""
+    try:
+        return float(text.rstrip("%")) / 100 if text.endswith("%") else float(text)
+    except ValueError:
+        return None
 
 
 def mean_relative_accuracy(given: float, truth: float) -> float:

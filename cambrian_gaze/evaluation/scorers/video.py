@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from cambrian_gaze.evaluation.scorers.choices import option_letter
-from cambrian_gaze.evaluation.scorers.numbers import mean_relative_accuracy, number
+from cambrian_gaze.evaluation.scorers.numbers import first_number, mean_relative_accuracy, number
 
 Target = Mapping[str, Any]
 
@@ -31,17 +31,18 @@ def first_letter(answer: str, target: Target) -> float | None:
     text = answer.strip()
     for prefix in PREFIXES:
         text = re.sub(rf"^{re.escape(prefix)}\s*:?\s*", "", text, flags=re.IGNORECASE)
-    return _judged(re.search(rf"\b([{_letters(target)}])\b", text), target)
+    return _standing_alone(text, target)
 
 
 def lone_letter(answer: str, target: Target) -> float | None:
     """The first letter between word borders (PerceptionTest, EgoSchema)."""
-    return _judged(re.search(rf"\b([{_letters(target)}])\b", answer), target)
+    return _standing_alone(answer, target)
 
 
 def named_option(answer: str, target: Target) -> float | None:
     """A letter at the start, "B", "(B)" or "B.", or else the one option that the answer names (MVBench)."""
-    start = re.match(rf"\s*\(?([{_letters(target)}])(?:[).:,\s]|$)", answer)
+    letters = "".join(target["options"])
+    start = re.match(rf"\s*\(?([{letters}])(?:[).:,\s]|$)", answer) if letters else None
     if start:
         return float(start[1] == target["answer"])
     letter = option_letter(answer, target["options"])
@@ -49,7 +50,8 @@ def named_option(answer: str, target: Target) -> float | None:
 
 
 def vsi(answer: str, target: Target) -> float | None:
-    """Multiple choice: the first token is the letter. Numbers: mean relative accuracy of the first token."""
+    """Multiple choice: the first token is the letter. Numbers: mean relative accuracy of the first token,
+    in figures or words."""
     tokens = answer.split()
     if not tokens:
         return None
@@ -57,14 +59,14 @@ def vsi(answer: str, target: Target) -> float | None:
     if target["options"]:
         return float(first.lower() == target["answer"].lower())
     given, truth = number(first), number(target["answer"])
+    given = first_number(first) if given is None else given
     if truth is None:
         raise ValueError(f"the truth of a numeric question is {target['answer']!r}, which is no number")
     return None if given is None else mean_relative_accuracy(given, truth)
 
 
-def _letters(target: Target) -> str:
-    return "".join(target["options"])
-
-
-def _judged(match: re.Match[str] | None, target: Target) -> float | None:
+def _standing_alone(text: str, target: Target) -> float | None:
+    """The first option letter between word borders; None where there is none, or no options were found."""
+    letters = "".join(target["options"])
+    match = re.search(rf"\b([{letters}])\b", text) if letters else None
     return None if match is None else float(match[1] == target["answer"])

@@ -65,6 +65,9 @@ def asked(root: Path, name: str, protocol: str, number: int = 0) -> str:
 
 L = "\nAnswer with the option's letter from the given choices directly."
 W = "\nAnswer the question using a single word or phrase."
+LONG = "<video>\nWhen?\nA. one\nB. two\nC. three"
+NEXT = "<video>\nwhat did the man do" + "".join(f"\n{letter}. {n} things" for n, letter in enumerate("ABCDE"))
+MOVES = "<video>\nWhat is he doing?\nA. sitting\nB. running"
 
 
 @pytest.mark.parametrize(
@@ -92,10 +95,10 @@ W = "\nAnswer the question using a single word or phrase."
         (
             "mmmu_val",
             3,
-            "<image>\nand : which? Options:\nA. 3 m\nB. Newton's law" + L,
+            "<image>\n and : which? Options:\nA. 3 m\nB. Newton's law" + L,
             "<image> and <image>: which? Options:\nA. 3 m\nB. Newton's law" + L,
         ),
-        ("mmmu_val", 2, "<image>\nHow many?" + W, "<image> How many?" + W),
+        ("mmmu_val", 2, "<image>\n How many?" + W, "<image> How many?" + W),
         (
             "mathvista",
             0,
@@ -105,8 +108,35 @@ W = "\nAnswer the question using a single word or phrase."
         ("mathvista", 2, "<image>\nQuestion 3?" + W, None),
         ("chartqa", 0, "<image>\nHow much?\nAnswer the question using a single number or phrase.", None),
         ("ocrbench", 0, "<image>\nWhat is written?\nGive the short answer directly.", "<image>\nWhat is written?"),
+        ("textvqa", 0, "<image>\nWhat brand?\nReference OCR tokens:" + W, "<image>\nWhat brand?" + W),
         ("textvqa", 2, "<image>\nWhat brand?\nReference OCR tokens: NOKIA, 3310" + W, "<image>\nWhat brand?" + W),
-        ("videomme", 0, "<video>\nWhat?\nA. one\nB. two\nC. three\nD. four" + L, None),
+        (
+            "videomme",
+            0,
+            "<video>\nWhat?\nA. one\nB. two\nC. three\nD. four" + L,
+            "<video>\nSelect the best answer to the following multiple-choice question based on the video and the "
+            "subtitles. Respond with only the letter (A, B, C, or D) of the correct option.\nWhat?\nA. one\nB. two\n"
+            "C. three\nD. four\n" + L,
+        ),
+        (
+            "mlvu",
+            0,
+            "<video>\nHow many?\n(A) 1\n(B) 2\n(C) 3\n(D) 4" + L,
+            "<video>\nHow many?\n(A) 1\n(B) 2\n(C) 3\n(D) 4\nOnly give the best option.\nBest option: (",
+        ),
+        ("egoschema", 0, "<video>\nWhat does c do?\nA. one\nB. two\nC. three\nD. four\nE. five" + L, None),
+        ("longvideobench", 0, "<video>\nWhen?\nA. one\nB. two\nC. three" + L, LONG + L + "\n"),
+        ("nextqa", 0, NEXT + L, NEXT),
+        ("tempcompass", 1, MOVES + "\nPlease directly give the best option:", None),
+        ("tempcompass", 2, "<video>\nIs he running?\nPlease answer yes or no:", None),
+        ("tempcompass_captioning", 0, "<video>\nGenerated Caption:", None),
+        (
+            "mvbench",
+            0,
+            "<video>\nWhat?\nA. one\nB. two\nC. three" + L,
+            "<video>\nQuestion:What?\nOption:\n(A) one\n(B) two\n(C) three\nOnly give the best option.\n",
+        ),
+        ("perceptiontest", 0, "<video>\nWhich?\nA. one\nB. two\nC. three" + L, None),
         (
             "vsibench",
             3,

@@ -1,9 +1,11 @@
 """Rows and media from a local copy."""
 
+import io
 import shutil
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from cambrian_gaze.data.media import MediaError
 from cambrian_gaze.data.video import FrameSampling
@@ -49,7 +51,7 @@ def test_a_file_of_the_hub_cache_may_be_a_link(data_root: Path, tmp_path: Path) 
 
 
 def test_what_is_missing_is_named(data_root: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="hf download lmms-lab/MME --repo-type dataset"):
+    with pytest.raises(ValueError, match="hf download lmms-lab-encoder/MME --repo-type"):
         Rows(BENCHMARKS["mme"], tmp_path)
     (tmp_path / "lmms-lab" / "MME").mkdir(parents=True)
     with pytest.raises(ValueError, match="cannot read .*split test"):
@@ -59,6 +61,70 @@ def test_what_is_missing_is_named(data_root: Path, tmp_path: Path) -> None:
         rows.load(Film("gone.mp4"), FrameSampling())
     with pytest.raises(MediaError, match="4 bytes cannot be decoded"):
         rows.load(Picture(data=b"junk"), FrameSampling())
+
+
+def test_a_repository_is_found_by_its_new_name_and_its_old_one(data_root: Path, tmp_path: Path) -> None:
+    """lmms-lab's sets have other owners since; lmms-eval 0.7.3 names the new ones in its task files."""
+    old = Rows(BENCHMARKS["gqa"], data_root)
+    assert old.source.dataset == "lmms-lab/GQA" and old.folder == data_root / "lmms-lab" / "GQA"
+    shutil.copytree(old.folder, tmp_path / "lmms-lab-encoder" / "GQA")
+    new = Rows(BENCHMARKS["gqa"], tmp_path)
+    assert new.source.dataset == "lmms-lab-encoder/GQA" and list(new) == list(old)
+    owners = {one.source.dataset.split("/")[0] for one in BENCHMARKS.values()}
+    assert {"lmms-lab-encoder", "lmms-eval"} < owners and "lmms-lab" not in owners
+
+
+def test_on_the_hub_the_old_name_is_asked_when_the_new_one_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    asked = []
+
+    def load_dataset(path: str, config: str | None, **options: object) -> datasets.Dataset:
+        asked.append((path, config))
+        if path != "lmms-lab/MMBench_EN":
+            raise FileNotFoundError(path)
+        return datasets.Dataset.from_list([{"index": 1}])
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    rows = Rows(BENCHMARKS["mmbench_en"])
+    assert asked == [("lmms-lab-encoder/MMBench", "en"), ("lmms-lab/MMBench_EN", None)]
+    assert rows.source.dataset == "lmms-lab/MMBench_EN"
+    with pytest.raises(ValueError, match="cannot read lmms-lab-encoder/MMBench, .*cn.*; .* lmms-lab/MMBench_CN"):
+        Rows(BENCHMARKS["mmbench_cn"])
+
+
+def test_vsi_bench_has_configurations_or_had_none(data_root: Path, tmp_path: Path) -> None:
+    """`full` beside `debiased`, as lmms-eval's `vsibench.yaml` names it; copies of before have none."""
+    assert Rows(BENCHMARKS["vsibench"], data_root).source.config == "full"
+    folder = tmp_path / "nyu-visionx" / "VSI-Bench"
+    folder.mkdir(parents=True)
+    parquet = "test-00000-of-00001.parquet"
+    shutil.copy(data_root / "nyu-visionx" / "VSI-Bench" / "full" / parquet, folder / parquet)
+    rows = Rows(BENCHMARKS["vsibench"], tmp_path)
+    assert rows.source.config is None and len(rows) == 4
+
+
+def test_both_spellings_of_mmvps_column(data_root: Path, tmp_path: Path) -> None:
+    """The parent's `mmvp_eval.py` skips a head line that begins with "lndex" as well as one with "Index"."""
+    copy = shutil.copytree(data_root / "MMVP" / "MMVP", tmp_path / "MMVP" / "MMVP")
+    text = (copy / "Questions.csv").read_text()
+    (copy / "Questions.csv").write_text(text.replace("Index,", "lndex,"))
+    rows = Rows(BENCHMARKS["mmvp"], tmp_path)
+    assert list(rows) == list(Rows(BENCHMARKS["mmvp"], data_root)) and "lndex" not in rows.columns
+
+
+def test_transparency_is_dropped_as_convert_rgb_does(data_root: Path) -> None:
+    """`convert("RGB")` in the parent's and in lmms-eval's evaluations: the colours below stay, white does not come."""
+    rows = Rows(BENCHMARKS["mme"], data_root)
+    for mode in ("RGBA", "P"):
+        image = Image.new("RGBA", (2, 1), (200, 10, 30, 0)).convert(mode)
+        if mode == "P":
+            image.info["transparency"] = image.getpixel((0, 0))
+        buffer = io.BytesIO()
+        image.save(buffer, "PNG")
+        with Image.open(io.BytesIO(buffer.getvalue())) as read:
+            expected = read.convert("RGB").getpixel((0, 0))
+        assert rows.load(Picture(buffer.getvalue()), FrameSampling()).getpixel((0, 0)) == expected != (255, 255, 255)
 
 
 def test_the_commit_of_a_local_copy_is_its_revision(data_root: Path, tmp_path: Path) -> None:

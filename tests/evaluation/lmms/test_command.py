@@ -66,4 +66,4 @@ def test_failure_is_an_exit_status(model_folder, data_root, tmp_path):
     done = run(command(model_folder, tmp_path, options), tmp_path, data_root)
     assert done.returncode == 1
     assert "lmms-eval failed (no results of cambrian_gaze_mme)" in done.stdout
-    assert "there is no local copy of lmms-lab/MME" in done.stdout
+    assert "there is no local copy of lmms-lab-encoder/MME" in done.stdout

@@ -52,10 +52,15 @@ def test_first_token(answer: str, right: float) -> None:
         ("B) x", 0, 0),
         ("The answer is B.", 1, 0),
         ("Bad", 0, 0),
+        ("B.", 1, 1),
+        ("B.a green tree", 1, 1),
+        ("b", 1, 1),
+        ("b.", 1, 0),
         ("", 0, 0),
     ],
 )
 def test_science(answer: str, cambrian: float, official: float) -> None:
+    """Parent: `scienceqa_test.py`; official: `sqa_process_results` of lmms-eval 0.7.3."""
     assert choices.cambrian_science(answer, B) == cambrian
     assert choices.official_science(answer, B) == official
 

@@ -18,9 +18,10 @@ def test_gqa(answer: str, gold: str, cambrian: float, official: float) -> None:
 @pytest.mark.parametrize(
     ("answer", "cambrian", "official"),
     [("Yes", 1, 1), ("yes.", 1, 1), ("Yes, it is", 0, 1), ("No", 0, 0), ("No, yes", 0, 0), ("I say yes", 0, None),
-     ("", 0, None)],
+     ("y", 0, 1), ("Y.", 0, 1), ("n", 0, 0), ("ye", 0, None), ("...yes", 0, 1), ("", 0, None)],
 )  # fmt: skip
 def test_mme(answer: str, cambrian: float, official: float | None) -> None:
+    """Official: `parse_pred_ans` of lmms-eval 0.7.3."""
     assert exact.cambrian_exact(answer, {"answer": "Yes"}) == cambrian
     assert exact.official_yes_no(answer, {"answer": "Yes"}) == official
 

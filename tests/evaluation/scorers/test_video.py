@@ -36,12 +36,18 @@ def test_letters(answer: str, first: float | None, lone: float | None, named: fl
         ("9 chairs", NUMBER, 0.9),
         ("14", NUMBER, 0.3),
         ("5.", NUMBER, 0.1),
-        ("nine", NUMBER, None),
+        ("nine", NUMBER, 0.9),
         ("", NUMBER, None),
     ],
 )
 def test_vsi(answer: str, target: dict, expected: float | None) -> None:
     assert video.vsi(answer, target) == (None if expected is None else pytest.approx(expected))
+
+
+@pytest.mark.parametrize("score", [video.first_letter, video.lone_letter, video.named_option])
+def test_without_options_nothing_can_be_decided(score) -> None:
+    """MLVU's options stand in its question; where none could be read there, the answer is undecided."""
+    assert score("A", {"answer": "A", "options": {}}) is None
 
 
 def test_a_truth_that_is_no_number_is_an_error() -> None:
