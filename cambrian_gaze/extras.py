@@ -14,6 +14,7 @@ EXTRA_MODULES: dict[str, tuple[str, ...]] = {
     "peft": ("peft",),
     "quant": ("torchao", "bitsandbytes"),
     "lmms": ("lmms_eval",),
+    "serve": ("starlette", "uvicorn"),
     "wandb": ("wandb",),
     "flash": ("flash_attn",),
     "routing": ("pycocotools",),

@@ -18,7 +18,7 @@ from cambrian_gaze.gaze.config import GazeConfig, RegionBudget
 from cambrian_gaze.gaze.derive import derive_layout
 from cambrian_gaze.gaze.layout import IMAGE, TokenLayout
 from cambrian_gaze.gaze.routing import as_mask, regions_kept
-from cambrian_gaze.gaze.visibility import regions_offered, routable, structure
+from cambrian_gaze.gaze.visibility import routable, structure
 
 SIDE, REGION = 24, (1, 6, 6)
 DENSE_FORMS = ("enable_gqa", "repeated KV")
@@ -62,6 +62,10 @@ class Case:
     @cached_property
     def layout(self) -> TokenLayout:
         """Of the whole sample, on the device."""
+        return self.derive()
+
+    def derive(self) -> TokenLayout:
+        """`layout`, afresh."""
         frames, lead = self.visual // SIDE**2, min(16, self.text // 2)
         unit = [IMAGE] * SIDE**2 + [3] * self.config.num_context_tokens
         types = torch.tensor([[0] * lead + unit * frames + [0] * (self.text - lead)])
@@ -116,8 +120,7 @@ class Case:
         config = self.config.override(backend=arm)
 
         def once() -> GazeContext:
-            offered = regions_offered(self.layout, config)
-            ctx = GazeContext(config=config, layout=self.layout, key_layout=self.layout, offered=offered)
+            ctx = GazeContext(config=config, layout=self.layout, key_layout=self.layout)
             return prepare(ctx, q.device, q.dtype)
 
         ctx = once()

@@ -11,7 +11,6 @@ from cambrian_gaze.attention import GazeContext, prepare
 from cambrian_gaze.attention.workspace import Workspace
 from cambrian_gaze.gaze.config import GazeConfig
 from cambrian_gaze.gaze.layout import CONTEXT, IMAGE, PAD, TEXT, VISUAL, TokenLayout
-from cambrian_gaze.gaze.visibility import regions_offered
 
 UNIT, REGION = 576, 36
 """Visual tokens of a unit (24 × 24) and of a region (6 × 6)."""
@@ -70,7 +69,6 @@ def step_context(config: GazeConfig, cache: RandomCache) -> GazeContext:
             config=config,
             layout=last,
             key_layout=last,
-            offered=regions_offered(last, config),
             cache=cache,
             reads_cache=True,
             is_step=True,

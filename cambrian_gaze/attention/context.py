@@ -21,7 +21,7 @@ from cambrian_gaze.gaze.config import GazeConfig
 from cambrian_gaze.gaze.descriptors import attention_mass_scores, describe, region_scores
 from cambrian_gaze.gaze.layout import TokenLayout
 from cambrian_gaze.gaze.routing import Pool, as_mask, choose_from, pools
-from cambrian_gaze.gaze.visibility import routing_queries
+from cambrian_gaze.gaze.visibility import less_hidden, regions_offered, routing_queries
 
 
 class LayerPages(Protocol):
@@ -77,12 +77,6 @@ class GazeContext:
     key_layout: TokenLayout
     """Layout of the keys that a backend is handed, in their order."""
 
-    offered: Tensor
-    """bool [B, Q, R]: `visibility.regions_offered`, less those that `hides` some of."""
-
-    hides: bool = False
-    """Whether regions before a query may be withheld from it, so that a budget for all of them is not all of them."""
-
     cache: PagedCache | None = None
     """The gaze cache, already extended by this call's tokens."""
 
@@ -110,13 +104,32 @@ class GazeContext:
     shards: SequenceShards | None = None
     """How the tokens are spread over ranks, under sequence parallelism. The layouts are of all tokens all the same."""
 
+    hidden: Tensor | None = None
+    """bool [B, R], regions that text queries are not offered, although they lie before them."""
+
     prepared: dict[str, Any] = field(default_factory=dict)
     """What the backend derived from the layouts once for all layers."""
 
     @property
+    def offered(self) -> Tensor:
+        """bool [B, Q, R]: `visibility.regions_offered`, less the `hidden`. Where many queries do not route, ask for it
+        of those that do (`of_queries`)."""
+        if "offered" not in self.prepared:
+            offered = regions_offered(self.layout, self.config)
+            if self.hidden is not None:
+                offered = less_hidden(offered, self.hidden, self.layout)
+            self.prepared["offered"] = offered
+        return self.prepared["offered"]
+
+    @property
+    def offered_to_some(self) -> Tensor:
+        """bool [B, R]: the regions that some query of this call is offered."""
+        return self.of_routing_queries()[0].offered.any(1)
+
+    @property
     def keeps_every_region(self) -> bool:
         """Whether the budget covers all regions that there are, so that there is nothing to choose."""
-        return not self.hides and all(pool.most >= self.layout.num_regions for pool in self.pools)
+        return self.hidden is None and all(pool.most >= self.layout.num_regions for pool in self.pools)
 
     @property
     def chooses_in_full(self) -> bool:
@@ -145,7 +158,6 @@ class GazeContext:
         return dataclasses.replace(
             self,
             layout=self.layout.tokens(tokens),
-            offered=take(self.offered),
             rotary=None if self.rotary is None else tuple(take(x.expand(len(tokens), -1, -1)) for x in self.rotary),
             key_rotary=self.rotary,
             recorder=None,

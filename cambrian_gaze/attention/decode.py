@@ -19,7 +19,7 @@ from torch import Tensor
 
 from cambrian_gaze.attention import decode_cpu, decode_native, decode_torch
 from cambrian_gaze.attention.context import GazeContext
-from cambrian_gaze.attention.masked import every_region
+from cambrian_gaze.attention.counted import every_region
 from cambrian_gaze.gaze.layout import CONTEXT, TEXT
 from cambrian_gaze.gaze.visibility import structure
 

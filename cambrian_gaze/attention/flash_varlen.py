@@ -17,11 +17,12 @@ from torch import Tensor
 
 from cambrian_gaze.attention.blocks import PlainBlocks, check_flash_head_size, flash_blocks, flash_refuses
 from cambrian_gaze.attention.context import GazeContext
-from cambrian_gaze.attention.masked import every_region
+from cambrian_gaze.attention.counted import every_region
 from cambrian_gaze.attention.merge import BlockOp, Piece, merged_attention
 from cambrian_gaze.attention.segments import RegionKeys, Tokens, causal_pieces, region_piece, sort_key
 from cambrian_gaze.gaze.config import GazeConfig
 from cambrian_gaze.gaze.layout import CONTEXT, TEXT, VISUAL, TokenLayout
+from cambrian_gaze.gaze.visibility import offered_any
 
 
 def refuses_plainly(config: GazeConfig, device: torch.device, dtype: torch.dtype) -> str | None:
@@ -107,7 +108,7 @@ def _attend(
 
 def _routing(ctx: GazeContext) -> _Routing | None:
     """None where no query has a region to choose from."""
-    where = ctx.offered.any(-1)
+    where = offered_any(ctx.layout, ctx.config)
     width = int(where.sum(1).max()) if ctx.layout.num_regions else 0
     if not width:
         return None

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
 from cambrian_gaze.attention.context import GazeContext
-from cambrian_gaze.attention.masked import at_queries, every_region
+from cambrian_gaze.attention.counted import at_queries, every_region
 from cambrian_gaze.gaze.config import GazeConfig
 from cambrian_gaze.gaze.layout import CONTEXT, TEXT, VISUAL, TokenLayout
 from cambrian_gaze.gaze.routing import as_mask
@@ -117,7 +117,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, ctx: GazeContext, layer: int, scalin
         group = torch.arange(q.shape[1], device=q.device) // (q.shape[1] // selected.shape[1])
         mask, blocks = ctx.prepared["routed"](selected, group), ctx.prepared["routed_blocks"]
         if ctx.recorder is not None:
-            regions = at_queries(regions, rows, q.shape[2])
+            regions = at_queries(regions, ctx.prepared["rows"], q.shape[2])
     else:
         regions, mask, blocks = every_region(ctx), ctx.prepared["seen"], ctx.prepared["dense_blocks"]
     if ctx.recorder is not None:

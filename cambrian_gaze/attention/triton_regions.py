@@ -19,12 +19,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from cambrian_gaze.attention import masked
 from cambrian_gaze.attention.context import GazeContext
+from cambrian_gaze.attention.counted import count_masked
 from cambrian_gaze.attention.triton_plan import Plan, Rows, queries_of_blocks
 from cambrian_gaze.gaze.config import GazeConfig
-from cambrian_gaze.gaze.layout import CONTEXT, VISUAL, TokenLayout
-from cambrian_gaze.gaze.routing import as_mask
+from cambrian_gaze.gaze.layout import CONTEXT, PAD, TokenLayout
 from cambrian_gaze.gaze.visibility import routing_queries, structure
 
 PARTS_BYTES = 2**28
@@ -59,8 +58,9 @@ def prepare(ctx: GazeContext) -> None:
     rows = Rows.of(routing_queries(layout, config), layout.index)
     if rows.at.shape[1]:
         prepared["routing"], prepared["plan"] = rows, Plan.of(layout, keys, rows, config)
-        offered = ctx.offered.gather(1, rows.at[..., None].expand(-1, -1, layout.num_regions)) & rows.real[..., None]
-        prepared["chooser"] = dataclasses.replace(ctx, layout=layout.tokens(rows.at), offered=offered)
+        mine = layout.tokens(rows.at)  # what fills a row up is offered nothing
+        mine = dataclasses.replace(mine, role=mine.role.masked_fill(~rows.real, PAD))
+        prepared["chooser"] = dataclasses.replace(ctx, layout=mine, prepared={})
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, ctx: GazeContext, layer: int, scaling: float, dropout: float) -> Tensor:
@@ -165,15 +165,9 @@ def _is_causal(layout: TokenLayout, keys: TokenLayout, config: GazeConfig) -> bo
 
 def _record(ctx: GazeContext, layer: int, heads: int, regions: Tensor | None) -> None:
     """Count the pairs that entered the softmax: a routing query's visual keys are those of its regions."""
-    allowed = structure(ctx.layout, ctx.key_layout, ctx.config)[:, None]
-    if regions is None:
-        regions = masked.every_region(ctx)
-    else:
-        rows, keys = ctx.prepared["routing"], ctx.key_layout
-        regions = rows.put(regions, -1)
-        chosen = as_mask(regions, keys.num_regions)
-        at_key = keys.region.clamp(min=0)[:, None, None, :].expand(*chosen.shape[:3], -1)
-        routable = rows.member[:, None, :, None] & (keys.role == VISUAL)[:, None, None, :]
-        allowed = allowed & (chosen.gather(-1, at_key) | ~routable)
-        allowed = allowed.repeat_interleave(heads // allowed.shape[1], dim=1)
-    masked.record_mask(ctx, layer, allowed.expand(-1, heads, -1, -1), regions)
+    tokens = None
+    if regions is not None:
+        rows = ctx.prepared["routing"]
+        regions, tokens = rows.put(regions, -1), torch.arange(rows.member.shape[1], device=rows.at.device)
+        tokens = tokens.expand_as(rows.member)
+    count_masked(ctx, layer, heads, regions, tokens)

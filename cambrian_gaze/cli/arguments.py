@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -49,11 +50,91 @@ def add_generation(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", required=True, metavar="DIR", help="folder of save_pretrained, or a Hub name")
     parser.add_argument("--adapter", metavar="DIR", help="folder of a run with lora_enable, loaded over the model")
     budget = parser.add_mutually_exclusive_group()
-    budget.add_argument("--top_k", type=positive, metavar="K", help="regions per query, head and layer")
+    budget.add_argument(
+        "--top_k", type=positive, metavar="K", help="regions per query, head and layer; --sampling_top_k is another"
+    )
     budget.add_argument("--keep_ratio", type=float, metavar="R", help="share of the regions; 1.0 is dense attention")
     budget.add_argument("--kv_budget", type=positive, metavar="N", help="visual tokens per query")
     parser.add_argument("--max_new_tokens", type=positive, default=128, metavar="N", help="default: 128")
+    add_system(parser)
     parser.add_argument("--device", help="cpu, cuda, cuda:1, …; default: cuda where there is one")
+
+
+def add_system(parser: argparse.ArgumentParser) -> None:
+    """What is said before a conversation."""
+    parser.add_argument(
+        "--system",
+        metavar="TEXT",
+        help="what the system turn says; default: as the checkpoint has it (converted ones say what their parent was "
+        "trained with), '': no system turn",
+    )
+
+
+def add_sampling(parser: argparse.ArgumentParser) -> None:
+    """Whether and how to sample. `--top_k` is regions; what transformers calls top_k is `--sampling_top_k` here."""
+    parser.add_argument(
+        "--temperature", type=_from_zero, metavar="T", help="sample at this temperature; default: 0, greedy"
+    )
+    parser.add_argument(
+        "--top_p", type=_share, metavar="P", help="sample from the likeliest tokens that make up this probability"
+    )
+    parser.add_argument(
+        "--sampling_top_k", type=positive, metavar="N",
+        help="sample from the N likeliest tokens (transformers' top_k; --top_k is regions)",
+    )  # fmt: skip
+    parser.add_argument("--seed", type=_seed, metavar="N", help="of sampling; default: another one each time")
+
+
+def sampling_options(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The options of `add_sampling` as `generate` takes them, the seed apart.
+
+    Raises: ValueError where one would be without effect.
+    """
+    given = {"temperature": arguments.temperature, "top_p": arguments.top_p, "top_k": arguments.sampling_top_k}
+    given = {name: value for name, value in given.items() if value is not None}
+    if given.get("temperature", 1.0) < 1e-4:
+        if len(given) > 1:
+            raise ValueError("--top_p and --sampling_top_k have no effect at --temperature 0; leave one of them out")
+        given = {}
+    if not given:
+        return {"do_sample": False}
+    return {"do_sample": True, "temperature": 1.0, "top_p": 1.0, "top_k": 0} | given
+
+
+def _from_zero(text: str) -> float:
+    value = _number(text)
+    if not 0 <= value <= 100:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number from 0 to 100")
+    return value
+
+
+def _share(text: str) -> float:
+    value = _number(text)
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number above 0 and up to 1")
+    return value
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
+
+
+def _seed(text: str) -> int:
+    try:
+        value = int(text)
+    except ValueError:
+        value = -1
+    if not 0 <= value < 2**64:
+        raise argparse.ArgumentTypeError(f"{text!r} is no integer from 0 to 2^64 - 1")
+    return value
+
+
+def one_line(error: BaseException) -> str:
+    """An error's text without line breaks; its type where it has none."""
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def add_video(parser: argparse.ArgumentParser) -> None:
@@ -66,10 +147,23 @@ def add_video(parser: argparse.ArgumentParser) -> None:
         "--video_force_sample", action="store_true", help="always the most frames, evenly spread, or all that there are"
     )
     parser.add_argument(
-        "--video_backend", choices=("decord", "pyav"), default="decord", help="decoder of video files; default: decord"
+        "--video_backend",
+        choices=("auto", "decord", "pyav"),
+        default="auto",
+        help="decoder of video files; default: auto, decord where it is exact for the file, elsewhere PyAV",
     )
     parser.add_argument(
         "--video_timeout", type=float, default=120.0, metavar="S", help="seconds for a video; default: 120, 0: no limit"
+    )
+
+
+def add_image_position(parser: argparse.ArgumentParser) -> None:
+    """Where the pictures of a record stand in its turns, see `data.conversation`."""
+    parser.add_argument(
+        "--image_position",
+        choices=("first", "as_written"),
+        default="first",
+        help="where the pictures of a turn stand: before its text, or where the record has them; default: first",
     )
 
 

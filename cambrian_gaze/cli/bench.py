@@ -18,6 +18,7 @@ from cambrian_gaze.cli.arguments import table_parser
 BENCHES = {
     "attention": ("cambrian_gaze.attention.bench_attention", "one layer of a training sample, every backend"),
     "decode": ("cambrian_gaze.attention.bench_decode", "one decoding step of one layer"),
+    "prefill": ("cambrian_gaze.models.bench_prefill", "one layer's prefill of a long video, and how it grows"),
     "data": ("cambrian_gaze.data.bench", "the row index, records, pictures and videos per worker, padding"),
     "train-step": ("cambrian_gaze.training.bench", "a whole training step of a preset, with random weights"),
 }

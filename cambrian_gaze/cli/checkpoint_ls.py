@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from pathlib import Path
 from typing import Any
@@ -30,14 +29,11 @@ def run(arguments: argparse.Namespace) -> str:
 
 
 def _line(step: int, path: Path) -> str:
-    from cambrian_gaze.training.checkpoint import incomplete_because, read_marker
+    from cambrian_gaze.training.checkpoint import damage, incomplete_because, read_marker
 
     size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
     reason = incomplete_because(path)
-    try:
-        marker = read_marker(path)
-    except (OSError, ValueError):
-        marker = {}
+    marker = {} if damage(path) else read_marker(path)
     when = time.strftime("%Y-%m-%d %H:%M", time.localtime(marker["time"])) if "time" in marker else "-"
     loss = _last_loss(path)
     shown = "-" if loss is None else f"{loss:.4f}"
@@ -53,8 +49,11 @@ def _ranks(marker: dict[str, Any]) -> str:
 
 def _last_loss(path: Path) -> float | None:
     """The last training loss that the checkpoint's history holds."""
+    from cambrian_gaze.training.states import TRAINER_STATE, StateError, number, read_json
+
     try:
-        history = json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))["log_history"]
-    except (OSError, ValueError, KeyError):
+        history = read_json(path / TRAINER_STATE).get("log_history")
+    except (StateError, AttributeError):
         return None
-    return next((entry["loss"] for entry in reversed(history) if "loss" in entry), None)
+    losses = [entry.get("loss") for entry in history or () if isinstance(entry, dict)]
+    return next((loss for loss in reversed(losses) if number(loss)), None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -25,6 +26,9 @@ def run(arguments: argparse.Namespace) -> str:
     lineage = read_lineage(arguments.folder)
     if arguments.verify and (found := weights_digest(arguments.folder)) != lineage["weights"]:
         raise ValueError(f"the weights in {arguments.folder} are {found}, not {lineage['weights']} as recorded")
+    verified = f"verified: the weights in {arguments.folder} are those recorded"
     if arguments.json:
+        if arguments.verify:
+            print(verified, file=sys.stderr)
         return json.dumps(lineage, indent=2)
-    return "\n".join(lines(lineage))
+    return "\n".join([*lines(lineage), *([verified] if arguments.verify else [])])

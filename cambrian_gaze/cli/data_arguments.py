@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from cambrian_gaze.cli.arguments import add_video, positive
+from cambrian_gaze.cli.arguments import add_image_position, add_video, positive
 
 
 def add_data(parser: argparse.ArgumentParser) -> None:
@@ -15,9 +15,10 @@ def add_data(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--video_folder", metavar="DIR", help="where video paths start; default: the image folder")
     model = parser.add_mutually_exclusive_group()
     model.add_argument("--model", metavar="DIR", help="model folder or Hub name whose processor counts the tokens")
-    model.add_argument("--preset", metavar="NAME", help="the same for a preset: tiny, 4b, 7b")
+    model.add_argument("--preset", metavar="NAME", help="the same for a preset: tiny, 4b, 7b, 4b-512, 7b-512")
     parser.add_argument("--max_length", type=positive, metavar="N", help="longer samples are over-long; default: 2048")
     add_video(parser)
+    add_image_position(parser)
 
 
 def whole(text: str) -> int:

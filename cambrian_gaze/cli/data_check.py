@@ -54,7 +54,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         recipe = recipe_from(arguments)
         processor = processor_from(arguments)
         limit = (arguments.max_length or 2048) if processor is not None else None
-        inspector = Inspector(arguments.media, sampling_from(arguments), processor=processor, max_length=limit)
+        options = {"max_length": limit, "image_position": arguments.image_position}
+        inspector = Inspector(arguments.media, sampling_from(arguments), processor=processor, **options)
     except (OSError, ValueError) as error:
         print(f"cambrian-gaze data check: {error}", file=sys.stderr)
         return 2

@@ -10,11 +10,14 @@ from typing import Any
 from cambrian_gaze.cli.arguments import positive, sampling_from
 from cambrian_gaze.cli.data_arguments import add_data, processor_from, recipe_from
 
+MADE_SQUARE = {"pad": "padded with the mean colour", "square": "stretched; shown in the picture's own shape"}
+"""By `image_aspect_ratio`."""
+
 
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="cambrian-gaze data preview",
-        description="Write an HTML page that shows samples as the model sees them: padded pictures with their region "
+        description="Write an HTML page that shows samples as the model sees them: pictures with their region "
         "grid, tokens with their roles, what is supervised; and what is wrong with rows that cannot be used.",
     )
     add_data(parser)
@@ -48,9 +51,8 @@ def write(arguments: argparse.Namespace) -> str:
     recipe = recipe_from(arguments)
     mixture = Mixture(recipe)
     processor, gaze = processor_from(arguments, default="tiny"), gaze_config(arguments)
-    dataset = MixtureDataset(
-        mixture, processor, sampling=sampling_from(arguments), max_length=arguments.max_length, on_error="raise"
-    )
+    options = {"sampling": sampling_from(arguments), "image_position": arguments.image_position}
+    dataset = MixtureDataset(mixture, processor, max_length=arguments.max_length, on_error="raise", **options)
     chosen = list(rows_to_show(mixture, arguments))
     settings = processor.image_processor
     previews = [
@@ -61,7 +63,8 @@ def write(arguments: argparse.Namespace) -> str:
     regions = {kind: tuple(budget.region_size[1:]) for kind, budget in budgets.items()}
     facts = {
         "processor": arguments.model or f"preset {arguments.preset or 'tiny'}",
-        "picture": f"{settings.size['height']} x {settings.size['width']} pixels, padded with the mean colour",
+        "picture": f"{settings.size['height']} x {settings.size['width']} pixels, "
+        + MADE_SQUARE[processor.image_aspect_ratio],
         "grid": f"{processor.grid_hw[0]} x {processor.grid_hw[1]} visual tokens and "
         f"{processor.num_context_tokens} context tokens for each image or frame",
         "regions": ", ".join(f"{kind}s {tall} x {wide} tokens" for kind, (tall, wide) in regions.items()),

@@ -33,7 +33,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     try:
         recipe = recipe_from(arguments)
-        inspector = Inspector("header", sampling_from(arguments), processor=processor_from(arguments, default="tiny"))
+        options = {"processor": processor_from(arguments, default="tiny"), "image_position": arguments.image_position}
+        inspector = Inspector("header", sampling_from(arguments), **options)
     except (OSError, ValueError) as error:
         print(f"cambrian-gaze data stats: {error}", file=sys.stderr)
         return 2

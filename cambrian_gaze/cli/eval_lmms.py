@@ -68,6 +68,10 @@ def command(arguments: argparse.Namespace, output: Path, gaze: dict[str, Any]) -
         **{name: getattr(arguments, name) for name in ("video_force_sample", "video_backend", "video_timeout")},
         **gaze,
     }
+    if arguments.system is not None:
+        if "," in arguments.system or "=" in arguments.system:
+            raise ValueError("--system: lmms-eval takes no text with commas or equals signs among its model_args")
+        model["system"] = arguments.system
     values = {
         "--model": "cambrian_gaze",
         "--model_args": ",".join(f"{name}={value}" for name, value in model.items()),

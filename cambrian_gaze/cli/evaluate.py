@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cambrian_gaze.cli import eval_cost, eval_lmms, eval_routing
-from cambrian_gaze.cli.arguments import add_video, positive, sampling_from
+from cambrian_gaze.cli.arguments import add_system, add_video, positive, sampling_from
 
 ACTIONS = {
     "run": "answer benchmarks with a model, and score the answers",
@@ -131,6 +131,7 @@ def _add_run(parser: argparse.ArgumentParser, limited: str) -> None:
         "--max_new_tokens", type=positive, metavar="N", help="cut answers off for a trial; the run is then INCOMPLETE"
     )
     add_video(parser)
+    add_system(parser)
     parser.add_argument("--device", help="cpu, cuda, cuda:1, …; default: cuda where there is one, one per process")
 
 
@@ -215,7 +216,7 @@ def answer(arguments: argparse.Namespace, benchmarks: Sequence[Any], gaze: dict[
     def load(device: str) -> tuple[Any, Any]:
         from cambrian_gaze.cli.loading import load as load_checkpoint
 
-        return load_checkpoint(arguments.model, device)
+        return load_checkpoint(arguments.model, device, system=arguments.system)
 
     ranks = Ranks.from_launcher(arguments.device)
     try:

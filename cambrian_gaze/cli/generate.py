@@ -1,4 +1,4 @@
-"""`cambrian-gaze generate`: a saved model answers a prompt about images."""
+"""`cambrian-gaze generate`: a saved model answers a prompt about images or a video."""
 
 from __future__ import annotations
 
@@ -8,83 +8,135 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cambrian_gaze.cli.arguments import add_generation, gaze_options
+from cambrian_gaze.cli.arguments import (
+    add_generation,
+    add_sampling,
+    add_video,
+    gaze_options,
+    one_line,
+    sampling_from,
+    sampling_options,
+)
 
 if TYPE_CHECKING:
-    from PIL import Image
-
     from cambrian_gaze.models.processing import CambrianGazeProcessor
     from cambrian_gaze.models.trace import GazeTrace
 
 
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="cambrian-gaze generate", description="Answer a prompt about images with a saved Cambrian-Gaze model."
+        prog="cambrian-gaze generate",
+        description="Answer a prompt about images or a video with a saved Cambrian-Gaze model. Greedy, so that the "
+        "same call gives the same answer, unless an option of sampling is given.",
     )
-    parser.add_argument("--prompt", required=True, metavar="TEXT", help="the question")
+    parser.add_argument(
+        "--prompt",
+        required=True,
+        metavar="TEXT",
+        help="the question; <image> and <video> in it stand for the pictures and the video, as in a data file",
+    )
     parser.add_argument(
         "--image", action="append", default=[], metavar="PATH", help="an image; repeat it for several, shown in order"
     )
+    parser.add_argument("--video", metavar="PATH", help="a video file, or a folder of frames")
     parser.add_argument("--trace", metavar="FILE.png", help="picture of the regions that each new token looked at")
     add_generation(parser)
+    add_sampling(parser)
+    add_video(parser)
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print the answer, and with `--trace` write the picture. Returns the exit status."""
+    """Print the answer, and with `--trace` write the picture. Returns the exit status: 2 for what was given wrongly."""
     parser = build_parser()
     arguments = parser.parse_args(argv)
-    if arguments.trace and not arguments.image:
-        parser.error("--trace shows where the model looked in an image; give one with --image")
+    if arguments.trace and not arguments.image and arguments.video is None:
+        parser.error("--trace shows where the model looked in an image or video; give one with --image or --video")
     try:
         answer = generate(arguments)
     except (ImportError, OSError, ValueError) as error:
-        print(f"cambrian-gaze generate: {error}", file=sys.stderr)
-        return 1
+        print(f"cambrian-gaze generate: {one_line(error)}", file=sys.stderr)
+        return 2
     print(answer)
     return 0
 
 
 def generate(arguments: argparse.Namespace) -> str:
-    """The answer's text. Greedy, so that the same call gives the same answer."""
+    """The answer's text."""
+    options, frames = sampling_options(arguments), sampling_from(arguments)
+    for path in [*arguments.image, *([] if arguments.video is None else [arguments.video])]:
+        if not Path(path).exists():
+            raise FileNotFoundError(f"{path}: there is no such file")
+    messages = prompt(arguments.prompt, arguments.image, arguments.video, frames)
+
+    import torch
+
     from cambrian_gaze.cli.loading import load
-    from cambrian_gaze.data.media import load_image
 
-    paths = [Path(path).resolve() for path in arguments.image]
-    images = [load_image(path.name, path.parent) for path in paths]
-    model, processor = load(arguments.model, arguments.device, arguments.adapter)
-
-    content: list[dict[str, Any]] = [{"type": "image", "image": image} for image in images]
-    content.append({"type": "text", "text": arguments.prompt})
-    inputs = processor.apply_chat_template(
-        [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=True
-    ).to(model.device)
+    model, processor = load(arguments.model, arguments.device, arguments.adapter, arguments.system)
+    inputs = processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=True).to(model.device)
+    if arguments.seed is not None:
+        torch.manual_seed(arguments.seed)
     output = model.generate(
         **inputs,
         gaze=gaze_options(arguments),
         return_gaze=True,
-        do_sample=False,
         max_new_tokens=arguments.max_new_tokens,
+        **options,
     )
     new_ids = output.sequences[0, inputs["input_ids"].shape[1] :].tolist()
     if arguments.trace:
-        write_trace(Path(arguments.trace), images, new_ids, output.gaze, processor, arguments.prompt)
+        visuals = [part[part["type"]] for m in messages for part in m["content"] if part["type"] != "text"]
+        write_trace(Path(arguments.trace), visuals, new_ids, output.gaze, processor, arguments.prompt)
     return processor.decode(new_ids, skip_special_tokens=True).strip()
+
+
+def prompt(text: str, images: Sequence[str], video: str | None, frames: Any) -> list[dict[str, Any]]:
+    """The messages of a record with this question, its pictures loaded: the model gets the tokens that it was trained
+    on. Raises ValueError where placeholders and pictures disagree, and for a picture that cannot be read."""
+    from cambrian_gaze.data.media import load_image
+    from cambrian_gaze.data.records import Record, RecordError
+    from cambrian_gaze.data.video import load_frames
+    from cambrian_gaze.evaluation.prompts import prompt_messages
+
+    record = Record("prompt", [{"from": "human", "value": text}], list(images), video)
+    try:
+        messages = prompt_messages(record)
+    except RecordError as error:
+        raise ValueError(f"--prompt: {error.reason}; write one placeholder for each, or none at all") from error
+    paths = iter([Path(path).resolve() for path in images])
+    for part in (part for message in messages for part in message["content"]):
+        path = Path(video).resolve() if part["type"] == "video" else next(paths) if part["type"] == "image" else None
+        try:
+            if part["type"] == "image":
+                part["image"] = load_image(path.name, path.parent)
+            elif part["type"] == "video":
+                part["video"] = load_frames(path.name, path.parent, frames)
+        except RecordError as error:
+            raise ValueError(f"--{part['type']}: {error.reason}") from error
+    return messages
 
 
 def write_trace(
     path: Path,
-    images: list[Image.Image],
+    visuals: list[Any],
     new_ids: list[int],
     trace: GazeTrace,
     processor: CambrianGazeProcessor,
     title: str,
 ) -> None:
-    """A PNG with one panel per generated token: the images as the model saw them, and the regions it chose."""
-    from cambrian_gaze.data.images import pad_to_square
+    """A PNG with one panel per generated token: images and frames as the model saw them, and the regions it chose."""
+    from cambrian_gaze.data.aspect import model_view
     from cambrian_gaze.viz.files import write_png
     from cambrian_gaze.viz.overlay import gaze_strip
 
     tokens = [processor.decode([token]) for token in new_ids]
-    squares = [pad_to_square(image, processor.image_processor.image_mean) for image in images]
-    write_png(path, gaze_strip(trace, tokens, squares, title=title))
+    mean = processor.image_processor.image_mean
+    aspect = processor.image_aspect_ratio
+    views = [
+        [model_view(frame, aspect, mean) for frame in visual]
+        if isinstance(visual, list)
+        else model_view(visual, aspect, mean)
+        for visual in visuals
+    ]
+    write_png(path, gaze_strip(trace, tokens, views, title=title))

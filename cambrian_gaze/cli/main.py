@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from cambrian_gaze import __version__
+from cambrian_gaze.data.errors import speaking_of_flags
 
 
 class Command(NamedTuple):
@@ -32,6 +33,9 @@ COMMANDS: dict[str, Command] = {
     "answer": Command("answer every record of a data file, into a journal", "cambrian_gaze.cli.answer:main"),
     "data": Command("index, check, count or look at data before a run", "cambrian_gaze.cli.data:main"),
     "eval": Command("answer and score public benchmarks, fill the paper's tables", "cambrian_gaze.cli.evaluate:main"),
+    "reproduce": Command(
+        "one row of the paper's tables: train, evaluate, fill the table", "cambrian_gaze.cli.reproduce:main"
+    ),
     "cost": Command("count the KV entries that a query attends to, for a grid and a K", "cambrian_gaze.cli.cost:main"),
     "export": Command(
         "write a saved model as a dense model of transformers, in bf16, int8 or int4", "cambrian_gaze.cli.export:main"
@@ -86,7 +90,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(unknown(first), file=sys.stderr)
         return 2
     module, _, function = COMMANDS[first].target.partition(":")
-    return getattr(importlib.import_module(module), function)(rest) or 0
+    with speaking_of_flags():
+        return getattr(importlib.import_module(module), function)(rest) or 0
 
 
 if __name__ == "__main__":

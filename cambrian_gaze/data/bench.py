@@ -158,7 +158,7 @@ def _record_rows(folder: Path, seconds: float) -> Iterator[Row]:
 
 def _media_rows(folder: Path, seconds: float) -> Iterator[Row]:
     from cambrian_gaze.data.bench_files import BenchProcessor, write_images, write_videos
-    from cambrian_gaze.data.frame_sampling import BACKENDS, FrameSampling
+    from cambrian_gaze.data.frame_sampling import DECODERS, FrameSampling
     from cambrian_gaze.data.media import load_image
     from cambrian_gaze.data.video import load_frames
 
@@ -174,7 +174,7 @@ def _media_rows(folder: Path, seconds: float) -> Iterator[Row]:
         yield {"arm": "decode a video", "case": case, "note": "the extra pyav, which writes the files, is missing"}
         return
     videos = write_videos(folder, 2, FRAMES)
-    for backend in BACKENDS:
+    for backend in DECODERS:
         module = {"decord": "decord", "pyav": "av"}[backend]
         for timeout, where in ((0.0, "in the worker"), (120.0, "in a process of its own")):
             arm = f"decode a video, {backend}, {where}"

@@ -26,6 +26,7 @@ class BenchProcessor:
     tokenizer: Any
     num_context_tokens: int = 4
     grid_hw: tuple[int, int] = (24, 24)
+    image_aspect_ratio: str = "square"
 
     @staticmethod
     def tiny() -> BenchProcessor:
@@ -35,7 +36,7 @@ class BenchProcessor:
 
     def preprocess_images(self, images: list[Image.Image]) -> torch.Tensor:
         """RGB pictures → float32 [len(images), 3, 384, 384]."""
-        return preprocess_images(images, (384, 384), _HALF, _HALF)
+        return preprocess_images(images, (384, 384), _HALF, _HALF, self.image_aspect_ratio)
 
 
 def write_rows(file: Path, count: int, kind: str) -> Path:

@@ -113,10 +113,10 @@ def _quarantine_list(path: str | os.PathLike[str] | None) -> Iterator[Callable[[
     with written_whole(place) as stream:
 
         def write(one: SourceSurvey, finding: Finding) -> None:
-            reasons = [str(problem) for problem in finding.problems if problem.kind != "overlong"]
-            if reasons:
-                source = one.source
-                item = Quarantined(source.path, finding.row, finding.id, "; ".join(reasons), source.name)
+            problems = [problem for problem in finding.problems if problem.kind != "overlong"]
+            if problems:
+                source, reasons = one.source, "; ".join(map(str, problems))
+                item = Quarantined(source.path, finding.row, finding.id, reasons, source.name, problems[0].kind)
                 stream.write((json.dumps(vars(item)) + "\n").encode("ascii"))
 
         yield write

@@ -57,7 +57,8 @@ class Collator:
         for padding) where a row holds several samples.
 
         Counts (int): `num_samples`; `num_quarantined`, samples left out as unusable; `num_filled`, how many of their
-        places another sample took; `num_overlong`, samples that the policy for over-long ones dropped or shortened.
+        places another sample took; `num_overlong`, samples that the policy for over-long ones dropped or shortened. Of
+        those left out, `num_declared` miss media as their recipe declares, and `num_too_long` are too long.
 
         `samples`: per row the `Origin` of each of its samples.
 
@@ -82,6 +83,8 @@ class Collator:
         dropped = sum(isinstance(item, Dropped) for item in lost)
         batch["num_samples"] = len(samples)
         batch["num_quarantined"] = len(lost) - dropped
+        batch["num_declared"] = sum(item.declared for item in lost)
+        batch["num_too_long"] = sum(item.kind == "overlong" for item in lost) - dropped
         batch["num_filled"] = sum(pack.filled for pack in packs)
         batch["num_overlong"] = dropped + sum("overlong" in sample for sample in samples)
         return batch

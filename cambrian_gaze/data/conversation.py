@@ -28,6 +28,7 @@ from cambrian_gaze.data.records import ROLES, Record, RecordError
 IMAGE_TOKEN = "<|image_pad|>"
 VIDEO_TOKEN = "<|video_pad|>"
 CONTEXT_TOKEN = "<|vision_pad|>"
+END_OF_TURN = "<|im_end|>"
 
 CHAT_TEMPLATE = """\
 {%- for message in messages %}
@@ -139,6 +140,12 @@ def visuals(messages: Sequence[Message]) -> list[Visual]:
     return [segment.kind for segment in render(messages) if segment.kind in ("image", "video")]
 
 
+def check_image_position(value: str) -> None:
+    """Raises ValueError for what is none of IMAGE_POSITIONS."""
+    if value not in IMAGE_POSITIONS:
+        raise ValueError(f"image_position={value!r} is unknown; use {' or '.join(IMAGE_POSITIONS)}")
+
+
 def messages_from_record(record: Record, image_position: str = IMAGE_POSITIONS[0]) -> list[dict[str, Any]]:
     """The record as messages for training, its roles and placeholders checked. Raises RecordError with file and row.
 
@@ -168,15 +175,17 @@ def messages_from_record(record: Record, image_position: str = IMAGE_POSITIONS[0
     if alias:
         counts = {"image": 0, "video": counts["image"]}
     given = {"image": len(record.images), "video": int(record.video is not None)}
-    if image_position == "first" and not any(counts.values()) and any(given.values()):
+    if image_position == "first" and not any(counts.values()) and any(given.values()) and not record.foreign_key:
         number = next(i for i, (role, _) in enumerate(turns) if role == "user")
         turns[number] = ("user", "<image>" * given["image"] + "<video>" * given["video"] + "\n" + turns[number][1])
         counts, alias = given, False
     if counts != given:
         raise PlaceholderMismatch(
             f"the text holds {counts['image']} <image> and {counts['video']} <video> placeholders, "
-            f"the record lists {given['image']} images and {given['video']} videos",
-            "write one placeholder per image or video into the human turns, or correct the lists",
+            f"the record lists {given['image']} images and {given['video']} videos"
+            + (f' under "{record.foreign_key}"' if record.foreign_key else ""),
+            "write one placeholder per image or video into the human turns, or correct the lists"
+            + (' (without any placeholder, those under "image" and "video" stand first)' if record.foreign_key else ""),
             record.file,
             record.row,
         )

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset
 
-from cambrian_gaze.data.conversation import messages_from_record, visuals
+from cambrian_gaze.data.conversation import IMAGE_POSITIONS, check_image_position, messages_from_record, visuals
 from cambrian_gaze.data.encode import (
     OVERLONG,
     OverlongError,
@@ -23,7 +23,8 @@ from cambrian_gaze.data.encode import (
     frames_that_fit,
     limit_length,
 )
-from cambrian_gaze.data.media import MAX_PIXELS, MediaError, load_image
+from cambrian_gaze.data.inspection import kind_of
+from cambrian_gaze.data.media import MAX_PIXELS, MachineError, MediaError, check_machine, load_image
 from cambrian_gaze.data.quarantine import Dropped, Quarantined, QuarantineLog
 from cambrian_gaze.data.records import Record, RecordError
 from cambrian_gaze.data.video import FrameSampling, count_frames, load_frames
@@ -40,6 +41,8 @@ class SampleProcessor(Protocol):
     num_context_tokens: int
     grid_hw: tuple[int, int]
     """Height and width of a unit's grid after the projector."""
+    image_aspect_ratio: str
+    """See `data.aspect`."""
 
     def preprocess_images(self, images: list[Image.Image]) -> torch.Tensor:
         """RGB pictures → float32 [len(images), 3, H, W]."""
@@ -61,7 +64,8 @@ class ConversationDataset(Dataset):
 
     A sample: `id`, `source` and `file` (str), `row` (int), `input_ids`, `labels`, `mm_token_type_ids` (int64 [S]) and,
     unless it is text only, `pixel_values` (float32 [units, 3, H, W]: images and frames in order of appearance) and
-    `grid_thw` (int64 [items, 3]: one row per image or video). One that was longer than the limit carries `overlong`,
+    `grid_thw` (int64 [items, 3]: one row per image or video) and `picture_sizes` (int64 [units, 2]: width and height
+    before that, for pictures of the sample). One that was longer than the limit carries `overlong`,
     what was done.
     """
 
@@ -79,8 +83,12 @@ class ConversationDataset(Dataset):
         quarantine: QuarantineLog | None = None,
         max_pixels: int = MAX_PIXELS,
         source: str = "",
+        image_position: str = IMAGE_POSITIONS[0],
+        expects_missing: bool = False,
     ):
         """`video_folder` is `image_folder` unless given. `overlong`: see `OVERLONG`. `source`: its name in the log.
+        `image_position`: where pictures stand in a turn, see `conversation`. `expects_missing`: the source declares
+        that media are missing (`Quarantined.declared`).
 
         `on_error`: "quarantine" turns a record's errors into `Quarantined` items, logged in `quarantine` where given;
         "raise" raises them.
@@ -91,6 +99,8 @@ class ConversationDataset(Dataset):
         ):
             if value not in known:
                 raise ValueError(f"{name}={value!r} is unknown; use one of {', '.join(known)}")
+        check_image_position(image_position)
+        self.image_position, self.expects_missing = image_position, expects_missing
         self.records = records
         self.processor = processor
         self.image_folder = image_folder
@@ -116,7 +126,7 @@ class ConversationDataset(Dataset):
             if self.on_error == "raise":
                 raise
             kind = Dropped if isinstance(error, OverlongError) and self.overlong == "drop" else Quarantined
-            return self._set_aside(kind(error.file or "", error.row or 0, identity, str(error), self.source))
+            return self._set_aside(self._lost(kind, error, identity))
 
     def record(self, index: int) -> Record:
         """What item `index` is made of. Raises RecordError."""
@@ -126,7 +136,7 @@ class ConversationDataset(Dataset):
         """Tokens and pictures of record `index`. Raises RecordError where it has no placeholders or video to count."""
         record = self.records[index]
         with _placed(record):
-            return self._measure(record, messages_from_record(record))
+            return self._measure(record, messages_from_record(record, self.image_position))
 
     def fault(self, index: int) -> Quarantined:
         """Why record `index` is no sample, as far as that shows without its pictures."""
@@ -138,11 +148,16 @@ class ConversationDataset(Dataset):
             reason = f"its {length} tokens, in {frames} frames of video, exceed max_length {self.max_length}"
             raise OverlongError(reason, "raise max_length, or shorten it", record.file, record.row)
         except RecordError as error:
-            return Quarantined(error.file or "", error.row or 0, identity, str(error), self.source)
+            return self._lost(Quarantined, error, identity)
+
+    def _lost(self, quarantined: type[Quarantined], error: RecordError, identity: str) -> Quarantined:
+        kind = kind_of(error)
+        declared = self.expects_missing and kind == "missing"
+        return quarantined(error.file or "", error.row or 0, identity, str(error), self.source, kind, declared)
 
     def _encode(self, record: Record) -> Sample:
         with _placed(record):
-            messages = messages_from_record(record)
+            messages = messages_from_record(record, self.image_position)
             sampling = self._sampling_that_fits(record, messages)
             images, grids = self._load(record, visuals(messages), sampling)
             tokenizer, num_context_tokens = self.processor.tokenizer, self.processor.num_context_tokens
@@ -153,6 +168,7 @@ class ConversationDataset(Dataset):
         if images:
             sample["pixel_values"] = self.processor.preprocess_images(images)
             sample["grid_thw"] = torch.tensor(grids, dtype=torch.int64)
+            sample["picture_sizes"] = torch.tensor([image.size for image in images])
         if encoded is not whole or sampling is not self.sampling:
             sample["overlong"] = self.overlong
         return sample | {"id": record.id, "source": self.source, "file": record.file, "row": record.row}
@@ -208,11 +224,15 @@ class ConversationDataset(Dataset):
 
 @contextmanager
 def _placed(record: Record) -> Iterator[None]:
-    """Errors within name the record's file and row; those of reading its media become MediaErrors."""
+    """Errors within name the record's file and row; those of reading its media become MediaErrors, but for those of
+    the machine (MachineError), which stop a run."""
     try:
         yield
     except RecordError as error:
         raise error.at(record.file, record.row) from error.__cause__
+    except MachineError:
+        raise
     except OSError as error:
+        check_machine(error, record.id)
         reason, remedy = f"its media cannot be read ({error})", "check the disk and the folder's permissions"
         raise MediaError(reason, remedy, record.file, record.row) from error

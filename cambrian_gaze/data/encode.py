@@ -45,7 +45,7 @@ def encode_conversation(
     ids: list[int] = []
     labels: list[int] = []
     segments = render(messages, add_generation_prompt)
-    for segment, piece in zip(segments, _tokenize(segments, tokenizer, placeholders), strict=True):
+    for segment, piece in zip(segments, tokenize_segments(segments, tokenizer, placeholders), strict=True):
         ids += piece
         labels += piece if segment.supervised else [IGNORE] * len(piece)
     expanded = expand_placeholders(ids, grids, placeholders, num_context_tokens)
@@ -59,7 +59,7 @@ def encode_conversation(
 def count_tokens(messages: Sequence[Message], tokenizer: Any, grids: Sequence[Grid], num_context_tokens: int) -> int:
     """Tokens that `encode_conversation` gives. Raises RecordError when placeholders and grids disagree in number."""
     placeholders = PlaceholderIds.from_tokenizer(tokenizer)
-    ids = [i for piece in _tokenize(render(messages), tokenizer, placeholders) for i in piece]
+    ids = [i for piece in tokenize_segments(render(messages), tokenizer, placeholders) for i in piece]
     check_grids(ids, grids, placeholders)
     visual = sum(frames * (height * width + num_context_tokens) for frames, height, width in grids)
     return len(ids) - len(grids) + visual
@@ -91,7 +91,8 @@ def limit_length(sample: dict[str, list[int]], max_length: int, overlong: str = 
     return {key: values[:max_length] for key, values in sample.items()}
 
 
-def _tokenize(segments: Sequence[Segment], tokenizer: Any, placeholders: PlaceholderIds) -> list[list[int]]:
+def tokenize_segments(segments: Sequence[Segment], tokenizer: Any, placeholders: PlaceholderIds) -> list[list[int]]:
+    """The ids of each segment; an image or video is its one placeholder."""
     visual = {"image": placeholders.image, "video": placeholders.video}
     control = _CONTROL_IDS.setdefault(tokenizer, {})
     pieces = []

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from cambrian_gaze.data.clips import CLIP_KEYS, OBSERVATION_KEY, SECOND_KEYS, number_of
+from cambrian_gaze.data.errors import shown
 from cambrian_gaze.data.media import MediaError
 
-BACKENDS = ("decord", "pyav")
+DECODERS = ("decord", "pyav")
 """Decoders of video files; the one that is named decodes, or says why it cannot."""
-
-CLIP_KEYS = ("start_time", "end_time", "start_frame", "end_frame")
-"""What cuts a clip out of a video, in a record's extra keys."""
+BACKENDS = ("auto", *DECODERS)
+"""What may be asked for. "auto" is decord where its tables are exact for the file, and PyAV elsewhere."""
 
 _SLACK = 4e-4
 """Seconds by which two times may differ and still be the same: decoders round, and one stores 32-bit floats. Less than
@@ -31,7 +32,7 @@ class FrameSampling:
     """Cap; a longer video is sampled uniformly with this many frames."""
     video_force_sample: bool = False
     """Always sample uniformly with `video_max_frames` frames, or all frames where there are fewer."""
-    video_backend: str = "decord"
+    video_backend: str = "auto"
     """One of BACKENDS."""
     video_timeout: float = 120.0
     """Seconds that a video file may take, in a process of its own; 0 decodes in this process, without a limit."""
@@ -84,11 +85,20 @@ class Timeline:
 def select_frames(timeline: Timeline, clip: Mapping[str, Any], sampling: FrameSampling, name: str) -> list[int]:
     """Indices of the frames to take of a video or of the clip that a record cuts out of it, ascending and distinct.
 
-    `clip` may hold `start_time` and `end_time` (seconds), `start_frame` and `end_frame` (end excluded); `name` is for
-    errors. Raises MediaError where the clip is malformed or holds no frame.
+    `clip` may hold `start_time` and `end_time`, or `start` and `end` (seconds), `start_frame` and `end_frame` (end
+    excluded), and `current_observation_frame`, which is one of the frames taken, whether it lies in the clip or not;
+    `name` is for errors. Raises MediaError where the clip is malformed or holds no frame.
     """
     start, end = _clip_range(timeline, clip, name)
-    return sample_frames(timeline, start, end, sampling)
+    if clip.get(OBSERVATION_KEY) is None:
+        return sample_frames(timeline, start, end, sampling)
+    observation = int(clip_number(clip, OBSERVATION_KEY, 0.0))
+    if not 0 <= observation < len(timeline.times):
+        reason = f"{name}: {OBSERVATION_KEY} {observation} is none of the {len(timeline.times)} frames"
+        raise MediaError(reason, "correct it, or fetch the whole video")
+    others = sampling.video_max_frames - 1
+    taken = sample_frames(timeline, start, end, replace(sampling, video_max_frames=others)) if others else []
+    return sorted({*taken, observation})
 
 
 def sample_frames(timeline: Timeline, start: int, end: int, sampling: FrameSampling) -> list[int]:
@@ -116,14 +126,20 @@ def clip_number(clip: Mapping[str, Any], key: str, default: float) -> float:
     value = clip.get(key)
     if value is None:
         return default
-    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e12:
-        raise MediaError(f'"{key}" is {value!r}, not a finite number', f'write "{key}" as a plain number, or drop it')
-    return float(value)
+    number = number_of(value)
+    if number is None:
+        reason = f'"{key}" is {shown(value)}, not a finite number'
+        raise MediaError(reason, f'write "{key}" as a plain number, or drop it')
+    return number
+
+
+def _seconds(clip: Mapping[str, Any], limit: str, default: float) -> float:
+    return next((clip_number(clip, key, default) for key in SECOND_KEYS[limit] if clip.get(key) is not None), default)
 
 
 def _clip_range(timeline: Timeline, clip: Mapping[str, Any], name: str) -> tuple[int, int]:
     num_frames = len(timeline.times)
-    begin, stop = clip_number(clip, "start_time", 0.0), clip_number(clip, "end_time", timeline.end)
+    begin, stop = _seconds(clip, "start", 0.0), _seconds(clip, "end", timeline.end)
     by_time = (
         num_frames if begin >= timeline.end else int(timeline.shown_at(begin)) if begin >= 0 else -1,
         int(np.searchsorted(timeline.times, stop - _SLACK, side="left")),
@@ -133,5 +149,5 @@ def _clip_range(timeline: Timeline, clip: Mapping[str, Any], name: str) -> tuple
     if not 0 <= start < end:
         given = ", ".join(f"{key} {clip[key]}" for key in CLIP_KEYS if clip.get(key) is not None)
         reason = f"{name}: the clip ({given}) selects none of the {num_frames} frames, {timeline.end:g} seconds"
-        raise MediaError(reason, "correct fps, start_time/end_time or start_frame/end_frame of the record")
+        raise MediaError(reason, "correct fps, start_time/end_time (start/end) or start_frame/end_frame of the record")
     return start, end

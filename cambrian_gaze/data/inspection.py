@@ -9,8 +9,16 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from cambrian_gaze.data.conversation import EmptyAnswer, PlaceholderMismatch, messages_from_record, visuals
-from cambrian_gaze.data.encode import count_tokens
+from cambrian_gaze.data.conversation import (
+    IMAGE_POSITIONS,
+    EmptyAnswer,
+    PlaceholderMismatch,
+    check_image_position,
+    messages_from_record,
+    visuals,
+)
+from cambrian_gaze.data.encode import OverlongError, count_tokens
+from cambrian_gaze.data.errors import option
 from cambrian_gaze.data.frame_sampling import FrameSampling
 from cambrian_gaze.data.media import MAX_PIXELS, MediaError, MissingMedia, image_size, load_image, regular_file
 from cambrian_gaze.data.records import Record, RecordError
@@ -47,10 +55,13 @@ class Inspector:
     """Where given, tokens are counted with it (see `dataset.SampleProcessor`)."""
     max_length: int | None = None
     """Where given, with a processor, longer samples are over-long."""
+    image_position: str = IMAGE_POSITIONS[0]
+    """Where pictures stand in a turn, see `conversation`."""
 
     def __post_init__(self) -> None:
         if self.media not in LEVELS:
             raise ValueError(f"media={self.media!r} is unknown; use one of {', '.join(LEVELS)}")
+        check_image_position(self.image_position)
 
     def row(self, records: Sequence[Record], index: int, folders: tuple[str | None, str | None]) -> Inspected:
         """Record `index`. `folders`: where its images and its videos are."""
@@ -71,7 +82,7 @@ class Inspector:
         if record.video is not None:
             self._inspect_video(record, folders[1], found)
         try:
-            messages = messages_from_record(record)
+            messages = messages_from_record(record, self.image_position)
             if self.processor is not None and (record.video is None or found.frames):
                 self._count_tokens(messages, found)
         except RecordError as error:
@@ -98,7 +109,8 @@ class Inspector:
         found.visual = sum(frames * (height * width + context) for frames, height, width in grids)
         if self.max_length is not None and found.length > self.max_length:
             reason = f"{found.length} tokens, {found.visual} of them visual, exceed max_length {self.max_length}"
-            found.problems.append(Problem("overlong", reason, "raise max_length, or choose a policy with --overlong"))
+            remedy = f"raise {option('max_length')}, or choose a policy with {option('overlong')}"
+            found.problems.append(Problem("overlong", reason, remedy))
 
 
 @dataclass
@@ -122,15 +134,20 @@ class Inspected:
     problems: list[Problem] = field(default_factory=list)
 
 
-def _problem(error: RecordError) -> Problem:
+def kind_of(error: RecordError) -> str:
+    """Which of KINDS an error is."""
     kinds: dict[type[RecordError], str] = {
         PlaceholderMismatch: "placeholders",
         EmptyAnswer: "empty_answer",
         MissingMedia: "missing",
         MediaError: "undecodable",
+        OverlongError: "overlong",
     }
-    kind = next((name for kind, name in kinds.items() if isinstance(error, kind)), "malformed")
-    return Problem(kind, error.reason, error.remedy)
+    return next((name for kind, name in kinds.items() if isinstance(error, kind)), "malformed")
+
+
+def _problem(error: RecordError) -> Problem:
+    return Problem(kind_of(error), error.reason, error.remedy)
 
 
 @lru_cache(maxsize=65_536)  # many rows share a picture

@@ -24,9 +24,11 @@ from typing import Any
 
 import numpy as np
 
+from cambrian_gaze.data.clips import CLIP_KEYS
+from cambrian_gaze.data.decoder_notes import note_decoder
 from cambrian_gaze.data.decoders import count_in_file, frames_of_file
 from cambrian_gaze.data.frame_sampling import FrameSampling
-from cambrian_gaze.data.media import MediaError
+from cambrian_gaze.data.media import MachineError, MediaError
 
 _MEMORY = 6 * 2**30
 """Address space of a child in bytes; a decoder that wants more fails, and takes nothing from the training process."""
@@ -81,7 +83,7 @@ class DecoderProcess:
                 deadline = time.monotonic() + timeout
                 self._socket.settimeout(timeout)
                 _send(self._socket, {**request, "clip": _plain(request["clip"])})
-                return self._answer(deadline)
+                return self._answer(request["name"], deadline)
             except TimeoutError:
                 self.stop()
                 remedy = "re-encode it, delete the row, or raise --video_timeout"
@@ -91,7 +93,7 @@ class DecoderProcess:
                 remedy = "re-encode or download it again, or delete the row"
                 raise MediaError(f"{request['name']!r} killed its decoder ({died})", remedy) from None
             except BaseException as error:
-                if not isinstance(error, MediaError):  # such as Ctrl-C: the rest of the answer is still on its way
+                if not isinstance(error, MediaError | MachineError):  # such as Ctrl-C: an answer is under way
                     self.stop()
                 raise
 
@@ -128,16 +130,17 @@ class DecoderProcess:
             died = self._cause_of_death()
             raise RuntimeError(f"the process that decodes videos does not start: {died}") from error
 
-    def _answer(self, deadline: float) -> Any:
+    def _answer(self, name: str, deadline: float) -> Any:
         frames = []
         while True:
             message, pixels = _receive(self._socket, deadline)
             if "error" in message:
                 raise MediaError(*message["error"])
-            if "count" in message:
-                return message["count"]
-            if "shape" not in message:
-                return frames
+            if "machine" in message:
+                raise MachineError(message["machine"])
+            if "instead" in message:
+                note_decoder(name, message["instead"])
+                return message.get("count", frames)
             frames.append(pixels.reshape(message["shape"]))
 
     def _cause_of_death(self) -> str:
@@ -154,7 +157,7 @@ class DecoderProcess:
 
 def _plain(clip: Mapping[str, Any]) -> dict[str, Any]:
     """The part of a record's extra keys that bears on frames; the rest need not fit into JSON."""
-    return {key: clip[key] for key in ("start_time", "end_time", "start_frame", "end_frame") if key in clip}
+    return {key: clip[key] for key in CLIP_KEYS if key in clip}
 
 
 def _send(connection: socket.socket, message: dict[str, Any], pixels: np.ndarray | None = None) -> None:
@@ -199,13 +202,17 @@ def _serve(connection: socket.socket) -> None:
 def _reply(connection: socket.socket, request: dict[str, Any]) -> None:
     name, real, clip = request["name"], request["real"], request["clip"]
     sampling = FrameSampling(**request["sampling"])
+    chosen: dict[str, str | None] = {}
     try:
         if "max_pixels" not in request:
-            _send(connection, {"count": count_in_file(name, real, sampling, clip)})
+            count = count_in_file(name, real, sampling, clip, chosen.__setitem__)
+            _send(connection, {"count": count, "instead": chosen[name]})
             return
-        for frame in frames_of_file(name, real, sampling, clip, request["max_pixels"]):
+        for frame in frames_of_file(name, real, sampling, clip, request["max_pixels"], chosen.__setitem__):
             _send(connection, {"shape": frame.shape}, frame)
-        _send(connection, {})
+        _send(connection, {"instead": chosen[name]})
+    except MachineError as error:
+        _send(connection, {"machine": str(error)})
     except MediaError as error:
         _send(connection, {"error": [error.reason, error.remedy]})
     except MemoryError:

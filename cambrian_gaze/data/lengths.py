@@ -18,20 +18,21 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from cambrian_gaze.data.dataset import ConversationDataset
-from cambrian_gaze.data.media import MediaError
+from cambrian_gaze.data.media import MediaError, MissingMedia
 from cambrian_gaze.data.mixture_dataset import MixtureDataset
 from cambrian_gaze.data.places import locked, places_beside, writable_place, written_whole
 from cambrian_gaze.data.records import RecordError
 from cambrian_gaze.data.survey import cores
 
-FORMAT = 1
+FORMAT = 2
 """Raised when the same facts come to count differently."""
 
 COLUMNS = ("length", "units", "frames")
 """Of a table, int32 [rows, 3], see `dataset.Measure`. In `length` may stand instead:"""
 
-UNCOUNTED, BAD_RECORD, BAD_VIDEO = -1, -2, -3
-"""Not asked for yet; a record that is no sample; a video whose frames cannot be counted, which may change."""
+UNCOUNTED, BAD_RECORD, BAD_VIDEO, MISSING_VIDEO = -1, -2, -3, -4
+"""Not asked for yet; a record that is no sample; a video whose frames cannot be counted, or that is not there, which
+may change."""
 
 _CHUNK = 256
 _STORE_SECONDS = 60.0
@@ -93,7 +94,8 @@ def _key(dataset: ConversationDataset) -> str:
         "grid": [int(n) for n in dataset.processor.grid_hw],
         "context": dataset.processor.num_context_tokens,
         "sampling": dataset.sampling.identity(),
-        "video_folder": folder,
+        "video_folder": [folder, dataset.video_folder and os.path.abspath(dataset.video_folder)],
+        "image_position": dataset.image_position,
     }
     return hashlib.blake2b(json.dumps(facts, sort_keys=True).encode(), digest_size=8).hexdigest()
 
@@ -106,7 +108,7 @@ def _tokenizer_digest(tokenizer: Any) -> str:
 
 def _missing(table: np.ndarray, wanted: np.ndarray, retry: bool) -> np.ndarray:
     lengths = table[wanted, 0]
-    return wanted[(lengths == UNCOUNTED) | ((lengths == BAD_VIDEO) if retry else False)]
+    return wanted[(lengths == UNCOUNTED) | ((lengths <= BAD_VIDEO) if retry else False)]
 
 
 def _fill(dataset: ConversationDataset, table: np.ndarray, rows: np.ndarray, workers: int | None, place: str) -> None:
@@ -143,6 +145,8 @@ class _Chunks(Dataset):
     def _measure(self, row: int) -> tuple[int, int, int]:
         try:
             return tuple(self.dataset.measure(row))
+        except MissingMedia:
+            return (MISSING_VIDEO, 0, 0)
         except MediaError:
             return (BAD_VIDEO, 0, 0)
         except RecordError:

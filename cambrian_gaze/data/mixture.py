@@ -16,11 +16,13 @@ import numpy as np
 
 from cambrian_gaze.data.prompts import PromptedRecords, add_prompts
 from cambrian_gaze.data.recipe_file import RecipeError, read_recipe, read_share
-from cambrian_gaze.data.records import Record, RecordSequence, read_records
+from cambrian_gaze.data.records import Layout, Record, Records, RecordSequence
 from cambrian_gaze.data.sampling import ChosenRows, Sampling
 from cambrian_gaze.data.tables import HUB, TableRecords, TableStream, is_table
 
-PLAIN_KEYS = ("system_prompt", "prompt_suffix", "expected", "columns", "config", "split", "streaming")
+PLAIN_KEYS = (
+    *("system_prompt", "prompt_suffix", "expected", "columns", "ignore_keys", "fps", "config", "split", "streaming"),
+)
 """Keys of an entry that are fields of `Source` as they stand."""
 
 RECIPE_SUFFIXES = (".yaml", ".yml")
@@ -44,14 +46,18 @@ class Source:
     expected: Mapping[str, int] = field(default_factory=dict)
     """Counts to compare a download with, see `EXPECTED_KEYS`; `rows` are those of the whole file."""
     columns: Mapping[str, str] = field(default_factory=dict)
-    """Of a table: key of a record → column."""
+    """Key of a record → column of a table, or key of a JSON row."""
+    ignore_keys: Sequence[str] = ()
+    """Keys of its rows that are no media and cut no clip, whatever they look like."""
+    fps: float | None = None
+    """Frames per second of its folders and lists of frames, where a record does not say."""
     config: str | None = None
     """Of a hub dataset: its configuration."""
     split: str = "train"
     """Of a hub dataset."""
     streaming: bool = False
     """Read in the table's order, without random access."""
-    origin: str = "--data_path"
+    origin: str = "data_path"
     """Where this source was named: the recipe and its entry."""
 
     def is_missing(self) -> bool:
@@ -64,9 +70,9 @@ class Source:
             raise RecipeError(f"{self.origin}: {self.path} is streamed, and this needs random access; drop `streaming`")
         self._check_there()
         if is_table(self.path):
-            records = TableRecords(self.path, self.columns, self.config, self.split)
+            records = TableRecords(self.path, None, self.config, self.split, layout=self.layout)
         else:
-            records = read_records(self.path)
+            records = Records(self.path, layout=self.layout)
         if self.system_prompt is None and self.prompt_suffix is None:
             return records
         return PromptedRecords(records, self.system_prompt, self.prompt_suffix)
@@ -78,7 +84,13 @@ class Source:
             raise RecipeError(f"{self.origin}: {self.path} is no table; JSON is read in place, drop `streaming`")
         if self.sampling != Sampling():
             raise RecipeError(f"{self.origin}: a stream is read whole; drop its sampling_strategy, weight or share")
-        return TableStream(self.path, self.columns, self.config, self.split, rank=rank, world_size=world_size)
+        options = {"layout": self.layout, "rank": rank, "world_size": world_size}
+        return TableStream(self.path, None, self.config, self.split, **options)
+
+    @property
+    def layout(self) -> Layout:
+        """What it says about the keys of its rows."""
+        return Layout(self.columns, self.ignore_keys, self.fps)
 
     def prompt(self, record: Record) -> Record:
         """The record with this source's prompt options."""
@@ -206,6 +218,14 @@ class Mixture:
             if mine.any():
                 rows[mine] = chosen.rows(indices[mine] - (self._ends[number] - self.counts[number]))
         return sources, rows
+
+    def expected_missing(self) -> float:
+        """Samples of an epoch without their media, as the sources declare them of all their rows."""
+        declared = [
+            min(1.0, source.expected.get("missing", 0) / len(records)) * count
+            for source, records, count in zip(self.sources, self.records, self.counts, strict=True)
+        ]
+        return float(sum(declared))
 
     def _weights(self) -> list[float]:
         """The weight of each source, its share turned into one."""

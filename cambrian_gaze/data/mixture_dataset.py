@@ -20,7 +20,10 @@ class MixtureDataset(Dataset):
         self.mixture = mixture
         self.parts = [
             ConversationDataset(
-                records, processor, source.image_folder, source.video_folder, source=source.name, **options
+                *(records, processor, source.image_folder, source.video_folder),
+                source=source.name,
+                expects_missing=bool(source.expected.get("missing")),
+                **options,
             )
             for source, records in zip(mixture.sources, mixture.records, strict=True)
         ]

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from cambrian_gaze.data.aspect import unstretched
 from cambrian_gaze.data.encode import IGNORE
 from cambrian_gaze.data.expand import TEXT, VIDEO
 from cambrian_gaze.data.mixture_dataset import MixtureDataset
@@ -53,7 +54,8 @@ class VisualRun:
 
 @dataclass(frozen=True)
 class Picture:
-    """An image or frame as it goes into the vision tower: padded, resized, quantised."""
+    """An image or frame as it goes into the vision tower: resized and quantised, padded where the processor pads. Where
+    it stretches, drawn out again to the picture's own shape."""
 
     name: str
     """Such as "image 1" or "video 2, frame 3"."""
@@ -123,7 +125,11 @@ def preview_row(
             shown += [len(names) + frame for frame in spread(run.frames, MAX_FRAMES)]
             names += [f"{run.name}, frame {i}" for i in range(1, run.frames + 1)] if run.frames > 1 else [run.name]
         pixels = sample["pixel_values"][shown]
-        preview.pictures = [Picture(names[i], picture(one, mean, std)) for i, one in zip(shown, pixels, strict=True)]
+        sizes = sample["picture_sizes"][shown].tolist()
+        preview.pictures = [
+            Picture(names[i], unstretched(picture(one, mean, std), tuple(size), processor.image_aspect_ratio))
+            for i, one, size in zip(shown, pixels, sizes, strict=True)
+        ]
         preview.hidden_frames = len(names) - len(shown)
     return preview
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import logging
+import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -33,6 +36,37 @@ class Quarantined:
     """What was wrong, and the remedy."""
     source: str = ""
     """Name of the mixture's source."""
+    kind: str = ""
+    """One of `inspection.KINDS` where it is known."""
+    declared: bool = False
+    """Whether its source declares that such samples are expected: these do not count towards the limit of a run, as
+    long as they are no more than declared."""
+
+
+@dataclass(frozen=True)
+class ExpectedMissing:
+    """How many samples of an epoch miss their media, as the recipe declares it."""
+
+    count: float
+    """Samples of an epoch; not whole where a source is read in part."""
+    rows: int
+    """All samples of an epoch."""
+    shuffled: bool = True
+
+    def beyond(self, missing: int, seen: int) -> int:
+        """How many of `missing` samples among the first `seen` are more than declared.
+
+        In a shuffled order the declared ones come evenly, give or take four standard deviations, so that a folder that
+        is wrong altogether shows early; in any order an epoch has no more than all.
+        """
+        share = min(1.0, self.count / max(1, self.rows))
+        allowed = math.ceil(-(-seen // max(1, self.rows)) * self.count)
+        if self.shuffled:
+            allowed = min(allowed, math.ceil(seen * share + 4 * math.sqrt(seen * share * (1 - share))))
+        return max(0, missing - allowed)
+
+
+NOTHING_MISSING = ExpectedMissing(0.0, 1)
 
 
 @dataclass(frozen=True)
@@ -41,7 +75,8 @@ class Dropped(Quarantined):
 
 
 class QuarantineLog:
-    """Appends {file, row, id, reason, source, time, rank, step} once per record, from any number of processes.
+    """Appends {file, row, id, reason, source, kind, declared, time, rank, step} once per record, from any number of
+    processes.
 
     A line is one `write` to a file opened with O_APPEND, so lines of several workers and ranks never mix. Before
     writing, the lines that others appended are read, so that another epoch or worker does not log a record again.
@@ -102,6 +137,8 @@ def append_lines(path: str | os.PathLike[str], lines: str, sync: bool = False) -
     data = lines.encode("ascii")
     fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
+        with contextlib.suppress(OSError):  # some file systems have no locks
+            fcntl.flock(fd, fcntl.LOCK_EX)  # a line that another process is writing is not taken for one broken off
         size = os.fstat(fd).st_size
         if size and os.pread(fd, 1, size - 1) != b"\n":
             data = b"\n" + data

@@ -30,6 +30,8 @@ SOURCE_KEYS: dict[str, tuple[type, ...]] = {
     "prompt_suffix": (str,),
     "expected": (dict,),
     "columns": (dict,),
+    "ignore_keys": (list,),
+    "fps": (int, float),
     "config": (str,),
     "split": (str,),
     "streaming": (bool,),
@@ -55,7 +57,7 @@ def read_recipe(path: str | os.PathLike[str]) -> dict[str, Any]:
     try:
         content = yaml.safe_load(declaration(file).read_text(encoding="utf-8"))
     except OSError as error:
-        raise RecipeError(f"cannot read the recipe {file}: {error.strerror}; check --data_path") from error
+        raise RecipeError(f"cannot read the recipe {file}: {error.strerror}; check the path") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise RecipeError(f"{file} is no YAML file: {error}") from error
     if not isinstance(content, dict):
@@ -73,6 +75,14 @@ def read_recipe(path: str | os.PathLike[str]) -> dict[str, Any]:
             raise RecipeError(f"{where}: give `path` (or `json_path`, its other name), once")
         if "weight" in entry and "share" in entry:
             raise RecipeError(f"{where}: give `weight` or `share`, not both")
+        if not entry.get("fps", 1.0) > 0:
+            raise RecipeError(f"{where}: fps is {entry['fps']!r}; write the rate of its frames, such as 3")
+        for key in entry.get("ignore_keys", []):
+            if not isinstance(key, str) or key in ("conversations", "messages"):
+                raise RecipeError(f"{where}: ignore_keys holds {key!r}; list keys of the rows other than their turns")
+        for key, column in entry.get("columns", {}).items():
+            if not isinstance(key, str) or not isinstance(column, str):
+                raise RecipeError(f"{where}: columns maps {key!r} to {column!r}; write `KEY: COLUMN`, both names")
         expected = entry.get("expected", {})
         check_keys(expected, dict.fromkeys(EXPECTED_KEYS, (int,)), f"{where}, expected")
     return content

@@ -4,40 +4,38 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from cambrian_gaze.data.clips import check_clip_keys
+from cambrian_gaze.data.errors import RecordError, shown
+from cambrian_gaze.data.forms import (
+    IMAGE_KEYS,
+    ROLES,
+    TURN_KEYS,
+    VIDEO_KEYS,
+    check_nothing_unread,
+    is_text,
+    read_images,
+    read_turns,
+    read_video,
+)
 from cambrian_gaze.data.index import RowIndex, open_index
 from cambrian_gaze.data.scan import DamagedArrayError
 
 MAX_ROW_BYTES = 16 << 20
 """Longest row that is parsed."""
 
-ROLES = {"system": "system", "human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant"}
-"""Speaker in a record ("from") → role in a chat message."""
+_ROW_LISTS = frozenset({"data", "rows", "samples", "annotations", "items", "examples", "train", "dataset", "records"})
+_KNOWN_KEYS = frozenset({"id", *TURN_KEYS, *IMAGE_KEYS, *VIDEO_KEYS})
 
-_KNOWN_KEYS = frozenset({"id", "conversations", "image", "video"})
-
-
-class RecordError(ValueError):
-    """A record that cannot become a sample: what is wrong, how to mend it and, once known, where it stands."""
-
-    def __init__(self, reason: str, remedy: str = "", file: str | None = None, row: int | None = None):
-        super().__init__(reason, remedy, file, row)
-        self.reason, self.remedy, self.file, self.row = reason, remedy, file, row
-
-    def __str__(self) -> str:
-        where = "" if self.file is None else f"{self.file}, row {self.row}: "
-        return f"{where}{self.reason}" + (f". Remedy: {self.remedy}" if self.remedy else "")
-
-    def at(self, file: str, row: int) -> RecordError:
-        """The same error, placed at `file` and `row` where it has no place yet."""
-        return self if self.file is not None else type(self)(self.reason, self.remedy, file, row)
+__all__ = ["MAX_ROW_BYTES", "ROLES", "Layout", "Record", "RecordError", "RecordSequence", "Records", "parse_record"]
 
 
 @dataclass(frozen=True)
@@ -55,41 +53,81 @@ class Record:
     row: int = 0
     """Counted from 1: the line of a JSONL file, the place in a JSON array."""
     extra: dict[str, Any] = field(default_factory=dict)
-    """All other keys, such as fps, start_time, end_time, start_frame, end_frame of a video."""
+    """All other keys, such as fps and what cuts a clip out of a video (`clips`)."""
+    foreign_key: str = ""
+    """Key of its media where that is none of LLaVA's own, though its turns are: nothing says that the text means them
+    unless it has placeholders."""
 
 
-def parse_record(raw: Any, file: str, row: int) -> Record:
-    """Checks the types of one row. Raises RecordError that names file, row and remedy."""
+@dataclass(frozen=True)
+class Layout:
+    """What a source says about the keys of its rows."""
 
-    def fail(reason: str, remedy: str) -> RecordError:
-        return RecordError(reason, remedy, file, row)
+    columns: Mapping[str, str] = field(default_factory=dict)
+    """Key of a record → key or column under which the source has it."""
+    ignore_keys: Sequence[str] = ()
+    """Keys that are no media and cut no clip, whatever they look like."""
+    fps: float | None = None
+    """Frames per second of its folders and lists of frames, where a record does not say."""
 
+    def renamed(self, raw: Mapping[str, Any]) -> dict[str, Any]:
+        """The row under the keys of a record, without those to ignore. Raises RecordError for a column that it lacks
+        among the turns."""
+        ignored = {*self.columns.values(), *self.columns, *self.ignore_keys}
+        row = {key: value for key, value in raw.items() if key not in ignored} if ignored else dict(raw)
+        return row | {key: raw[column] for key, column in self.columns.items() if column in raw}
+
+    def identity(self) -> dict[str, Any]:
+        """What tells records under this layout from others, for JSON; empty without any."""
+        facts = {"columns": dict(self.columns), "ignore_keys": list(self.ignore_keys), "fps": self.fps}
+        return {key: value for key, value in facts.items() if value}
+
+
+def parse_record(raw: Any, file: str, row: int, layout: Layout | None = None) -> Record:
+    """One row as a record: its keys found (see `forms`), its types checked. Raises RecordError that names file, row and
+    remedy."""
+    try:
+        return _parse_record(raw, file, row, layout or Layout())
+    except RecordError as error:
+        raise error.at(file, row) from error.__cause__
+
+
+def _parse_record(raw: Any, file: str, row: int, layout: Layout) -> Record:
     if not isinstance(raw, dict):
-        raise fail(f"the row is a JSON {type(raw).__name__}, not an object", 'write {"id": …, "conversations": […]}')
-    turns = raw.get("conversations")
-    if not isinstance(turns, list):
-        raise fail('"conversations" is missing or no list', 'add "conversations": [{"from": "human", "value": …}, …]')
-    if not turns:
-        raise fail("the conversation is empty (0 turns)", "add a human and a gpt turn, or delete the row")
-    for number, turn in enumerate(turns, 1):
-        if not isinstance(turn, dict) or not _is_text(turn.get("from")) or not _is_text(turn.get("value")):
-            remedy = 'write it as {"from": "human", "value": "text"}, in valid Unicode'
-            raise fail(f"turn {number} of {len(turns)} lacks a speaker or a text", remedy)
-        if turn["from"] not in ROLES:
-            known = ", ".join(ROLES)
-            raise fail(f'turn {number} of {len(turns)} is from "{turn["from"]}"', f'set "from" to one of: {known}')
-    images, video = raw.get("image"), raw.get("video")
-    images = [] if images is None else [images] if isinstance(images, str) else images
-    if not (isinstance(images, list) and all(isinstance(image, bytes) or _are_paths([image]) for image in images)):
-        raise fail('"image" is neither a path nor a list of paths', "give non-empty relative paths, or drop the key")
-    if video is not None and (video == [] or not _are_paths([video] if isinstance(video, str) else video)):
-        raise fail('"video" is neither a path nor a list of frame paths', "give non-empty relative paths, or drop it")
+        remedy = 'write {"id": …, "conversations": […]}'
+        raise RecordError(f"the row is a JSON {type(raw).__name__}, not an object: {shown(raw)}", remedy)
+    raw = layout.renamed(raw)
+    found = read_turns(raw)
+    images, image_key = read_images(raw, found.images)
+    video, video_key = read_video(raw, found.videos)
     identity = raw.get("id")
     identity = f"{Path(file).name}:{row}" if identity is None else str(identity)
-    if not _is_text(identity):
-        raise fail('"id" is no valid Unicode', "correct it, or drop it")
+    if not is_text(identity):
+        raise RecordError('"id" is no valid Unicode', "correct it, or drop it")
     extra = {key: value for key, value in raw.items() if key not in _KNOWN_KEYS}
-    return Record(identity, turns, images, video, file, row, extra)
+    if not images and video is None:
+        check_nothing_unread(extra)
+    if video is not None:
+        check_clip_keys(extra)
+        if layout.fps is not None and extra.get("fps") is None:
+            extra["fps"] = layout.fps
+    foreign = {image_key if images else "", video_key if video is not None else ""} - {"", "image", "video", "content"}
+    foreign_key = min(foreign, default="") if found.key == "conversations" else ""
+    for path in (*images, *([video] if isinstance(video, str) else video or [])):
+        if isinstance(path, str):
+            _check_path(path)
+    return Record(identity, found.turns, images, video, file, row, extra, foreign_key)
+
+
+def _check_path(path: str) -> None:
+    """Raises RecordError for what is no path: an address, or a file's content."""
+    scheme = path[:32].partition(":")[0].lower()
+    if scheme == "data" or len(path) > 4096:
+        remedy = "pictures must be files: write it to one below image_folder, or use a table with a column of pictures"
+        raise RecordError(f"a picture stands in the record itself, {shown(path)}", remedy)
+    if path[len(scheme) : len(scheme) + 3] == "://":
+        remedy = "download it, and write its path below the image or video folder into the record"
+        raise RecordError(f"{shown(path, 160)} is an address (URL), and nothing is downloaded", remedy)
 
 
 class RecordSequence(Sequence[Record]):
@@ -120,7 +158,7 @@ class RecordSequence(Sequence[Record]):
     def check_not_empty(self) -> None:
         """Raises RecordError where there are none."""
         if not len(self):
-            raise RecordError(f"{self.file} holds no records", "check --data_path, or remove it from the mixture")
+            raise RecordError(f"{self.file} holds no records", "check the path, or remove it from the mixture")
 
 
 class Records(RecordSequence):
@@ -128,30 +166,31 @@ class Records(RecordSequence):
     alone. The file stays on disk and so does its index: memory does not grow with the rows, and workers share it.
     """
 
-    def __init__(self, path: str | os.PathLike[str], index: RowIndex | None = None):
-        """`index`: where the rows are, by default `open_index(path)`."""
-        self.file = os.fspath(path)
+    def __init__(self, path: str | os.PathLike[str], index: RowIndex | None = None, layout: Layout | None = None):
+        """`index`: where the rows are, by default `open_index(path)`. `layout`: what its source says about the keys."""
+        self.file, self.layout = os.fspath(path), layout or Layout()
         self._fd: int | None = None
         try:
             self.index = open_index(path) if index is None else index
         except OSError as error:
-            raise RecordError(f"{self.file}: {error.strerror or error}", "check --data_path") from error
+            raise RecordError(f"{self.file}: {error.strerror or error}", "check the path") from error
         except DamagedArrayError as error:
             raise RecordError(f"{self.file} is not a valid JSON array: {error}", "repair or re-download it") from error
         self.check_not_empty()
+        self._check_rows()
 
     def __len__(self) -> int:
         return len(self.index)
 
     def record(self, index: int) -> Record:
         row = self.index.row(index)
-        return parse_record(self._parse(index, row), self.file, row)
+        return parse_record(self._parse(index, row), self.file, row, self.layout)
 
     def row_numbers(self) -> np.ndarray:
         return self.index.rows()
 
     def identity(self) -> dict[str, Any]:
-        return vars(self.index.identity)
+        return {**vars(self.index.identity), **self.layout.identity()}
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_fd": None}
@@ -159,6 +198,23 @@ class Records(RecordSequence):
     def __del__(self) -> None:
         if getattr(self, "_fd", None) is not None:
             os.close(self._fd)
+
+    def _check_rows(self) -> None:
+        """Raises RecordError where the file is one JSON object around its rows, and not a row a line."""
+        if self.index.kind == "array":
+            return
+        start, stop = self.index.span(0)
+        with open(self.file, "rb") as stream:
+            stream.seek(start)
+            head = stream.read(min(stop - start, MAX_ROW_BYTES))
+        if key := rows_within(head, whole=stop - start <= MAX_ROW_BYTES):
+            name = f"{Path(self.file).stem}.rows.jsonl"
+            what = f'one object that holds its rows under "{key}"' if key != "{" else "one object over several lines"
+            jq = f".{key}[]" if key != "{" else "."
+            raise RecordError(
+                f"{self.file} is {what}, and not one JSON object per line",
+                f"write the rows alone, as a JSON array or one a line: jq -c '{jq}' {self.file} > {name}",
+            )
 
     def _parse(self, index: int, row: int) -> Any:
         """The row's JSON. Raises RecordError."""
@@ -203,23 +259,30 @@ class Records(RecordSequence):
         return raw
 
 
+def rows_within(head: bytes, whole: bool) -> str | None:
+    """Of the first line of a file: the key of the list of rows that it holds; "{" where an object begins in it and goes
+    on in the next line; None for a row. `whole`: the line ends in `head`."""
+    text = head.decode("utf-8-sig", "replace").strip()
+    if whole and re.fullmatch(r'\{\s*("[^"\\]*"\s*:\s*[\[{]*)?', text):
+        key = re.search(r'"([^"\\]*)"\s*:\s*\[', text)
+        return key[1] if key and key[1] not in TURN_KEYS else "{"
+    if whole:
+        try:
+            row = json.loads(text)
+        except (ValueError, RecursionError):
+            return None
+        if not isinstance(row, dict) or any(key in row for key in TURN_KEYS):
+            return None
+        lists = [k for k, v in row.items() if isinstance(v, list) and v and all(isinstance(i, dict) for i in v)]
+        rows = [key for key in lists if any(turns in row[key][0] for turns in TURN_KEYS)]
+        return next(iter([*rows, *(key for key in lists if len(row) == 1 or key in _ROW_LISTS)]), None)
+    key = re.match(r'\{\s*"([^"\\]*)"\s*:\s*\[\s*\{', text)
+    return key[1] if key and key[1] not in TURN_KEYS else None
+
+
 def read_records(path: str | os.PathLike[str]) -> Records:
     """The records of a JSON array or a JSONL file (told apart by the first character, not by the file's name)."""
     return Records(path)
-
-
-def _are_paths(value: Any) -> bool:
-    return isinstance(value, list) and all(_is_text(path) and path for path in value)
-
-
-def _is_text(value: Any) -> bool:
-    if not isinstance(value, str):
-        return False
-    try:
-        value.encode()  # JSON can spell lone surrogates, which no tokenizer takes
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

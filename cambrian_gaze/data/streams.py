@@ -29,7 +29,12 @@ class StreamDataset(Dataset):
         """`options`: those of `ConversationDataset`, for every source."""
         self.sources = list(sources)
         self.parts = [
-            ConversationDataset([], processor, source.image_folder, source.video_folder, source=source.name, **options)
+            ConversationDataset(
+                *([], processor, source.image_folder, source.video_folder),
+                source=source.name,
+                expects_missing=bool(source.expected.get("missing")),
+                **options,
+            )
             for source in self.sources
         ]
         self._rank, self._world_size, self._length = 0, 1, 0

@@ -1,7 +1,7 @@
 """Records of Parquet and Arrow files and of hub datasets, through `datasets`: random access, or a stream.
 
-A table's rows become LLaVA's form by `columns`, which maps a record's key to the table's column. A column of pictures,
-{"bytes", "path"}, is taken as it is: bytes where there are some, a path below the image folder otherwise.
+A table's rows are read as those of JSON (`forms`), under the names that `columns` gives the table's columns. A column
+of pictures, {"bytes", "path"}, is taken as it is: bytes where there are some, a path below the image folder otherwise.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from cambrian_gaze.data.records import Record, RecordError, RecordSequence, parse_record
+from cambrian_gaze.data.forms import TURN_KEYS
+from cambrian_gaze.data.records import Layout, Record, RecordError, RecordSequence, parse_record
 from cambrian_gaze.extras import require
 
 HUB = "hub:"
@@ -39,11 +40,14 @@ class TableRecords(RecordSequence):
         columns: Mapping[str, str] | None = None,
         config: str | None = None,
         split: str = "train",
+        *,
+        layout: Layout | None = None,
     ) -> None:
-        """`config`, `split`: of a hub dataset. Raises RecordError."""
-        self.file, self.columns = path, dict(columns or {})
+        """`config`, `split`: of a hub dataset. `layout`: what its source says, of which `columns` is a part. Raises
+        RecordError."""
+        self.file, self.layout = path, layout or Layout(columns or {})
         self._table = _load(path, config, split, streaming=False).with_format("arrow")
-        _check_columns(self._table.column_names, self.columns, path)
+        _check_columns(self._table.column_names, self.layout, path)
         self.check_not_empty()
 
     def __len__(self) -> int:
@@ -51,13 +55,13 @@ class TableRecords(RecordSequence):
 
     def record(self, index: int) -> Record:
         (row,) = self._table[index : index + 1].to_pylist()
-        return record_of_row(row, self.columns, self.file, index + 1)
+        return record_of_row(row, self.layout, self.file, index + 1)
 
     def row_numbers(self) -> np.ndarray:
         return np.arange(1, len(self) + 1)
 
     def identity(self) -> dict[str, Any]:
-        return {"table": self._table._fingerprint, "columns": self.columns}
+        return {"table": self._table._fingerprint, **self.layout.identity()}
 
 
 class TableStream:
@@ -74,15 +78,16 @@ class TableStream:
         config: str | None = None,
         split: str = "train",
         *,
+        layout: Layout | None = None,
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
-        """Raises RecordError."""
+        """`layout`: see `TableRecords`. Raises RecordError."""
         self.file = path if world_size == 1 else f"{path} (share {rank + 1} of {world_size})"
-        self.columns = dict(columns or {})
+        self.layout = layout or Layout(columns or {})
         table = _load(path, config, split, streaming=True)
         if table.column_names is not None:
-            _check_columns(table.column_names, self.columns, path)
+            _check_columns(table.column_names, self.layout, path)
         distribute = require("datasets.distributed", extra="data")
         self._fresh = self._table = distribute.split_dataset_by_node(table.with_format("arrow"), rank, world_size)
         self._row, self._world_size = 0, world_size
@@ -107,37 +112,27 @@ class TableStream:
             for row in batch.to_pylist():
                 self._row += 1
                 try:
-                    yield record_of_row(row, self.columns, self.file, self._row)
+                    yield record_of_row(row, self.layout, self.file, self._row)
                 except RecordError as error:
                     yield error
         # A table that was resumed begins there each time.
         self._row, self._table = 0, self._fresh
 
 
-def record_of_row(row: Mapping[str, Any], columns: Mapping[str, str], file: str, number: int) -> Record:
+def record_of_row(row: Mapping[str, Any], layout: Layout, file: str, number: int) -> Record:
     """A table's row as a record. Raises RecordError that names file and row."""
-    taken = set(columns.values())
-    raw = {key: value for key, value in row.items() if key not in taken and key not in columns}
-    raw |= {key: row[column] for key, column in columns.items()}
-    raw = {key: value for key, value in raw.items() if value is not None}
-    if "image" in raw:
-        images = raw["image"] if isinstance(raw["image"], list) else [raw["image"]]
-        raw["image"] = [_picture(image) for image in images]
-    return parse_record(raw, file, number)
+    return parse_record({key: value for key, value in row.items() if value is not None}, file, number, layout)
 
 
-def _picture(image: Any) -> Any:
-    if isinstance(image, dict) and set(image) <= {"bytes", "path"}:
-        return image.get("bytes") or image.get("path")
-    return image
-
-
-def _check_columns(names: Sequence[str], columns: Mapping[str, str], path: str) -> None:
-    wanted = dict({"conversations": "conversations"}, **columns)
-    for key, column in wanted.items():
+def _check_columns(names: Sequence[str], layout: Layout, path: str) -> None:
+    has = f"the table has {', '.join(names)}"
+    for key, column in layout.columns.items():
         if column not in names:
-            remedy = f"map it in the recipe: `columns: {{{key}: COLUMN}}`; the table has {', '.join(names)}"
+            remedy = f"map it in the recipe: `columns: {{{key}: COLUMN}}`; {has}"
             raise RecordError(f"{path} has no column {column!r} for {key!r}", remedy)
+    if not {*TURN_KEYS} & {*names, *layout.columns}:
+        remedy = f"map it in the recipe: `columns: {{conversations: COLUMN}}`; {has}"
+        raise RecordError(f"{path} has no column 'conversations' (or {', '.join(TURN_KEYS[1:])})", remedy)
 
 
 def _load(path: str, config: str | None, split: str, streaming: bool) -> Any:

@@ -9,6 +9,7 @@ from typing import Any
 
 from PIL import Image
 
+from cambrian_gaze.data.clips import folder_fps, other_rate
 from cambrian_gaze.data.decoders import count_in_file, frames_of_file
 from cambrian_gaze.data.frame_sampling import FrameSampling, Timeline, clip_number, select_frames
 from cambrian_gaze.data.isolated import count_in_child, decode_in_child
@@ -27,8 +28,8 @@ def load_frames(
     """The sampled frames of a video as RGB pictures, in order; only these are decoded.
 
     `video`: paths of frames, a folder of frames (sorted by name, numbers by value) or a video file.
-    `clip` may hold what a record says: `fps` (of lists and folders; 1 when absent), `start_time` and `end_time`
-    (seconds), `start_frame` and `end_frame` (end excluded). Raises MediaError that names the file and the remedy.
+    `clip` may hold what a record says: `fps` (of lists and folders; else `clips.folder_fps`) and `clips.CLIP_KEYS`.
+    Raises MediaError that names the file and the remedy.
     """
     sampling, clip = sampling or FrameSampling(), clip or {}
     if (real := _video_file(video, root)) is not None:
@@ -73,7 +74,10 @@ def _select_pictures(
 ) -> tuple[list[str], list[int]]:
     """The paths of all frames of a list or folder, and which of them to take."""
     frames = list_frames(video, root) if isinstance(video, str) else video
-    source_fps = clip_number(clip, "fps", 1.0)
+    if (rate := other_rate(clip)) is not None and clip.get("fps") is None:
+        raise MediaError(f'{video}: the rate of its frames stands under "{rate}"', 'name the key "fps"')
+    first = video if isinstance(video, str) else next(iter(video), "")
+    source_fps = clip_number(clip, "fps", folder_fps(os.path.join(root or "", first)))
     if not source_fps > 0:
         raise MediaError(f"{video}: {source_fps:g} frames per second", 'correct "fps" of the record, or drop it')
     return frames, select_frames(Timeline.regular(len(frames), source_fps), clip, sampling, str(video))

@@ -7,20 +7,29 @@ are compared with the cost model: a run that attends to more or less than it cla
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from cambrian_gaze.data.conversation import IMAGE_POSITIONS
 from cambrian_gaze.data.frame_sampling import FrameSampling
-from cambrian_gaze.data.records import Record
+from cambrian_gaze.data.records import Record, RecordError
 from cambrian_gaze.evaluation.counts import count_attended
-from cambrian_gaze.evaluation.fingerprint import weights_fingerprint
+from cambrian_gaze.evaluation.fingerprint import processor_fingerprint, weights_fingerprint
 from cambrian_gaze.evaluation.journal import Journal, entry_key
-from cambrian_gaze.evaluation.prompts import media_identity, modalities, prompt_messages, with_media
+from cambrian_gaze.evaluation.prompts import (
+    media_identity,
+    modalities,
+    prompt_messages,
+    question_text,
+    reference,
+    with_media,
+)
 from cambrian_gaze.gaze.config import GazeConfig
+from cambrian_gaze.models.positions import check_positions
 
 
 @dataclass(frozen=True)
@@ -38,6 +47,12 @@ class AnswerOptions:
     sampling: FrameSampling = FrameSampling()
     """Which frames of a video are shown. Its time limit is no part of an answer's identity."""
     batch_size: int = 64
+    image_position: str = IMAGE_POSITIONS[0]
+    """Where the pictures of a record's turns stand, as in training; see `data.conversation`."""
+    seed: int | None = None
+    """Of sampling, if `generation` samples: each batch begins with one made of it and of the batch's questions."""
+    video_folder: str | Path | None = None
+    """What the records' video paths start from; None: where their images do. No part of an answer's identity."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +65,14 @@ class Question:
     key: str
     load: Callable[[], list[dict[str, Any]]]
     """The prompt with its pictures and videos."""
+    facts: dict[str, Any] = field(default_factory=dict)
+    """What else to store with the answer, for readers."""
+    place: tuple[str, int] | None = None
+    """File and row, for errors."""
+
+
+Failed = Callable[[str, Exception], object]
+"""Called with the id of a question that cannot be answered, and why; the others are answered."""
 
 
 def answer_questions(
@@ -59,6 +82,7 @@ def answer_questions(
     journal: Journal,
     options: AnswerOptions,
     progress: Callable[[int], object] | None = None,
+    failed: Failed | None = None,
 ) -> list[dict[str, Any]]:
     """Answer every question that the journal does not hold yet; see `answer_records`."""
     config = model.config.gaze_config.override(**options.gaze)
@@ -68,21 +92,25 @@ def answer_questions(
     todo.sort(key=lambda question: sum(len(part.get("text", "")) for m in question.messages for part in m["content"]))
     for start in range(0, len(todo), options.batch_size):
         batch = todo[start : start + options.batch_size]
-        for question, entry in zip(batch, _answer(model, processor, batch, options, config), strict=True):
-            journal.append({"key": question.key, "id": question.id, **entry})
+        sound, inputs = _inputs(model, processor, batch, options, failed)
+        if sound:
+            entries = _answer(model, processor, sound, inputs, options, config)
+            for question, entry in zip(sound, entries, strict=True):
+                journal.append({"key": question.key, "id": question.id, **question.facts, **entry})
         if progress is not None:
             progress(len(batch))
-    return [journal[question.key] for question in questions]
+    return [journal[question.key] for question in questions if question.key in journal]
 
 
 def answer_records(
     model: Any,
     processor: Any,
-    records: Iterable[Record],
+    records: Sequence[Record],
     folder: str | Path,
     journal: Journal,
     options: AnswerOptions,
     progress: Callable[[int], object] | None = None,
+    failed: Failed | None = None,
 ) -> list[dict[str, Any]]:
     """Answer every record that the journal does not hold yet.
 
@@ -91,36 +119,112 @@ def answer_records(
         processor: its `CambrianGazeProcessor`.
         records: LLaVA-format records; a last turn of the assistant is left out of the prompt.
         folder: what the records' image and video paths start from.
-        journal: where answers are kept, flushed per answer.
+        journal: where answers are kept, flushed per answer, and in the order of the records at the end.
         progress: called with the number of answers each time some are there.
+        failed: called for each record that cannot be answered (a picture that is missing, a prompt longer than the
+            decoder's positions, a row that is no record), with an error that names file and row; the others are
+            answered. None: the first such error is raised.
 
-    Returns: the journal's entries in the order of the records: `id`, `answer`, `tokens` (ids up to and including the
-    end token), `seconds` (this answer's share of its batch), `attended` (see `count_attended`), and `regions` where
-    kept: [tokens][layers][heads][K].
+    Returns: the journal's entries in the order of the records, those without an answer left out: `id`, `question`,
+    `reference` (the record's own answer, or None), `answer`, `tokens` (ids up to and including the end token),
+    `seconds` (this answer's share of its batch), `attended` (see `count_attended`), and `regions` where kept:
+    [tokens][layers][heads][K].
 
     Raises: RuntimeError where the counted KV entries differ from the cost model.
     """
     config = model.config.gaze_config.override(**options.gaze)
-    fingerprint = weights_fingerprint(model)
-    questions = [_question(record, folder, options, config, fingerprint) for record in records]
-    return answer_questions(model, processor, questions, journal, options, progress)
+    fingerprint = f"{weights_fingerprint(model)} {processor_fingerprint(processor)}"
+    system = processor.system_prompt
+    questions = []
+    for place in range(len(records)):
+        try:
+            questions.append(_question(records[place], folder, options, config, fingerprint, system))
+        except ValueError as error:
+            if failed is None:
+                raise
+            failed(f"row {place + 1}", error)
+            if progress is not None:
+                progress(1)
+    entries = answer_questions(model, processor, questions, journal, options, progress, failed)
+    for question, entry in zip([q for q in questions if q.key in journal], entries, strict=True):
+        for name, fact in question.facts.items():
+            entry.setdefault(name, fact)  # of a journal that an older version wrote
+    journal.arrange(question.key for question in questions)
+    return entries
 
 
 def _question(
-    record: Record, folder: str | Path, options: AnswerOptions, config: GazeConfig, fingerprint: str
+    record: Record,
+    folder: str | Path,
+    options: AnswerOptions,
+    config: GazeConfig,
+    fingerprint: str,
+    system: str | None,
 ) -> Question:
-    messages = prompt_messages(record)
+    messages = prompt_messages(record, options.image_position)
+    videos = options.video_folder
     key = entry_key(
         id=record.id,
         prompt=messages,
-        **media_identity(record, folder, options.sampling),
+        **media_identity(record, folder, options.sampling, videos),
         generation=options.generation,
         gaze=config.to_dict(),
         blank_images=options.blank_images,
         keep_regions=options.keep_regions,
         weights=fingerprint,
+        **({"system": system} if system else {}),
+        **({} if options.seed is None else {"seed": options.seed}),
     )
-    return Question(record.id, messages, key, lambda: with_media(messages, record, folder, options.sampling))
+    facts = {"question": question_text(messages), "reference": reference(record)}
+
+    def load() -> list[dict[str, Any]]:
+        return with_media(messages, record, folder, options.sampling, videos)
+
+    return Question(record.id, messages, key, load, facts, (record.file, record.row))
+
+
+def _inputs(
+    model: Any, processor: Any, batch: list[Question], options: AnswerOptions, failed: Failed | None
+) -> tuple[list[Question], Any]:
+    """The questions of a batch that can be asked, and the model's inputs for them."""
+    loaded = []
+    for question in batch:
+        try:
+            loaded.append((question, question.load()))
+        except ValueError as error:
+            _tell(failed, question, error)
+    if not loaded:
+        return [], None
+    inputs = _encoded(processor, loaded)
+    new = options.generation.get("max_new_tokens", 0)
+    fitting = []
+    for pair, length in zip(loaded, inputs["attention_mask"].sum(1).tolist(), strict=True):
+        try:
+            check_positions(model.config, length, new)
+            fitting.append(pair)
+        except ValueError as error:
+            _tell(failed, pair[0], error)
+    if len(fitting) < len(loaded):
+        inputs = _encoded(processor, fitting) if fitting else inputs
+    return [question for question, _ in fitting], inputs.to(model.device)
+
+
+def _encoded(processor: Any, loaded: list[tuple[Question, list[dict[str, Any]]]]) -> Any:
+    return processor.apply_chat_template(
+        [messages for _, messages in loaded], add_generation_prompt=True, tokenize=True
+    )
+
+
+def _tell(failed: Failed | None, question: Question, error: ValueError) -> None:
+    """Hand an error on, with its place; raise it where nobody takes it."""
+    if question.place is not None:
+        placed = error if isinstance(error, RecordError) else RecordError(str(error))
+        error = placed.at(*question.place)
+    elif not isinstance(error, RecordError):
+        error = ValueError(f"{question.id}: {error}")
+    if failed is None:
+        raise error
+    failed(question.id, error)
 
 
 @torch.no_grad()
@@ -128,17 +232,15 @@ def _answer(
     model: Any,
     processor: Any,
     batch: list[Question],
+    inputs: Any,
     options: AnswerOptions,
     config: GazeConfig,
 ) -> list[dict[str, Any]]:
-    """The journal entries of one batch, less key and id."""
-    inputs = processor.apply_chat_template(
-        [question.load() for question in batch],
-        add_generation_prompt=True,
-        tokenize=True,
-    ).to(model.device)
+    """The journal entries of one batch, less key, id and facts."""
     if options.blank_images and "pixel_values" in inputs:
         inputs["pixel_values"] = torch.zeros_like(inputs["pixel_values"])  # 0 is the mean colour, normalised
+    if options.seed is not None:
+        torch.manual_seed(int(entry_key(seed=options.seed, keys=[question.key for question in batch])[:16], 16))
     seconds, output = _timed(
         model.device, lambda: model.generate(**inputs, **options.generation, gaze=options.gaze, return_gaze=True)
     )

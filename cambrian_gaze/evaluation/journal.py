@@ -6,9 +6,12 @@ given again; every complete line is kept.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -39,6 +42,10 @@ def read_entries(path: str | Path) -> tuple[dict[str, dict[str, Any]], int]:
     return entries, complete
 
 
+def _line(entry: dict[str, Any]) -> bytes:
+    return json.dumps(entry, ensure_ascii=False).encode("utf-8") + b"\n"
+
+
 class Journal:
     """Answers by key, backed by a JSONL file. Where a key occurs more than once its last line counts.
 
@@ -65,9 +72,28 @@ class Journal:
 
     def append(self, entry: dict[str, Any]) -> None:
         """Store an entry (with its `key`) so that it survives the end of this process."""
-        self._file.write(json.dumps(entry, ensure_ascii=False).encode("utf-8") + b"\n")
+        self._file.write(_line(entry))
         self._file.flush()
         self.entries[entry["key"]] = entry
+
+    def arrange(self, keys: Iterable[str]) -> None:
+        """Rewrite the file in one move, one line for each key: first the entries of other keys in the order in which
+        they were answered, then those of `keys` in this order. Keys without an entry are left out."""
+        wanted = [key for key in dict.fromkeys(keys) if key in self.entries]
+        chosen = set(wanted)
+        order = [key for key in self.entries if key not in chosen] + wanted
+        lines = b"".join(_line(self.entries[key]) for key in order)
+        if self.path.read_bytes() == lines:
+            return
+        partial = self.path.with_name(f".{self.path.name}.{os.getpid()}")
+        with open(partial, "wb") as file:
+            file.write(lines)
+            file.flush()
+            os.fsync(file.fileno())
+        self._file.close()
+        os.replace(partial, self.path)
+        self._file = open(self.path, "ab")  # noqa: SIM115  closed by `close`
+        self.entries = {key: self.entries[key] for key in order}
 
     def close(self) -> None:
         """Close the file; the entries stay readable."""
@@ -89,3 +115,18 @@ class Journal:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+@contextmanager
+def alone(path: str | Path) -> Iterator[None]:
+    """Holds a lock that ends with this process. Raises ValueError where another process holds it."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path.with_suffix(".lock"), "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise ValueError(
+                f"another process writes {path}; wait for it or stop it, or give another --output"
+            ) from error
+        yield

@@ -3,33 +3,64 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cambrian_gaze.data.conversation import messages_from_record, visuals
-from cambrian_gaze.data.frame_sampling import CLIP_KEYS, FrameSampling
-from cambrian_gaze.data.media import load_image
-from cambrian_gaze.data.records import ROLES, Record
+from cambrian_gaze.data.clips import CLIP_KEYS
+from cambrian_gaze.data.conversation import IMAGE_POSITIONS, messages_from_record, visuals
+from cambrian_gaze.data.frame_sampling import FrameSampling
+from cambrian_gaze.data.media import load_image, resolve_path
+from cambrian_gaze.data.records import ROLES, Record, RecordError
 from cambrian_gaze.data.video import load_frames
 from cambrian_gaze.evaluation.fingerprint import file_fingerprint
 from cambrian_gaze.gaze.layout import IMAGE, VIDEO
 
 
-def prompt_messages(record: Record) -> list[dict[str, Any]]:
-    """The record's turns as chat messages, less the answer at its end where it has one.
+def prompt_messages(record: Record, image_position: str = IMAGE_POSITIONS[0]) -> list[dict[str, Any]]:
+    """The record's turns as chat messages, less the answer at its end where it has one; pictures stand as in training.
 
     Raises: RecordError with file and row where turns, roles or placeholders are out of order.
     """
     turns = record.conversations
     if ROLES[turns[-1]["from"]] != "assistant":
         record = dataclasses.replace(record, conversations=[*turns, {"from": "gpt", "value": "(to be given)"}])
-    return messages_from_record(record)[:-1]
+    return messages_from_record(record, image_position)[:-1]
+
+
+def question_text(messages: Sequence[Mapping[str, Any]]) -> str:
+    """The last question as text, for readers, `<image>` and `<video>` where they stand."""
+    return "".join(part.get("text", f"<{part['type']}>") for part in messages[-1]["content"])
+
+
+def reference(record: Record) -> str | None:
+    """The answer that the record gives to its last question; None where it gives none."""
+    last = record.conversations[-1]
+    return last["value"] if ROLES[last["from"]] == "assistant" else None
 
 
 def with_media(
-    messages: list[dict[str, Any]], record: Record, folder: str | Path, sampling: FrameSampling
+    messages: list[dict[str, Any]],
+    record: Record,
+    folder: str | Path,
+    sampling: FrameSampling,
+    video_folder: str | Path | None = None,
 ) -> list[dict[str, Any]]:
-    """The messages with each image (RGB) and video (list of RGB frames) of the record in its place."""
+    """The messages with each image (RGB) and video (list of RGB frames) of the record in its place.
+
+    `folder` and `video_folder` (as `folder` where None) are what the record's paths start from.
+    Raises: MediaError with file and row.
+    """
+    try:
+        return _filled(messages, record, folder, sampling, folder if video_folder is None else video_folder)
+    except RecordError as error:
+        raise error.at(record.file, record.row) from error
+
+
+def _filled(
+    messages: list[dict[str, Any]], record: Record, folder: str | Path, sampling: FrameSampling, videos: str | Path
+) -> list[dict[str, Any]]:
     images = iter(record.images)
     filled = []
     for message in messages:
@@ -38,7 +69,7 @@ def with_media(
             if part["type"] == "image":
                 part = {**part, "image": load_image(next(images), folder)}
             elif part["type"] == "video":
-                part = {**part, "video": load_frames(record.video, folder, sampling, record.extra)}
+                part = {**part, "video": load_frames(record.video, videos, sampling, record.extra)}
             parts.append(part)
         filled.append({**message, "content": parts})
     return filled
@@ -49,11 +80,30 @@ def modalities(messages: list[dict[str, Any]]) -> list[int]:
     return [IMAGE if kind == "image" else VIDEO for kind in visuals(messages)]
 
 
-def media_identity(record: Record, folder: str | Path, sampling: FrameSampling) -> dict[str, Any]:
-    """What tells the record's media from others, for `entry_key`: fingerprints of its files, frames of its video."""
+def media_identity(
+    record: Record, folder: str | Path, sampling: FrameSampling, video_folder: str | Path | None = None
+) -> dict[str, Any]:
+    """What tells the record's media from others, for `entry_key`: fingerprints of its files, frames of its video.
+
+    Raises: MediaError with file and row where one is missing or lies outside its folder.
+    """
     videos = [record.video] if isinstance(record.video, str) else record.video or []
-    facts: dict[str, Any] = {"media": [file_fingerprint(Path(folder) / path) for path in [*record.images, *videos]]}
+    video_folder = folder if video_folder is None else video_folder
+    try:
+        places = [_real(path, folder, "--image_folder") for path in record.images]
+        places += [_real(path, video_folder, "--video_folder") for path in videos]
+    except RecordError as error:
+        raise error.at(record.file, record.row) from error
+    facts: dict[str, Any] = {"media": [_fingerprint(place) for place in places]}
     if record.video is not None:
         clip = {key: record.extra[key] for key in ("fps", *CLIP_KEYS) if key in record.extra}
         facts["frames"] = {**sampling.identity(), "clip": clip}
     return facts
+
+
+def _real(path: str | bytes, folder: str | Path, flag: str) -> str | bytes:
+    return path if isinstance(path, bytes) else resolve_path(path, folder, flag)
+
+
+def _fingerprint(place: str | bytes) -> str:
+    return hashlib.sha256(place).hexdigest() if isinstance(place, bytes) else file_fingerprint(place)

@@ -6,7 +6,6 @@ holds is not answered again, whichever process wrote it. A task that fails leave
 
 from __future__ import annotations
 
-import fcntl
 import json
 import sys
 import traceback
@@ -22,7 +21,7 @@ from cambrian_gaze.evaluation.benchmarks.declare import Benchmark
 from cambrian_gaze.evaluation.benchmarks.rows import Rows
 from cambrian_gaze.evaluation.doctor import check_schema
 from cambrian_gaze.evaluation.fingerprint import processor_fingerprint, weights_fingerprint
-from cambrian_gaze.evaluation.journal import Journal
+from cambrian_gaze.evaluation.journal import Journal, alone
 from cambrian_gaze.evaluation.ranks import Ranks
 from cambrian_gaze.evaluation.results import journal_path, journals, read_results, task_name, write_task
 from cambrian_gaze.evaluation.samples import Sample, first_groups, question_maker, read_samples, shard
@@ -74,7 +73,7 @@ def run(
     output, ranks = Path(output), ranks or Ranks()
     errors: dict[str, str] = {}
     tasks = _prepare(options, ranks, errors)
-    with _alone(journal_path(output, ranks.rank)):
+    with alone(journal_path(output, ranks.rank)):
         if tasks:
             model, processor = load(ranks.device)
             identity = {
@@ -193,17 +192,3 @@ def _kept(name: str, errors: dict[str, str]) -> Iterator[None]:
         traceback.print_exc()
         print(f"{name} failed and is left out; the other tasks go on", file=sys.stderr)
         errors[name] = f"{type(error).__name__}: {error}"
-
-
-@contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """Holds a lock that ends with this process. Raises ValueError where another process holds it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path.with_suffix(".lock"), "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise ValueError(
-                f"another process writes {path}; wait for it or stop it, or give another --output"
-            ) from error
-        yield

@@ -20,6 +20,7 @@ class CambrianGazeVLM:
     Args:
         model_path: folder of `save_pretrained`, or a Hub name.
         device: default: cuda where there is one.
+        system: what the system turn says; default: as the checkpoint has it.
         gaze: run-time options of the gaze, such as top_k; none: as the checkpoint has it.
 
     Raises: ValueError for an option that the gaze does not have.
@@ -37,15 +38,14 @@ class CambrianGazeVLM:
         fps: float = 1.0,
         max_frames: int = 64,
         device: str | None = None,
+        system: str | None = None,
         **gaze: Any,
     ) -> None:
         import torch
 
-        from cambrian_gaze.models.modeling import CambrianGazeForConditionalGeneration
-        from cambrian_gaze.models.processing import CambrianGazeProcessor
+        from cambrian_gaze.models.loading import load_to_answer
 
-        self.processor = CambrianGazeProcessor.from_pretrained(model_path)
-        model = CambrianGazeForConditionalGeneration.from_pretrained(model_path, dtype="auto").eval()
+        model, self.processor = load_to_answer(model_path, system)
         model.config.gaze_config.override(**gaze)
         self.model = model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.max_new_tokens, self.gaze = max_new_tokens, gaze

@@ -34,7 +34,7 @@ class RegionBudget:
     """Visual tokens per query, context tokens not counted: K = max(1, floor(budget / m))."""
 
     def __post_init__(self) -> None:
-        size = tuple(self.region_size)
+        size = tuple(self.region_size) if isinstance(self.region_size, list | tuple) else ()
         if len(size) != 3 or any(not _is_int(r) or r < 1 for r in size):
             raise ValueError(f"region_size must be three positive integers (r_t, r_h, r_w), got {self.region_size!r}")
         object.__setattr__(self, "region_size", size)
@@ -45,7 +45,7 @@ class RegionBudget:
             raise ValueError(f"top_k must be an integer of at least 1, got {self.top_k!r}; keep_ratio=1.0 is dense")
         if self.kv_budget is not None and (not _is_int(self.kv_budget) or self.kv_budget < 1):
             raise ValueError(f"kv_budget must be an integer of at least 1 visual token, got {self.kv_budget!r}")
-        if self.keep_ratio is not None and not 0.0 < self.keep_ratio <= 1.0:
+        if self.keep_ratio is not None and (not _is_number(self.keep_ratio) or not 0.0 < self.keep_ratio <= 1.0):
             raise ValueError(f"keep_ratio must be in (0, 1], got {self.keep_ratio!r}")
 
     @property
@@ -62,6 +62,13 @@ class RegionBudget:
     def with_budget(self, **budget: Any) -> RegionBudget:
         """The same regions under another budget: exactly one of `top_k`, `keep_ratio`, `kv_budget`."""
         return dataclasses.replace(self, **{name: budget.get(name) for name in BUDGET_FIELDS})
+
+    def override(self, values: dict[str, Any], where: str) -> RegionBudget:
+        """These regions and this budget, but for the fields in `values`, which `where` holds."""
+        values = dict(_known(RegionBudget, values, where))
+        if any(values.get(name) is not None for name in BUDGET_FIELDS):
+            values = dict.fromkeys(BUDGET_FIELDS) | values
+        return dataclasses.replace(self, **values)
 
 
 @dataclass(frozen=True)
@@ -120,16 +127,22 @@ class GazeConfig:
             value = getattr(self, name)
             if isinstance(value, dict):
                 object.__setattr__(self, name, RegionBudget(**_known(RegionBudget, value, f"gaze.{name}")))
+            elif not isinstance(value, RegionBudget) and (name == "image" or value is not None):
+                raise ValueError(f"{name} must hold a region_size and a budget, got {value!r}")
         if isinstance(self.schedule, dict):
             known = _known(TopKSchedule, self.schedule, "gaze.schedule")
             object.__setattr__(self, "schedule", TopKSchedule(**known))
-        object.__setattr__(self, "dense_layers", tuple(self.dense_layers))
+        layers = self.dense_layers
+        object.__setattr__(self, "dense_layers", tuple(layers) if isinstance(layers, list | tuple) else (layers,))
         if not _is_int(self.num_context_tokens) or self.num_context_tokens < 0:
             raise ValueError(f"num_context_tokens must be an integer of at least 0, got {self.num_context_tokens!r}")
-        if not 0.0 <= self.min_keep_ratio <= 1.0:
+        if not _is_number(self.min_keep_ratio) or not 0.0 <= self.min_keep_ratio <= 1.0:
             raise ValueError(f"min_keep_ratio must be in [0, 1], got {self.min_keep_ratio!r}")
         if any(not _is_int(layer) or layer < 0 for layer in self.dense_layers):
-            raise ValueError(f"dense_layers must be layer numbers from 0, got {self.dense_layers!r}")
+            raise ValueError(f"dense_layers must be a list of layer numbers from 0, got {layers!r}")
+        for name in ("context_visible", "visual_sees_context", "route_prompt"):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"{name} must be true or false, got {getattr(self, name)!r}")
         hints = get_type_hints(GazeConfig)
         for name in ("head_granularity", "descriptor", "descriptor_keys", "visual_queries"):
             if getattr(self, name) not in (choices := get_args(hints[name])):
@@ -149,6 +162,15 @@ class GazeConfig:
         """Whether text queries route in this decoder layer."""
         return not self.is_dense and layer not in self.dense_layers
 
+    def check_layers(self, layers: int) -> GazeConfig:
+        """This configuration, for a decoder of so many layers. Raises ValueError where `dense_layers` names others."""
+        if beyond := [layer for layer in self.dense_layers if layer >= layers]:
+            raise ValueError(
+                f"dense_layers names {', '.join(map(str, beyond))}, but the decoder has {layers} layers, numbered 0 to "
+                f"{layers - 1}"
+            )
+        return self
+
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> GazeConfig:
         """Inverse of `to_dict`. Raises ValueError on an unknown key and names the nearest one."""
@@ -166,18 +188,27 @@ class GazeConfig:
     def override(self, **options: Any) -> GazeConfig:
         """This configuration under run-time options.
 
-        Budgets (`top_k`, `keep_ratio`, `kv_budget`; exactly one) apply to both modalities. What the weights or the
-        prompt were built with (region sizes apart, `num_context_tokens`) cannot change here.
+        Budgets (`top_k`, `keep_ratio`, `kv_budget`; exactly one) apply to both modalities. `image` and `video` may
+        hold some of their fields: the region size stays where it is not given, and so does the budget. What the
+        weights or the prompt were built with (region sizes apart, `num_context_tokens`) cannot change here.
 
-        Raises: ValueError on an unknown option, naming the nearest one.
+        Raises: ValueError on an unknown option, naming the nearest one, and on one that has no effect here.
         """
+        if "schedule" in options and options["schedule"] not in (self.schedule, dataclasses.asdict(self.schedule)):
+            raise ValueError("schedule belongs to training; at run time give a budget, or min_keep_ratio")
         budget = {name: options.pop(name) for name in BUDGET_FIELDS if options.get(name) is not None}
         if "num_context_tokens" in options and options["num_context_tokens"] != self.num_context_tokens:
             raise ValueError(
                 f"num_context_tokens is {self.num_context_tokens} in this checkpoint and cannot change at run time; "
                 "context_visible=False hides the context tokens"
             )
-        changed = dataclasses.replace(self, **_known(GazeConfig, options, "gaze", extra=BUDGET_FIELDS))
+        options = _known(GazeConfig, options, "gaze", extra=BUDGET_FIELDS)
+        for name in ("image", "video"):
+            if isinstance(options.get(name), dict):
+                if budget and any(options[name].get(field) is not None for field in BUDGET_FIELDS):
+                    raise ValueError(f"give exactly one budget: {next(iter(budget))}, or that of {name}")
+                options[name] = (getattr(self, name) or self.image).override(options[name], f"gaze.{name}")
+        changed = dataclasses.replace(self, **options)
         if not budget:
             return changed
         video = None if changed.video is None else changed.video.with_budget(**budget)
@@ -186,6 +217,10 @@ class GazeConfig:
 
 def _is_int(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _known(cls: type, values: dict[str, Any], where: str, extra: tuple[str, ...] = ()) -> dict[str, Any]:

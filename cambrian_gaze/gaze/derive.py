@@ -51,6 +51,11 @@ def derive_layout(
     device = mask.device
     types = mm_token_type_ids if mm_token_type_ids is not None else torch.zeros_like(mask, dtype=torch.int64)
 
+    if mm_token_type_ids is not None and bool(((types < 0) | (types > CONTEXT_TYPE)).any()):
+        raise ValueError(
+            f"mm_token_type_ids must be 0 text, 1 image, 2 video or 3 context, got {int(types.min())} to "
+            f"{int(types.max())}"
+        )
     role = torch.full((rows, length), TEXT, dtype=torch.int8, device=device)
     role = role.masked_fill((types == 1) | (types == 2), VISUAL).masked_fill(types == CONTEXT_TYPE, CONTEXT)
     role = role.masked_fill(~mask, PAD)

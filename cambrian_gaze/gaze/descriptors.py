@@ -8,6 +8,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+MASS_PAIRS = 2**24
+"""Pairs of a query (of a head) and a key whose logits `attention_mass_scores` holds at once."""
+
 
 @torch.no_grad()
 def describe(keys: Tensor, region: Tensor, num_regions: int, kind: str) -> Tensor:
@@ -77,8 +80,12 @@ def attention_mass_scores(
 ) -> Tensor:
     """The "oracle" descriptor: log of each region's share of the dense attention, up to a constant per query.
 
-    Same shapes as `describe` and `region_scores`; costs dense attention.
+    Same shapes as `describe` and `region_scores`; costs dense attention, of a bounded number of queries at a time.
     """
+    step = max(1, MASS_PAIRS // max(1, q.shape[0] * q.shape[1] * keys.shape[2]))
+    if q.shape[2] > step:
+        given = keys, region, num_regions, scaling, granularity
+        return torch.cat([attention_mass_scores(part, *given) for part in q.split(step, dim=2)], dim=2)
     batch, heads, length, dim = q.shape
     groups, size = keys.shape[1], keys.shape[2]
     wide = torch.promote_types(q.dtype, torch.float32)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from cambrian_gaze.gaze.config import GazeConfig
-from cambrian_gaze.gaze.layout import CONTEXT, PAD, TEXT, VISUAL, TokenLayout
+from cambrian_gaze.gaze.layout import CONTEXT, EMPTY_SLOT, PAD, TEXT, VISUAL, TokenLayout
 
 
 class Queries(NamedTuple):
@@ -95,11 +95,21 @@ def regions_offered(q: TokenLayout, config: GazeConfig) -> Tensor:
     return before & mine & (q.region_size > 0)[:, None, :] & routing_queries(q, config)[:, :, None]
 
 
-def hide_regions(offered: Tensor, hidden: Tensor, q: TokenLayout) -> Tensor:
-    """The regions offered, bool [B, Q, R], less some that text queries are denied; visual queries keep theirs.
+def offered_any(q: TokenLayout, config: GazeConfig) -> Tensor:
+    """bool [B, Q]: the queries that `regions_offered` offers a region. Holds nothing of the size Q × R."""
+    routing = routing_queries(q, config)
+    if not q.num_regions or not q.role.numel():
+        return torch.zeros_like(routing)
+    samples = 2 + int(torch.maximum(q.sample.max(), q.region_sample.max()))
+    first_end = torch.full((q.shape[0], samples), EMPTY_SLOT, dtype=torch.int64, device=q.index.device)
+    ends = q.region_end.masked_fill(q.region_size == 0, EMPTY_SLOT)
+    first_end = first_end.scatter_reduce(1, q.region_sample + 1, ends, "amin")
+    return routing & (first_end.gather(1, q.sample + 1) <= q.index)
 
-    Args:
-        hidden: bool [B, R'] with R' ≤ R, by region number of the row; regions beyond R' are not hidden.
+
+def hidden_of(hidden: Tensor, q: TokenLayout) -> Tensor:
+    """bool [B, R]: the regions that text queries are denied, of bool [B, R'] by region number of the row, R' ≤ R; those
+    beyond R' are not hidden.
 
     Raises: ValueError for another shape, or where a row with regions would be left none.
     """
@@ -112,6 +122,12 @@ def hide_regions(offered: Tensor, hidden: Tensor, q: TokenLayout) -> Tensor:
     there = q.region_size > 0
     if bool((there.any(1) & ~(there & ~denied).any(1)).any()):
         raise ValueError("hidden_regions leaves a row no region; leave at least one")
+    return denied
+
+
+def less_hidden(offered: Tensor, denied: Tensor, q: TokenLayout) -> Tensor:
+    """The regions offered, bool [B, Q, R], less those that text queries are denied, bool [B, R]; visual queries keep
+    theirs."""
     return offered & ~(denied[:, None] & (q.role == TEXT)[:, :, None])
 
 

@@ -14,6 +14,7 @@ import torch
 from transformers import AutoConfig
 
 from cambrian_gaze.extras import require
+from cambrian_gaze.models.generation_settings import settle
 from cambrian_gaze.models.lineage import LINEAGE, parent, read_lineage, weights_digest, write_lineage
 from cambrian_gaze.models.loading import load_model
 from cambrian_gaze.models.modeling import CambrianGazeForConditionalGeneration
@@ -40,8 +41,10 @@ def merge_adapter(base: Path | str, adapter: Path | str, out: Path | str) -> Pat
     """
     with new_folder(out) as folder:
         model = _over_base(base, adapter).merge_and_unload(progressbar=True, safe_merge=True)
+        processor = CambrianGazeProcessor.from_pretrained(adapter)
+        settle(model, processor.tokenizer)
         model.save_pretrained(folder)
-        CambrianGazeProcessor.from_pretrained(adapter).save_pretrained(folder)
+        processor.save_pretrained(folder)
         write_lineage(folder, "merge of an adapter", [parent("model", base), parent("adapter", adapter)])
     return Path(out)
 

@@ -6,6 +6,7 @@ Shapes: B rows, S tokens of a row, N images and frames of the batch, h·w visual
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -21,10 +22,20 @@ from cambrian_gaze.attention.sequence import check_heads
 from cambrian_gaze.gaze.config import GazeConfig
 from cambrian_gaze.gaze.derive import derive_layout
 from cambrian_gaze.gaze.layout import CONTEXT, PAD, VISUAL, TokenLayout
-from cambrian_gaze.gaze.visibility import hide_regions, regions_offered
+from cambrian_gaze.gaze.visibility import hidden_of
 from cambrian_gaze.models.cache import GazeCache
 from cambrian_gaze.models.configuration import CambrianGazeConfig
-from cambrian_gaze.models.hf_internals import ATTENTION_NAME, CACHE, CACHE_NAMES, EitherCacheName, one_cache
+from cambrian_gaze.models.hf_internals import (
+    ATTENTION_NAME,
+    CACHE,
+    CACHE_NAMES,
+    EitherCacheName,
+    check_attention,
+    for_the_tower,
+    one_cache,
+    refuse_attentions,
+    wants_dict,
+)
 from cambrian_gaze.models.projector import GridConvolution, Projector
 from cambrian_gaze.models.source import known_source
 from cambrian_gaze.models.trace import TraceBuilder
@@ -75,9 +86,25 @@ class CambrianGazePreTrainedModel(PreTrainedModel):
             if module.bias is not None:
                 init.zeros_(module.bias)
 
+    def set_attn_implementation(self, attn_implementation: str | dict[str, Any], *args: Any, **kwargs: Any) -> None:
+        """The attention of the vision tower; the decoder's is gaze attention and stays.
+
+        Args:
+            attn_implementation: "sdpa", "eager", …, or {"vision_config": "sdpa"}.
+
+        Raises: ValueError where a dict names another attention for the decoder.
+        """
+        if parts := for_the_tower(attn_implementation):
+            self.base_model.vision_tower.set_attn_implementation(parts["vision_config"], *args, **kwargs)
+
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any):
-        """As transformers', but a path that leads nowhere is said at once, and what lies near it."""
+        """As transformers', but a path that leads nowhere is said at once, and what lies near it; and
+        `attn_implementation` is that of the vision tower.
+
+        Raises: ValueError where a dict of it names another attention for the decoder.
+        """
+        check_attention(kwargs.get("attn_implementation"))
         source = pretrained_model_name_or_path
         return super().from_pretrained(None if source is None else known_source(source), *args, **kwargs)
 
@@ -97,6 +124,8 @@ class CambrianGazeModel(CambrianGazePreTrainedModel):
         self.mm_projector = Projector(config)
         self.gaze = GazeEmbeddings(config.gaze_config.num_context_tokens, config.text_config.hidden_size)
         self.language_model = AutoModel.from_config(config.text_config, attn_implementation=ATTENTION_NAME)
+        self.dense_decoder = False
+        """Set for benches that compare: the decoder was given another attention on purpose. Without a cache only."""
         if config.embedding_std is not None:
             nn.init.normal_(self.get_input_embeddings().weight, std=config.embedding_std)
         self.post_init()
@@ -107,12 +136,20 @@ class CambrianGazeModel(CambrianGazePreTrainedModel):
     def set_input_embeddings(self, value: nn.Module) -> None:
         self.language_model.set_input_embeddings(value)
 
+    @torch.compiler.disable
     def resolve_gaze(self, gaze: dict[str, Any] | GazeConfig | None) -> GazeConfig:
         """The checkpoint's gaze configuration under run-time options such as {"top_k": 2}."""
-        if isinstance(gaze, GazeConfig):
-            return gaze
         own = self.config.gaze_config
-        return own.override(**gaze) if gaze else own
+        if isinstance(gaze, GazeConfig):
+            if gaze.num_context_tokens != own.num_context_tokens:
+                raise ValueError(
+                    f"this model has {own.num_context_tokens} context tokens, the gaze configuration given has "
+                    f"{gaze.num_context_tokens}; context_visible=False hides them"
+                )
+            return gaze.check_layers(self.config.text_config.num_hidden_layers)
+        if gaze is not None and not isinstance(gaze, Mapping):
+            raise ValueError(f"gaze must be options such as {{'top_k': 2}}, or a GazeConfig, got {gaze!r}")
+        return own.override(**gaze).check_layers(self.config.text_config.num_hidden_layers) if gaze else own
 
     def get_image_features(self, pixel_values: Tensor) -> Tensor:
         """[N, 3, H, W] → [N, h·w, decoder width]."""
@@ -130,6 +167,7 @@ class CambrianGazeModel(CambrianGazePreTrainedModel):
             features = tower(pixel_values, output_hidden_states=True).hidden_states[layer]
         return self.mm_projector(features, self.config.tower_grid)
 
+    @torch.compiler.disable
     def splice(
         self,
         inputs_embeds: Tensor,
@@ -149,11 +187,13 @@ class CambrianGazeModel(CambrianGazePreTrainedModel):
         else:
             own = self.get_image_features(sequence_group.own(pixel_values, dim=0))
             features = sequence_group.gather(own)[: len(pixel_values)]
-        frames = [h * w for t, h, w in grid_thw.tolist() for _ in range(t)] if grid_thw is not None else []
-        if len(frames) != len(features) or any(tokens != features.shape[1] for tokens in frames):
+        frames = [(h, w) for t, h, w in grid_thw.tolist() for _ in range(t)] if grid_thw is not None else []
+        if len(frames) != len(features) or any(grid != self.config.grid for grid in frames):
+            grids = ", ".join(f"{h}×{w}" for h, w in sorted(set(frames)))
             raise ValueError(
-                f"pixel_values hold {len(features)} images or frames of {features.shape[1]} visual tokens each, but "
-                f"grid_thw describes {len(frames)} of {sorted(set(frames))} tokens, counted after the projector"
+                f"pixel_values hold {len(features)} images or frames of {self.config.grid[0]}×{self.config.grid[1]} "
+                f"visual tokens each, but grid_thw describes {len(frames)} of {grids or 'none'}, counted after the "
+                "projector; use the processor that was saved with this model"
             )
         features = features.flatten(0, 1).to(inputs_embeds)
         inputs_embeds = inputs_embeds.masked_scatter((layout.role == VISUAL)[..., None], features)
@@ -199,12 +239,21 @@ class CambrianGazeModel(CambrianGazePreTrainedModel):
         past_key_values: GazeCache | None = None,
         **kwargs: Any,
     ) -> CambrianGazeModelOutput:
-        """See `CambrianGazeForConditionalGeneration.forward`. routed: bool [B, S], text queries that route."""
+        """See `CambrianGazeForConditionalGeneration.forward`."""
         cache = one_cache(cache, past_key_values)
+        return_dict = wants_dict(self.config, kwargs)
+        refuse_attentions(self.config, kwargs)
+        self._check_decoder()
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give exactly one of input_ids and inputs_embeds")
+        if input_ids is not None and pixel_values is None and grid_thw is not None and len(grid_thw):
+            raise ValueError(
+                f"{len(grid_thw)} image or video grids came without pixel_values: their placeholders would stand for "
+                "nothing; pass everything that the processor returns"
+            )
         if inputs_embeds is None:
             inputs_embeds = self.get_input_embeddings()(input_ids)
+        _check_shapes(inputs_embeds, mm_token_type_ids=mm_token_type_ids, sample_ids=sample_ids, routed=routed)
         config = self.resolve_gaze(gaze)
         if sequence_group is not None:
             if use_cache or cache is not None or gaze_trace is not None:
@@ -239,6 +288,7 @@ class CambrianGazeModel(CambrianGazePreTrainedModel):
             position_ids=position_ids,
             use_cache=use_cache,
             gaze_context=context,
+            return_dict=True,
             **{CACHE: cache},
             **kwargs,
         )
@@ -247,14 +297,24 @@ class CambrianGazeModel(CambrianGazePreTrainedModel):
         if sequence_group is not None and return_gaze:
             recorder.sums = sequence_group.total(recorder.sums)
             recorder.usage = {layer: sequence_group.total(used) for layer, used in recorder.usage.items()}
-        return CambrianGazeModelOutput(
+        out = CambrianGazeModelOutput(
             last_hidden_state=outputs.last_hidden_state,
             hidden_states=outputs.hidden_states,
-            attentions=outputs.attentions,
             gaze=_stats(context) if return_gaze else None,
             **{CACHE: getattr(outputs, CACHE)},
         )
+        return out if return_dict else out.to_tuple()
 
+    def _check_decoder(self) -> None:
+        """Raises: ValueError where the decoder was given another attention, so that gaze would be off."""
+        own = self.language_model.config._attn_implementation
+        if own != ATTENTION_NAME and not self.dense_decoder:
+            raise ValueError(
+                f"the decoder's attention is {own!r}, so that regions and budget would have no effect; give it back by "
+                f"model.model.language_model.set_attn_implementation({ATTENTION_NAME!r}), or load the model again"
+            )
+
+    @torch.compiler.disable
     def _layout(
         self,
         inputs_embeds: Tensor,
@@ -280,11 +340,18 @@ class CambrianGazeModel(CambrianGazePreTrainedModel):
         layout = derive_layout(
             mm_token_type_ids, attention_mask[:, -length:], grid_thw, config, sample_ids, past, routed, continues
         )
-        if not config.route_prompt and routed is None and length > 1:
+        if not config.route_prompt and routed is None and not config.is_dense:
+            if past is not None:
+                raise ValueError(
+                    "with route_prompt=False the text of the prompt is dense and that of the answer routes, and a call "
+                    f"after {cache.length} cached tokens can hold either: say which by routed=, bool [B, S], as "
+                    "`generate` does, or give the whole prompt in one call"
+                )
             last = torch.where(layout.role == PAD, -1, layout.index).amax(1, keepdim=True)
             layout = layout.with_routed(layout.index == last)
         return layout
 
+    @torch.compiler.disable
     def _context(
         self,
         config: GazeConfig,
@@ -305,7 +372,7 @@ class CambrianGazeModel(CambrianGazePreTrainedModel):
             cache.check(config)
             cache.extend(layout, rotary)
         is_step = reads_cache and layout.shape[1] == 1 and cache.only_text_came
-        offered = regions_offered(layout, config)
+        hidden = None
         if hidden_regions is not None:
             if not config.route_prompt:
                 raise ValueError("hidden_regions cannot be hidden from a prompt that does not route (route_prompt)")
@@ -315,14 +382,13 @@ class CambrianGazeModel(CambrianGazePreTrainedModel):
                     f"hidden_regions cannot be hidden in layers that do not route ({', '.join(map(str, layers))}): "
                     'give a budget, such as gaze={"top_k": 2}, and no dense_layers'
                 )
-            offered = hide_regions(offered, hidden_regions.to(layout.role.device), layout)
+            hidden = hidden_of(hidden_regions.to(layout.role.device), layout)
         saving = self.training and torch.is_grad_enabled() and checkpoints_activations(self.language_model)
         context = GazeContext(
             config=config,
             layout=layout,
             key_layout=cache.key_layout() if reads_cache and not is_step else layout,
-            offered=offered,
-            hides=hidden_regions is not None,
+            hidden=hidden,
             cache=cache,
             reads_cache=reads_cache,
             is_step=is_step,
@@ -334,9 +400,18 @@ class CambrianGazeModel(CambrianGazePreTrainedModel):
         return attention.prepare(context, inputs_embeds.device, inputs_embeds.dtype)
 
 
+def _check_shapes(inputs_embeds: Tensor, **tensors: Tensor | None) -> None:
+    """Raises ValueError naming a tensor that is not [B, S]."""
+    shape = tuple(inputs_embeds.shape[:2])
+    for name, tensor in tensors.items():
+        if tensor is not None and tuple(tensor.shape) != shape:
+            raise ValueError(f"{name} must be {list(shape)} as the tokens are, got {list(tensor.shape)}")
+
+
+@torch.compiler.disable
 def _stats(context: GazeContext) -> GazeStats:
     """What a forward call has counted."""
-    stats = context.recorder.stats(context.offered.any(1))
+    stats = context.recorder.stats(context.offered_to_some)
     if context.mass:
         inside, asked = torch.stack(context.mass).sum(0).tolist()
         stats = dataclasses.replace(stats, topk_mass=inside / asked if asked else None)

@@ -17,7 +17,17 @@ from transformers.cache_utils import Cache
 
 from cambrian_gaze.attention.workspace import Workspace
 from cambrian_gaze.gaze.config import GazeConfig
-from cambrian_gaze.gaze.layout import EMPTY_SLOT, PAD, REGION_FIELDS, TEXT, TOKEN_FIELDS, VISUAL, TokenLayout
+from cambrian_gaze.gaze.layout import (
+    EMPTY_SLOT,
+    IMAGE,
+    PAD,
+    REGION_FIELDS,
+    TEXT,
+    TOKEN_FIELDS,
+    VIDEO,
+    VISUAL,
+    TokenLayout,
+)
 from cambrian_gaze.models.cache_layer import GazeCacheLayer, PagePlan, StorePlan
 
 _EMPTY_TOKEN = {"role": PAD, "index": EMPTY_SLOT, "sample": -1, "unit": -1, "region": -1, "slot": -1}
@@ -44,12 +54,16 @@ class GazeCache(Cache):
         self.flat_layout: TokenLayout | None = None
 
     def check(self, config: GazeConfig) -> None:
-        """Refuse options that the stored descriptors were not made for."""
-        for name in ("descriptor", "descriptor_keys"):
-            if getattr(config, name) != getattr(self.config, name):
+        """Refuse options that the stored pages and descriptors were not made for."""
+        for name, made, asked in (
+            ("descriptor", self.config.descriptor, config.descriptor),
+            ("descriptor_keys", self.config.descriptor_keys, config.descriptor_keys),
+            ("region_size of images", self.config.budget(IMAGE).region_size, config.budget(IMAGE).region_size),
+            ("region_size of videos", self.config.budget(VIDEO).region_size, config.budget(VIDEO).region_size),
+        ):
+            if made != asked:
                 raise ValueError(
-                    f"this cache was made for {name}={getattr(self.config, name)!r} and cannot serve "
-                    f"{getattr(config, name)!r}; start with a fresh cache"
+                    f"this cache was made for {name}={made!r} and cannot serve {asked!r}; start with a fresh cache"
                 )
 
     def extend(self, layout: TokenLayout, rotary: tuple[Tensor, Tensor] | None = None) -> None:
@@ -59,7 +73,7 @@ class GazeCache(Cache):
             self.page_layout = self.flat_layout = nothing
             self._slots = 1
         batch, new = layout.shape
-        self.only_text_came = new == 1 and bool((layout.role == TEXT).all())
+        self.only_text_came = new == 1 and bool(((layout.role == TEXT) & layout.routed).all())
         pages = None if self.only_text_came else self._book_pages(layout)
         flat_source = self._book_columns(layout, self.only_text_came)
         table = {name: getattr(layout, name) for name in (*REGION_FIELDS, "num_units", "next_position")}

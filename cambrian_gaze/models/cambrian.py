@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
+from cambrian_gaze.data.aspect import check_aspect
 from cambrian_gaze.models.weight_names import DECODER, HEAD, TOWER, Name, decoder_names, tower_names
 
 DECODERS = {"cambrian_qwen": "qwen2", "llava_qwen": "qwen2"}
@@ -21,7 +22,11 @@ NEXT_FRAME_HEAD = "model.nfp_head."
 TOWER_PREFIXES = ("model.vision_tower_aux_list.0.vision_tower.", "model.vision_tower.vision_tower.")
 RECORD = "cambrian_upstream.json"
 LEFT_OUT = "cambrian_upstream.safetensors"
-"""Files of a converted model folder: upstream's configuration and names, and its tensors that the model lacks."""
+"""Files of a converted model folder: upstream's configurations and names, and its tensors that the model lacks."""
+GENERATION = "generation_config.json"
+
+SYSTEM_PROMPT = "You are a helpful assistant."
+"""What the parent says before every conversation of its Qwen models, in training too (`--version qwen_2`)."""
 
 SVA = ("model.vision_sampler_", "model.mm_projector_aux_", "model.vision_query")
 
@@ -175,16 +180,8 @@ def check_config(config: Mapping[str, Any], grid: tuple[int, int], has_newline: 
                 "the model is fine-tuned without it"
             )
         notes.append("model.image_newline is dropped: answers differ from upstream's until fine-tuned without it")
-    aspect = str(config.get("image_aspect_ratio") or "pad")
-    if aspect.startswith("anyres"):
-        if choices.anyres == "refuse":
-            raise ValueError(
-                f"image_aspect_ratio is {aspect!r}: images are cut into tiles beside a base view, and this model sees "
-                "one view. --anyres base converts it for the base view alone"
-            )
-        notes.append(f"{aspect}: only the base view, padded to a square, is used")
-    elif aspect != "pad":
-        notes.append(f"image_aspect_ratio is {aspect!r} upstream; pictures are padded to a square here")
+    notes += aspect_of(config, choices)[1]
+    notes += _pooling_of_videos(config, choices)
     tokens = grid[0] * grid[1]
     lengths = {key: config.get(key) for key in ("image_token_len", "si_token_len", "miv_token_len")}
     pooled = {key: int(length) for key, length in lengths.items() if length and 0 < int(length) != tokens}
@@ -199,9 +196,46 @@ def check_config(config: Mapping[str, Any], grid: tuple[int, int], has_newline: 
     return notes
 
 
+def _pooling_of_videos(config: Mapping[str, Any], choices: Choices) -> list[str]:
+    """Notes on frames that upstream pools by a stride. Raises: ValueError without a choice: it pools those of videos
+    and not single images, and this model has one projector for both."""
+    stride = config.get("mm_spatial_pool_stride")
+    if stride is None or stride == 1:
+        return []
+    said = f"mm_spatial_pool_stride is {stride} (mode {config.get('mm_spatial_pool_mode', 'average')})"
+    if choices.pooling == "refuse":
+        raise ValueError(
+            f"{said}: upstream pools the projected features of a video's frames {stride}×{stride}, and not those of "
+            "single images. This model has one projector for both and cannot do so. --pooling native takes all tokens "
+            "of a frame: images stay as upstream has them, answers about videos differ until the model is fine-tuned"
+        )
+    return [f"{said} upstream: all tokens of a frame are used, and answers about videos differ until fine-tuned"]
+
+
 def uses_newline(config: Mapping[str, Any]) -> bool:
     """Whether upstream puts `model.image_newline` into the sequence: Cambrian unless told not to, LLaVA where it
     un-pads."""
     if str(config.get("model_type", "")).startswith("llava"):
         return "unpad" in str(config.get("mm_patch_merge_type", "flat"))
     return bool(config.get("mm_use_im_newline_token", True))
+
+
+def aspect_of(config: dict[str, Any], choices: Choices) -> tuple[str, list[str]]:
+    """This project's `image_aspect_ratio` for an upstream configuration, and notes.
+
+    Raises: ValueError for what this model has no place for.
+    """
+    pads = str(config.get("model_type")).startswith("cambrian")
+    aspect = config.get("image_aspect_ratio") or ("pad" if pads else "square")
+    if str(aspect).startswith("anyres"):
+        if choices.anyres == "refuse":
+            raise ValueError(
+                f"image_aspect_ratio is {aspect!r}: images are cut into tiles beside a base view, and this model sees "
+                "one view. --anyres base converts it for the base view alone"
+            )
+        how, base = ("padded", "pad") if pads else ("stretched", "square")
+        return base, [f"{aspect}: only the base view, {how} to a square, is used"]
+    notes = [f"pictures are {'padded' if aspect == 'pad' else 'stretched'} to a square"]
+    if aspect == "pad":
+        notes.append("upstream masks or cuts off the tokens of the padding; here they are kept")
+    return check_aspect(aspect), notes

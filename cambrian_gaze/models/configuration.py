@@ -53,7 +53,7 @@ class CambrianGazeConfig(PreTrainedConfig):
         self.vision_config.vision_use_head = False
         self.text_config = _sub_config(self.text_config, _TEXT)
         gaze = self.gaze if isinstance(self.gaze, GazeConfig) else GazeConfig.from_dict(self.gaze or {})
-        self.gaze = gaze.to_dict()
+        self.gaze = gaze.check_layers(self.text_config.num_hidden_layers).to_dict()
         if self.mm_projector_type not in PROJECTORS:
             raise ValueError(
                 f"mm_projector_type must be one of {', '.join(PROJECTORS)}, got {self.mm_projector_type!r}"
@@ -68,8 +68,8 @@ class CambrianGazeConfig(PreTrainedConfig):
 
     @property
     def gaze_config(self) -> GazeConfig:
-        """`gaze` as the frozen dataclass."""
-        return GazeConfig.from_dict(self.gaze)
+        """`gaze` as the frozen dataclass. Raises ValueError where it does not fit the decoder."""
+        return GazeConfig.from_dict(self.gaze).check_layers(self.text_config.num_hidden_layers)
 
     @property
     def tower_grid(self) -> tuple[int, int]:
@@ -102,7 +102,7 @@ class CambrianGazeConfig(PreTrainedConfig):
 
     @classmethod
     def from_preset(cls, name: str, **overrides: Any) -> CambrianGazeConfig:
-        """The configuration of a preset: "tiny", "4b" or "7b". `overrides` replace whole fields."""
+        """The configuration of a preset: "tiny", "4b", "7b", "4b-512" or "7b-512". `overrides` replace whole fields."""
         return cls(**(preset(name) | overrides))
 
 

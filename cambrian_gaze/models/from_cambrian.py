@@ -25,10 +25,12 @@ from cambrian_gaze.models.backbones import (
     vision_tower_part,
 )
 from cambrian_gaze.models.cambrian import Choices
+from cambrian_gaze.models.generation_settings import settings_from
 from cambrian_gaze.models.key_report import KeyReport, Part, match, model_shapes
 from cambrian_gaze.models.lineage import parent, write_lineage
 from cambrian_gaze.models.model_writer import EMBEDDINGS, NEW, write_model
 from cambrian_gaze.models.modeling import CambrianGazeForConditionalGeneration
+from cambrian_gaze.models.processing import CambrianGazeProcessor
 from cambrian_gaze.models.shard_writer import Planned, write_file
 from cambrian_gaze.models.shards import Shards
 from cambrian_gaze.models.source import known_source
@@ -87,7 +89,12 @@ def from_cambrian(
     with torch.device("meta"):
         model = CambrianGazeForConditionalGeneration(config)
     report = match(model_shapes(model), parts, NEW, (EMBEDDINGS, HEAD) if grown else ())
-    report.notes += notes + ([grown] if grown else [])
+    aspect, _ = cambrian.aspect_of(upstream, choices or Choices())
+    processor = CambrianGazeProcessor.from_config(config, text_tokenizer, aspect)
+    processor.system_prompt = cambrian.SYSTEM_PROMPT
+    settings, sampling = settings_from(path, config, processor.tokenizer)
+    notes.append(f"the system turn {cambrian.SYSTEM_PROMPT!r} is kept in the processor: --system changes it")
+    report.notes += notes + ([grown] if grown else []) + sampling
     where = "after its last norm" if layer is None else f"after layer {used}, before the last norm"
     report.notes.append(f"features of the tower are taken {where}: {side}×{side} tokens")
     if dry_run:
@@ -98,13 +105,15 @@ def from_cambrian(
         left_out = [name for name, (target, _) in names.items() if target is None]
         kept = {target: source.name for target, source in report.loaded.items() if source.part is parts[0]}
         record = {"config": upstream, "names": kept}
+        if (path / cambrian.GENERATION).is_file():
+            record["generation_config"] = json.loads((path / cambrian.GENERATION).read_text(encoding="utf-8"))
         (folder / cambrian.RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
         if left_out:
             write_file(folder / cambrian.LEFT_OUT, [Planned.copied(name, shards, name) for name in left_out])
         write_lineage(folder, "convert from-cambrian", [parent("model", path)])
 
     sizes = {"max_shard_size": max_shard_size, "progress": progress}
-    write_model(out, model, report, text_tokenizer, path, dtype=None, extra=add_record, **sizes)
+    write_model(out, model, report, processor, settings, dtype=None, extra=add_record, **sizes)
     return report
 
 

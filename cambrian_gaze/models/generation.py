@@ -8,14 +8,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cambrian_gaze.attention.sequence import pad_to
 from cambrian_gaze.gaze.layout import IMAGE, VIDEO
 from cambrian_gaze.models.cache import GazeCache
 from cambrian_gaze.models.hf_internals import CACHE, items_per_row, one_cache, pop_cache, repeat_rows, take_items
 from cambrian_gaze.models.paging import PagedGazeCache
+from cambrian_gaze.models.positions import check_positions
 from cambrian_gaze.models.streaming import GazeStream
 from cambrian_gaze.models.trace import TraceBuilder, boxes_of_row
 
 logger = logging.getLogger(__name__)
+
+
+_ASSISTED = ("assistant_model", "prompt_lookup_num_tokens", "assistant_early_exit")
+"""Options of `generate` that try several tokens in one call."""
 
 
 class GazeGenerationMixin:
@@ -39,12 +45,14 @@ class GazeGenerationMixin:
                 regions looked at last: "2GiB" or bytes, over all layers. The answer is the same. `.gaze_paging` of
                 the ModelOutput is a `PagingStats`; so is `.paging_stats()` of the cache.
 
-        Raises: ValueError for an unknown option, and where the pool is too small for the regions of one step.
+        Raises: ValueError for an unknown option, where the pool is too small for the regions of one step, and where
+        prompt and answer exceed the decoder's positions.
         """
         if gaze is not None:
             self.model.resolve_gaze(gaze)
             kwargs["gaze"] = gaze
         cache = pop_cache(kwargs)
+        self._check_options(kwargs, return_gaze)
         if gaze_offload is not None:
             cache = self._offloading_cache(gaze_offload, gaze, cache, kwargs)
         if cache is not None:
@@ -53,6 +61,7 @@ class GazeGenerationMixin:
         if return_gaze:
             trace = TraceBuilder(self.model.resolve_gaze(gaze))
             kwargs |= {"gaze_trace": trace, "return_dict_in_generate": True}
+        self._check_positions(args, kwargs)
         output = super().generate(*args, **kwargs)
         paging = cache.paging_stats() if isinstance(cache, PagedGazeCache) else None
         if paging is not None:
@@ -63,9 +72,48 @@ class GazeGenerationMixin:
             output["gaze"] = self._build_trace(trace, output, kwargs)
         return output
 
+    def _check_options(self, kwargs: dict[str, Any], return_gaze: bool) -> None:
+        """Options of transformers that cannot be followed here, or that may be taken for ours."""
+        config = kwargs.get("generation_config") or self.generation_config
+
+        def asked(name: str) -> Any:
+            return kwargs.get(name, getattr(config, name, None))
+
+        assisted = next((name for name in _ASSISTED if asked(name)), None)
+        if assisted == "assistant_early_exit":
+            raise ValueError("assistant_early_exit is not supported; give assistant_model or prompt_lookup_num_tokens")
+        if assisted == "assistant_model" and not isinstance(kwargs["assistant_model"], GazeGenerationMixin):
+            raise ValueError(
+                f"assistant_model is a {type(kwargs['assistant_model']).__name__}, which does not take this model's "
+                "inputs; give a Cambrian-Gaze model with the same tokenizer, or prompt_lookup_num_tokens"
+            )
+        if assisted and return_gaze:
+            raise ValueError(
+                f"return_gaze=True has no meaning with {assisted}: several tokens are tried at once, some in vain; "
+                "leave one of them out"
+            )
+        if assisted and not self.model.resolve_gaze(kwargs.get("gaze")).route_prompt:
+            raise ValueError(f"{assisted} needs route_prompt=True: the tokens that are tried look like a prompt")
+        if isinstance(kwargs.get("top_k"), int) and not asked("do_sample"):
+            logger.warning(
+                "top_k=%d is an option of sampling and has no effect without do_sample=True; the number of regions is "
+                'gaze={"top_k": %d}',
+                *[kwargs["top_k"]] * 2,
+            )
+
     def stream(self, processor: Any, **options: Any) -> GazeStream:
         """A live chat about frames that keep coming: `.append(frames)` and `.ask(question)`. See `GazeStream`."""
         return GazeStream(self, processor, **options)
+
+    def _check_positions(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """See `check_positions`; padding does not count."""
+        config = kwargs.get("generation_config") or self.generation_config
+        ids = kwargs.get("input_ids", args[0] if args else None)
+        if isinstance(ids, Tensor) and ids.dim() == 2 and ids.numel():
+            mask = kwargs.get("attention_mask")
+            own = isinstance(mask, Tensor) and mask.shape == ids.shape
+            prompt = int(mask.sum(1).max()) if own else ids.shape[1]
+            check_positions(self.config, prompt, kwargs.get("max_new_tokens", config.max_new_tokens) or 0)
 
     def _offloading_cache(self, pool: int | str, gaze: Any, given: Any, kwargs: dict[str, Any]) -> PagedGazeCache:
         if given is not None:
@@ -108,6 +156,9 @@ class GazeGenerationMixin:
         """Pixels and grids go in once, with the tokens that stand for them."""
         cache = one_cache(cache, past_key_values)
         types, grids = kwargs.get("mm_token_type_ids"), kwargs.get("grid_thw")
+        if types is not None and types.shape[1] < input_ids.shape[1]:
+            # Tokens that were generated, or are candidates of assisted decoding, are text.
+            kwargs["mm_token_type_ids"] = types = pad_to(types, 1, input_ids.shape[1])
         inputs = super().prepare_inputs_for_generation(
             input_ids, is_first_iteration=is_first_iteration, **{CACHE: cache}, **kwargs
         )
@@ -115,8 +166,16 @@ class GazeGenerationMixin:
             # Not every transformers of our range slices them to the tokens that the cache does not hold yet.
             inputs["mm_token_type_ids"] = inputs["mm_token_type_ids"][:, -inputs["input_ids"].shape[1] :]
         cached = cache is not None and cache.get_seq_length() > 0
-        if not cached or grids is None:
+        if cached and not self.model.resolve_gaze(kwargs.get("gaze")).route_prompt:
+            new = inputs["input_ids"]
+            inputs["routed"] = torch.ones_like(new, dtype=torch.bool)
+            if is_first_iteration:
+                inputs["routed"][:, :-1] = False  # The rest of a prompt: its last token alone predicts the answer.
+        if grids is None:
             return inputs
+        if not cached:
+            # transformers leaves pixels out of the first call of an assistant, which has its own cache to fill.
+            return inputs | {"pixel_values": kwargs.get("pixel_values"), "grid_thw": grids}
         inputs["pixel_values"] = inputs["grid_thw"] = None
         if is_first_iteration:
             seen = cache.last.num_units.tolist()

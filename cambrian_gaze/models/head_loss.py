@@ -1,9 +1,9 @@
 """Cross-entropy of the language-model head without its logits: a few hundred tokens at a time.
 
 Logits of all supervised tokens in float32 over 152,000 entries are the largest tensor of a training step. Here a chunk
-of them lives only while its losses, and in the backward pass its gradients, are computed; the same code on every device.
-torch's own `linear_cross_entropy` (2.13 on) was measured too: with fewer tokens than the head is wide, as in training
-on answers, it takes 60 times as long on a CPU.
+of them lives only while its losses, and in the backward pass its gradients, are computed, by the same code on every
+device. torch's own `linear_cross_entropy` (2.13 on) was measured too: with fewer tokens than the head is wide, as in
+training on answers, it takes 60 times as long on a CPU.
 """
 
 from __future__ import annotations

@@ -64,6 +64,7 @@ def _field(key: Any) -> Any:
     return CACHE if key == "cache" else key
 
 
+@torch.compiler.disable
 def gaze_attention_forward(
     module: nn.Module,
     query: Tensor,
@@ -111,6 +112,49 @@ def gaze_mask(*args: Any, **kwargs: Any) -> None:
 
 AttentionInterface.register(ATTENTION_NAME, gaze_attention_forward)
 AttentionMaskInterface.register(ATTENTION_NAME, gaze_mask)
+
+
+def wants_dict(config: Any, kwargs: dict[str, Any]) -> bool:
+    """Take `return_dict` out of the keyword arguments of a forward call; the configuration's, where it is not given."""
+    given = kwargs.pop("return_dict", None)
+    return bool(getattr(config, "return_dict", True) if given is None else given)
+
+
+def refuse_attentions(config: Any, kwargs: dict[str, Any]) -> None:
+    """Raises: ValueError for `output_attentions`, given or configured: there is no matrix of attention weights."""
+    given = kwargs.pop("output_attentions", None)
+    if getattr(config, "output_attentions", False) if given is None else given:
+        raise ValueError(
+            "output_attentions: gaze attention computes no matrix of attention weights. return_gaze=True tells what "
+            "was attended, in forward calls as counts and in generate as the regions of each token, layer and head"
+        )
+
+
+def check_attention(wanted: Any) -> None:
+    """Refuse another attention for the decoder, named in the dict form of `attn_implementation`.
+
+    Raises: ValueError for a decoder that is not to run gaze attention, and for a part that the model does not have.
+    """
+    if not isinstance(wanted, dict):
+        return
+    if unknown := sorted(set(wanted) - {"", "vision_config", "text_config"}):
+        raise ValueError(f"attn_implementation: no part {', '.join(unknown)}; known: vision_config, text_config")
+    asked = wanted.get("text_config", ATTENTION_NAME)
+    if asked not in (ATTENTION_NAME, None):
+        raise ValueError(
+            f"attn_implementation of text_config is {asked!r}, but the decoder runs gaze attention and nothing else: "
+            "regions and budget would have no effect. Name vision_config alone; gaze={'keep_ratio': 1.0} attends to "
+            "all regions, and `cambrian-gaze export` writes a dense model"
+        )
+
+
+def for_the_tower(wanted: Any) -> dict[str, Any]:
+    """`attn_implementation` in dict form, for the vision tower alone; a plain name means the tower."""
+    check_attention(wanted)
+    if not isinstance(wanted, dict):
+        wanted = {"vision_config": None if wanted == ATTENTION_NAME else wanted}
+    tower = wanted.get("vision_config", wanted.get(""))
+    return {} if tower is None else {"vision_config": tower}
 
 
 def items_per_row(mm_token_type_ids: Tensor, grid_thw: Tensor | None) -> list[list[int]]:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from transformers import AutoTokenizer
 
+from cambrian_gaze.data.aspect import check_aspect
 from cambrian_gaze.models.backbones import (
     add_placeholders,
     assemble_config,
@@ -22,10 +23,12 @@ from cambrian_gaze.models.backbones import (
     resolve,
     vision_tower_part,
 )
+from cambrian_gaze.models.generation_settings import settings_from
 from cambrian_gaze.models.key_report import KeyReport, match, model_shapes
 from cambrian_gaze.models.lineage import parent, write_lineage
 from cambrian_gaze.models.model_writer import EMBEDDINGS, NEW, write_model
 from cambrian_gaze.models.modeling import CambrianGazeForConditionalGeneration
+from cambrian_gaze.models.processing import CambrianGazeProcessor
 from cambrian_gaze.models.weight_names import HEAD
 from cambrian_gaze.models.writing import refuse_existing
 
@@ -39,9 +42,11 @@ def initialise(
     tokenizer: str | None = None,
     dtype: torch.dtype | None = None,
     seed: int = 0,
+    image_aspect_ratio: str = "square",
     max_shard_size: int = 4_000_000_000,
     dry_run: bool = False,
     progress: bool = True,
+    keep_sampling: bool = False,
 ) -> KeyReport:
     """Write a model folder made of a language model and a SigLIP tower.
 
@@ -52,12 +57,15 @@ def initialise(
         overrides: other fields of `CambrianGazeConfig`.
         dtype: of all weights; by default the language model's.
         seed: of the new parameters.
+        image_aspect_ratio: "square" (the published models) or "pad".
         max_shard_size: bytes.
         dry_run: compare every name and shape with the model, and write nothing.
+        keep_sampling: keep the language model's sampling settings for `generate`; otherwise answers are greedy.
 
     Raises: ValueError where a part is of another kind, torn, or does not fit; nothing is written then.
     """
     overrides = dict(overrides or {})
+    check_aspect(image_aspect_ratio)
     if taken := {"text_config", "vision_config"} & set(overrides):
         raise ValueError(f"{', '.join(sorted(taken))} come from the backbones; leave them out")
     if not dry_run:
@@ -74,14 +82,16 @@ def initialise(
     with torch.device("meta"):
         model = CambrianGazeForConditionalGeneration(config)
     report = match(model_shapes(model), parts, NEW, (EMBEDDINGS, HEAD) if grown else ())
-    report.notes += notes + ([grown] if grown else [])
+    processor = CambrianGazeProcessor.from_config(config, text_tokenizer, image_aspect_ratio)
+    settings, left_out = settings_from(llm_folder, config, processor.tokenizer, keep_sampling)
+    report.notes += notes + ([grown] if grown else []) + left_out
     if dry_run:
         return report
     report.check()
     dtype = dtype or text_config.dtype or parts[0].shards.entries[report.loaded[EMBEDDINGS].name].dtype
     parents = [parent("language model", language_model), parent("vision tower", vision)]
     write_model(
-        *(out, model, report, text_tokenizer, llm_folder, dtype, seed, max_shard_size, progress),
+        *(out, model, report, processor, settings, dtype, seed, max_shard_size, progress),
         extra=lambda folder: write_lineage(folder, "init", parents),
     )
     return report

@@ -1,4 +1,4 @@
-"""A saved model under another configuration than it was saved with."""
+"""Saved models: ready to answer, or under another configuration than they were saved with."""
 
 from __future__ import annotations
 
@@ -11,10 +11,38 @@ from transformers import AutoConfig
 
 from cambrian_gaze.models.backbone import GazeEmbeddings
 from cambrian_gaze.models.configuration import CambrianGazeConfig
+from cambrian_gaze.models.generation_settings import settle
 from cambrian_gaze.models.modeling import CambrianGazeForConditionalGeneration
+from cambrian_gaze.models.processing import CambrianGazeProcessor
 from cambrian_gaze.models.source import known_source
 
 logger = logging.getLogger(__name__)
+
+
+def load_to_answer(
+    name: str, system: str | None = None
+) -> tuple[CambrianGazeForConditionalGeneration, CambrianGazeProcessor]:
+    """Model (in eval mode, in the precision it was saved in) and processor of a folder or from the Hub. Answers end
+    with their turn, whatever generation settings were saved.
+
+    Args:
+        system: what the system turn says; None: as the checkpoint has it, "": no system turn.
+
+    Raises: OSError where there is no such model.
+    """
+    processor = CambrianGazeProcessor.from_pretrained(name)
+    model = CambrianGazeForConditionalGeneration.from_pretrained(name, dtype="auto")
+    return make_ready(model, processor, system)
+
+
+def make_ready(
+    model: CambrianGazeForConditionalGeneration, processor: CambrianGazeProcessor, system: str | None = None
+) -> tuple[CambrianGazeForConditionalGeneration, CambrianGazeProcessor]:
+    """As `load_to_answer`, for what is in memory."""
+    settle(model, processor.tokenizer)
+    if system is not None:
+        processor.system_prompt = system
+    return model.eval(), processor
 
 
 def load_model(

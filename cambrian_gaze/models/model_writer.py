@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,8 +20,6 @@ from cambrian_gaze.models.writing import new_folder
 
 EMBEDDINGS = DECODER + "embed_tokens.weight"
 
-ANSWER_END = "<|im_end|>"
-
 NEW = {
     "model.mm_projector.conv.": "the mean of each 2×2 block",
     "model.mm_projector.": "normal with the decoder's initializer_range, biases zero",
@@ -35,8 +32,8 @@ def write_model(
     out: Path | str,
     model: CambrianGazeForConditionalGeneration,
     report: KeyReport,
-    tokenizer: Any,
-    origin: Path,
+    processor: CambrianGazeProcessor,
+    settings: GenerationConfig,
     dtype: torch.dtype | None,
     seed: int = 0,
     max_shard_size: int = 4_000_000_000,
@@ -49,8 +46,8 @@ def write_model(
         out: the folder; it must not exist, or be empty.
         model: on the meta device; gives names, shapes and the initialisation of what is new.
         report: where each tensor comes from.
-        tokenizer: goes into the processor; its chat template is kept as "language_model".
-        origin: folder of the language model, for its settings for `generate`.
+        processor: the model's, see `CambrianGazeProcessor.from_config`.
+        settings: for `generate`, see `generation_settings`.
         dtype: of all weights; None: each as it is stored, and new ones as the decoder's configuration says.
         seed: of the new parameters.
         max_shard_size: bytes.
@@ -79,11 +76,10 @@ def write_model(
     check_space(out, sum(tensor.size for tensor in planned))
     config.architectures = [type(model).__name__]
     config.dtype = new_dtype
-    processor = CambrianGazeProcessor.from_config(config, tokenizer)
     with new_folder(out) as folder:
         write_shards(folder, planned, max_shard_size, progress)
         config.save_pretrained(folder)
-        generation_config(config, origin, tokenizer).save_pretrained(folder)
+        settings.save_pretrained(folder)
         processor.save_pretrained(folder)
         extra(folder)
 
@@ -126,21 +122,6 @@ def fresh_parameters(model: CambrianGazeForConditionalGeneration, names: Sequenc
                 module.apply(model._init_weights)
                 fresh |= {f"{owner}.{name}": tensor for name, tensor in module.state_dict().items()}
     return {name: fresh[name] for name in names}
-
-
-def generation_config(config: CambrianGazeConfig, origin: Path, tokenizer: Any) -> GenerationConfig:
-    """The language model's settings for `generate`, and `<|im_end|>` among its end tokens: a base model's end token is
-    another, and ChatML's answers would go on for ever."""
-    if (origin / "generation_config.json").is_file():
-        settings = GenerationConfig.from_pretrained(origin)
-    else:
-        names = ("bos_token_id", "eos_token_id", "pad_token_id")
-        settings = GenerationConfig(**{name: getattr(config.text_config, name) for name in names})
-    ends = settings.eos_token_id
-    ends = [] if ends is None else list(ends) if isinstance(ends, list) else [ends]
-    answer = tokenizer.get_vocab().get(ANSWER_END)
-    settings.eos_token_id = ends + [answer] if answer is not None and answer not in ends else settings.eos_token_id
-    return settings
 
 
 def _loader(

@@ -21,7 +21,7 @@ from cambrian_gaze.models.cache import GazeCache
 from cambrian_gaze.models.configuration import CambrianGazeConfig
 from cambrian_gaze.models.generation import GazeGenerationMixin
 from cambrian_gaze.models.head_loss import head_losses
-from cambrian_gaze.models.hf_internals import CACHE, EitherCacheName, one_cache
+from cambrian_gaze.models.hf_internals import CACHE, EitherCacheName, one_cache, wants_dict
 from cambrian_gaze.models.trace import TraceBuilder
 
 
@@ -53,6 +53,11 @@ class CambrianGazeForConditionalGeneration(GazeGenerationMixin, CambrianGazePreT
     def set_input_embeddings(self, value: nn.Module) -> None:
         self.model.set_input_embeddings(value)
 
+    def get_image_features(self, pixel_values: Tensor) -> Tensor:
+        """[N, 3, H, W], as the processor gives them → [N, h·w, decoder width], what takes the place of a picture's
+        placeholders."""
+        return self.model.get_image_features(pixel_values)
+
     def get_output_embeddings(self) -> nn.Module:
         return self.lm_head
 
@@ -68,6 +73,7 @@ class CambrianGazeForConditionalGeneration(GazeGenerationMixin, CambrianGazePreT
         mm_token_type_ids: Tensor | None = None,
         sample_ids: Tensor | None = None,
         continues: Tensor | None = None,
+        routed: Tensor | None = None,
         labels: Tensor | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int | Tensor = 0,
@@ -92,6 +98,9 @@ class CambrianGazeForConditionalGeneration(GazeGenerationMixin, CambrianGazePreT
             mm_token_type_ids: int64 [B, S]: 0 text, 1 image, 2 video, 3 context.
             sample_ids: int64 [B, S], the sample of each token of a packed row, -1 for padding.
             continues: bool [B], rows whose first item is the next frames of the video that the cache ends with.
+            routed: bool [B, S], text queries that route; None: all. With `route_prompt` false, None means those that
+                predict a label where there are labels, else the last of the prompt; after cached tokens it must be
+                given: a prompt in several calls has True at its last token alone, an answer's tokens have True.
             labels: int64 [B, S], not shifted, -100 where nothing is supervised.
             logits_to_keep: compute logits of the last tokens only (0: of all).
             skip_logits: with labels, compute the head where something is supervised, a chunk of tokens at a time, and
@@ -109,10 +118,13 @@ class CambrianGazeForConditionalGeneration(GazeGenerationMixin, CambrianGazePreT
 
         Raises: ValueError where placeholders, grids and pixels disagree, or an option is unknown.
         """
+        return_dict = wants_dict(self.config, kwargs)
         if mm_token_type_ids is None and input_ids is not None:
             self._refuse_untyped(input_ids, pixel_values)
-        routed = None
-        if labels is not None and not self.config.gaze.get("route_prompt", True):
+        tokens = input_ids if inputs_embeds is None else inputs_embeds
+        if labels is not None and tokens is not None and labels.shape != tokens.shape[:2]:
+            raise ValueError(f"labels must be {list(tokens.shape[:2])} as the tokens are, got {list(labels.shape)}")
+        if labels is not None and routed is None and not self.model.resolve_gaze(gaze).route_prompt:
             routed = torch.zeros_like(labels, dtype=torch.bool)
             routed[:, :-1] = labels[:, 1:] != -100
         outputs = self.model(
@@ -132,6 +144,7 @@ class CambrianGazeForConditionalGeneration(GazeGenerationMixin, CambrianGazePreT
             return_gaze=return_gaze,
             gaze_trace=gaze_trace,
             sequence_group=sequence_group,
+            return_dict=True,
             hidden_regions=hidden_regions,
             **{k: v for k, v in kwargs.items() if k != "num_items_in_batch"},
         )
@@ -156,21 +169,22 @@ class CambrianGazeForConditionalGeneration(GazeGenerationMixin, CambrianGazePreT
                 loss = self.loss_function(
                     logits=logits, labels=None, vocab_size=vocabulary, shift_labels=targets, **kwargs
                 )
-        return CambrianGazeCausalLMOutput(
+        out = CambrianGazeCausalLMOutput(
             loss=loss,
             token_losses=token_losses,
             logits=logits,
             hidden_states=outputs.hidden_states,
-            attentions=outputs.attentions,
             gaze=outputs.gaze,
             **{CACHE: getattr(outputs, CACHE)},
         )
+        return out if return_dict else out.to_tuple()
 
+    @torch.compiler.disable
     def _refuse_untyped(self, input_ids: Tensor, pixel_values: Tensor | None) -> None:
         """Without token types every token is text: wrong as soon as there is a placeholder or a picture."""
         if pixel_values is not None:
             raise ValueError("pixel_values were given without mm_token_type_ids; pass everything the processor returns")
-        if input_ids.shape[1] == 1 or torch.compiler.is_compiling():
+        if input_ids.shape[1] == 1:
             return
         ids = torch.tensor(
             [self.config.image_token_id, self.config.video_token_id, self.config.context_token_id],

@@ -19,6 +19,9 @@ SIGLIP2_SO400M_16_384 = {
 }
 """google/siglip2-so400m-patch16-384, a `SiglipVisionModel` (the NaFlex variant is another class)."""
 
+SIGLIP2_SO400M_16_512 = SIGLIP2_SO400M_16_384 | {"image_size": 512}
+"""google/siglip2-so400m-patch16-512: 32×32 patches, as the model that the authors' page shows."""
+
 QWEN3_4B = {
     "model_type": "qwen3",
     "vocab_size": 151936,
@@ -33,9 +36,9 @@ QWEN3_4B = {
     "rope_parameters": {"rope_type": "default", "rope_theta": 1e6},
     "tie_word_embeddings": True,
     "bos_token_id": 151643,
-    "eos_token_id": 151645,
+    "eos_token_id": [151645, 151643],
 }
-"""Qwen/Qwen3-4B."""
+"""Qwen/Qwen3-4B. Ends: <|im_end|>, with which a turn ends, and <|endoftext|>."""
 
 QWEN2_5_7B = {
     "model_type": "qwen2",
@@ -50,12 +53,16 @@ QWEN2_5_7B = {
     "rope_parameters": {"rope_type": "default", "rope_theta": 1e6},
     "tie_word_embeddings": False,
     "bos_token_id": 151643,
-    "eos_token_id": 151643,
+    "eos_token_id": [151645, 151643],
 }
-"""Qwen/Qwen2.5-7B."""
+"""Qwen/Qwen2.5-7B, whose own end is <|endoftext|> alone: answers end with their turn. (The parent starts from
+Qwen/Qwen2.5-7B-Instruct, of the same sizes; the paper says Qwen2.5.)"""
 
 GAZE_72 = {"image": {"region_size": [1, 6, 6], "top_k": 2}}
 """The paper's 72+4 of 576: regions of 6×6, K=2, |C|=4."""
+
+GAZE_128 = {"image": {"region_size": [1, 8, 8], "top_k": 2}}
+"""128+4 of 1,024 at 512 px: regions of 8×8, K=2 of 16 (authors' page)."""
 
 TINY = {
     "vision_config": {
@@ -92,9 +99,11 @@ PRESETS: dict[str, dict[str, Any]] = {
     "tiny": TINY,
     "4b": {"vision_config": SIGLIP2_SO400M_16_384, "text_config": QWEN3_4B, "gaze": GAZE_72},
     "7b": {"vision_config": SIGLIP2_SO400M_16_384, "text_config": QWEN2_5_7B, "gaze": GAZE_72},
+    "4b-512": {"vision_config": SIGLIP2_SO400M_16_512, "text_config": QWEN3_4B, "gaze": GAZE_128},
+    "7b-512": {"vision_config": SIGLIP2_SO400M_16_512, "text_config": QWEN2_5_7B, "gaze": GAZE_128},
 }
 
-TOKENIZERS = {"4b": "Qwen/Qwen3-4B", "7b": "Qwen/Qwen2.5-7B"}
+TOKENIZERS = dict.fromkeys(("4b", "4b-512"), "Qwen/Qwen3-4B") | dict.fromkeys(("7b", "7b-512"), "Qwen/Qwen2.5-7B")
 """Where the tokenizer of a preset lives on the hub; "tiny" ships its own."""
 
 

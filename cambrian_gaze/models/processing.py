@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
+import re
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,26 +14,44 @@ from torch import Tensor
 from transformers import BatchFeature
 from transformers.processing_utils import ProcessorMixin
 
-from cambrian_gaze.data.conversation import CHAT_TEMPLATE
-from cambrian_gaze.data.encode import encode_conversation
+from cambrian_gaze.data.aspect import check_aspect
+from cambrian_gaze.data.conversation import CHAT_TEMPLATE, IMAGE_TOKEN, VIDEO_TOKEN
+from cambrian_gaze.data.encode import tokenize_segments
 from cambrian_gaze.data.expand import PlaceholderIds, expand_placeholders
 from cambrian_gaze.data.images import preprocess_images
-from cambrian_gaze.data.media import load_image, to_rgb
 from cambrian_gaze.models.configuration import CambrianGazeConfig
+from cambrian_gaze.models.messages import (
+    RenderedChat,
+    conversations_of,
+    render_chat,
+    visuals_of,
+    with_placeholder_tokens,
+)
+from cambrian_gaze.models.pictures import Picture, flat, nested, nested_videos, open_picture, open_video, share, short
+from cambrian_gaze.models.processor_options import ProcessorOptions
+from cambrian_gaze.models.processor_rows import cut_row, pad_rows
 from cambrian_gaze.models.source import known_source
 
-Picture = Image.Image | str | Path
+__all__ = ["CambrianGazeProcessor", "Picture", "open_picture"]
+
+FORMER_TEMPLATES = frozenset({"cc2d407f4a8a13f40d1e562150856368271250d632f87435deb0b28864319568"})
+"""SHA-256 of templates that were the default before, as saved models hold them."""
+
+_HEAD = re.compile(r"(<\|im_start\|>(?:system|user|assistant)\n)")
 
 
 class CambrianGazeProcessor(ProcessorMixin):
     """Tokenizer and image processor, with the grid and |C| that the model expands a picture to.
 
     Args:
-        image_processor: gives `size`, `image_mean` and `image_std`; pictures are padded to square with the mean.
+        image_processor: gives `size`, `image_mean` and `image_std`; the rest is `image_aspect_ratio`'s.
         tokenizer: a Qwen tokenizer, or one with Qwen's special tokens.
         chat_template: default ChatML without a default system prompt; or templates by name, "default" among them.
         num_context_tokens: |C| of the model.
         grid: rows and columns of visual tokens after the projector.
+        system_prompt: what is said before a conversation that has no system turn of its own; None or "": nothing.
+        image_aspect_ratio: "pad", pictures padded to a square with the mean colour, as processors do that were saved
+            without this field; or "square", stretched, as processors of new models do (`from_config`).
     """
 
     def __init__(
@@ -41,11 +61,17 @@ class CambrianGazeProcessor(ProcessorMixin):
         chat_template: str | dict[str, str] | None = None,
         num_context_tokens: int = 4,
         grid: Sequence[int] = (24, 24),
+        system_prompt: str | None = None,
+        image_aspect_ratio: str = "pad",
         **kwargs: Any,
     ) -> None:
+        self.system_prompt = system_prompt
+        self.image_aspect_ratio = check_aspect(image_aspect_ratio)
         self.num_context_tokens = num_context_tokens
         self.grid = list(grid)
         tokenizer.padding_side = "left"
+        if tokenizer.pad_token is None:
+            tokenizer.pad_token = tokenizer.eos_token
         super().__init__(image_processor, tokenizer, chat_template=chat_template or CHAT_TEMPLATE, **kwargs)
 
     @classmethod
@@ -55,17 +81,22 @@ class CambrianGazeProcessor(ProcessorMixin):
         return super().from_pretrained(None if source is None else known_source(source), *args, **kwargs)
 
     @classmethod
-    def from_preset(cls, name: str, tokenizer: Any = None, **overrides: Any) -> CambrianGazeProcessor:
+    def from_preset(
+        cls, name: str, tokenizer: Any = None, image_aspect_ratio: str = "square", **overrides: Any
+    ) -> CambrianGazeProcessor:
         """The processor of a preset. "tiny" ships its tokenizer; for the others it is given, or read from the hub's
         cache or the hub. `overrides` replace fields of the model's configuration."""
         from cambrian_gaze.models.presets import load_tokenizer
 
         config = CambrianGazeConfig.from_preset(name, **overrides)
-        return cls.from_config(config, load_tokenizer(name) if tokenizer is None else tokenizer)
+        tokenizer = load_tokenizer(name) if tokenizer is None else tokenizer
+        return cls.from_config(config, tokenizer, image_aspect_ratio)
 
     @classmethod
-    def from_config(cls, config: CambrianGazeConfig, tokenizer: Any) -> CambrianGazeProcessor:
-        """The processor that belongs to a model configuration; SigLIP's mean and deviation of 0.5. The tokenizer's
+    def from_config(
+        cls, config: CambrianGazeConfig, tokenizer: Any, image_aspect_ratio: str = "square"
+    ) -> CambrianGazeProcessor:
+        """The processor of a new model of this configuration; SigLIP's mean and deviation of 0.5. The tokenizer's
         own chat template stays known as "language_model"."""
         from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
@@ -81,6 +112,7 @@ class CambrianGazeProcessor(ProcessorMixin):
             chat_template={"default": CHAT_TEMPLATE, "language_model": own} if own else None,
             num_context_tokens=config.gaze_config.num_context_tokens,
             grid=config.grid,
+            image_aspect_ratio=image_aspect_ratio,
         )
 
     @property
@@ -93,194 +125,195 @@ class CambrianGazeProcessor(ProcessorMixin):
         return ["input_ids", "attention_mask", "mm_token_type_ids", "pixel_values", "grid_thw"]
 
     def preprocess_images(self, images: Sequence[Image.Image]) -> Tensor:
-        """Pictures of any size → float32 [n, 3, H, W]: padded to square with the mean colour, resized, normalised."""
+        """Pictures of any size → float32 [n, 3, H, W]: made square (`image_aspect_ratio`), resized, normalised."""
         own = self.image_processor
         size = (own.size["height"], own.size["width"])
-        return preprocess_images(images, size, own.image_mean, own.image_std)
+        return preprocess_images(images, size, own.image_mean, own.image_std, self.image_aspect_ratio)
+
+    @property
+    def image_token(self) -> str:
+        """What stands for a picture in a rendered prompt, and for each of its visual tokens in the ids."""
+        return IMAGE_TOKEN
+
+    @property
+    def video_token(self) -> str:
+        """What stands for a video in a rendered prompt, and for each of its visual tokens in the ids."""
+        return VIDEO_TOKEN
+
+    @property
+    def image_token_id(self) -> int:
+        return PlaceholderIds.from_tokenizer(self.tokenizer).image
+
+    @property
+    def video_token_id(self) -> int:
+        return PlaceholderIds.from_tokenizer(self.tokenizer).video
 
     def __call__(
-        self,
-        images: Any = None,
-        text: str | Sequence[str] | None = None,
-        videos: Any = None,
-        padding: bool | str = True,
-        return_tensors: str | None = "pt",
-        **kwargs: Any,
+        self, images: Any = None, text: str | Sequence[str] | None = None, videos: Any = None, **options: Any
     ) -> BatchFeature:
         """Rendered prompts and pictures to model inputs.
 
         Args:
-            images: pictures or paths in order of appearance over the batch, nested by row or not.
-            text: prompts that hold one `<image>` or `<video>` (or Qwen's pad token) per picture or video.
-            videos: each a list of frames, nested by row or not.
+            images: pictures in any of the forms of `pictures.Picture`, in order of appearance over the batch, or one
+                list per row.
+            text: prompts that hold one `<|image_pad|>` or `<|video_pad|>` per picture or video. Where no row has one,
+                `<image>` and `<video>` stand for them; otherwise, and in chats without any picture, they are text.
+            videos: each a list of frames, an array of frames, or the path of a video file or folder of frames; flat or
+                one list per row.
+            options: fields of `ProcessorOptions`.
 
-        Raises: ValueError where a row's placeholders and pictures disagree.
+        Raises: ValueError where a row's placeholders and pictures disagree, and for an option that is not known.
         """
-        _refuse(kwargs)
-        rows = [text] if isinstance(text, str) else list(text or [])
-        if not rows:
+        known = ProcessorOptions.of(self.tokenizer, options)
+        prompts = [text] if isinstance(text, str) else list(text or [])
+        if not prompts:
             raise ValueError("give text: at least one prompt, with one <image> or <video> per picture or video")
-        pictures = iter(_flat_images(images))
-        films = iter(_flat_videos(videos))
-        encoded, frames, grids = [], [], []
         placeholders = PlaceholderIds.from_tokenizer(self.tokenizer)
-        for number, row in enumerate(rows):
-            row = row.replace("<image>", self._token(placeholders.image)).replace(
-                "<video>", self._token(placeholders.video)
-            )
-            ids = self.tokenizer.encode(row, add_special_tokens=False)
-            mine = [next(films if i == placeholders.video else pictures, None) for i in ids if i in placeholders[:2]]
-            if any(visual is None for visual in mine):
-                raise ValueError(
-                    f"text {number} has {len(mine)} <image> and <video> placeholders, more than were given"
-                )
-            row_frames, row_grids = self._frames(mine)
-            frames += row_frames
-            grids += row_grids
-            expanded = expand_placeholders(ids, row_grids, placeholders, self.num_context_tokens)
-            encoded.append((expanded.input_ids, expanded.mm_token_type_ids))
-        left = sum(1 for _ in pictures) + sum(1 for _ in films)
-        if left:
-            raise ValueError(f"{left} images or videos were given that no <image> or <video> in the text stands for")
-        return self._batch(encoded, frames, grids, padding, return_tensors)
+        rows = self._prompt_ids(prompts, bool(nested(images) or nested(videos)))
+        shares = {
+            "image": share(nested(images), [row.count(placeholders.image) for row, _ in rows], "image"),
+            "video": share(nested_videos(videos), [row.count(placeholders.video) for row, _ in rows], "video"),
+        }
+        visuals = []
+        for number, (row, _) in enumerate(rows):
+            mine = {kind: iter(given[number]) for kind, given in shares.items()}
+            kinds = ["image" if i == placeholders.image else "video" for i in row if i in placeholders[:2]]
+            visuals.append([(kind, next(mine[kind])) for kind in kinds])
+        return self._encode(rows, visuals, known)
 
     def apply_chat_template(
         self,
         conversation: Any,
         chat_template: str | None = None,
         add_generation_prompt: bool = False,
+        continue_final_message: bool = False,
         tokenize: bool = False,
         return_dict: bool = True,
-        return_tensors: str | None = "pt",
-        padding: bool | str = True,
-        **kwargs: Any,
+        **options: Any,
     ) -> Any:
-        """Messages to model inputs (`tokenize=True`) or to the rendered prompt.
+        """Messages to model inputs (`tokenize=True`) or to the rendered prompt, which this processor takes as `text`.
 
-        Pictures stand in the messages: {"type": "image", "image": PIL image or path}, several in one message, and
-        {"type": "video", "video": [frames]}. What users wrote never becomes a special token.
-        `chat_template` is a template or the name of one; "language_model" is that of the model's language model.
+        Both ways give the same ids. Pictures stand in the messages, {"type": "image", "image": …} or OpenAI's
+        {"type": "image_url", "image_url": {"url": …}}, and {"type": "video", "video": frames or path}; or the parts are
+        empty, and `images` and `videos` hold them in order. What users wrote never becomes a special token. Where a
+        conversation begins without a system turn, `system_prompt` is its system turn.
+
+        Args:
+            chat_template: a template or the name of one; "language_model" is that of the model's language model.
+            options: fields of `ProcessorOptions`; `return_assistant_tokens_mask`, to mark what assistants said, their
+                end token included, as `assistant_masks`; for other templates than ours, their variables.
+
+        Raises: ValueError for messages that cannot be rendered, and for an option that is not known.
         """
-        batched = bool(conversation) and isinstance(conversation[0], list | tuple)
-        if chat_template is not None or not tokenize:
-            rendered = self.tokenizer.apply_chat_template(
-                conversation,
-                chat_template=self._template(chat_template),
-                add_generation_prompt=add_generation_prompt,
-                tokenize=False,
-                **kwargs,
-            )
-            if not tokenize:
-                return rendered
-            messages = [m for row in (conversation if batched else [conversation]) for m in row]
-            images, videos = _visuals(messages, "image"), _visuals(messages, "video")
-            out = self(text=rendered, images=images, videos=videos, padding=padding, return_tensors=return_tensors)
-            return out if return_dict else out["input_ids"]
-        _refuse(kwargs)
-        encoded, frames, grids = [], [], []
-        for messages in conversation if batched else [conversation]:
-            row_frames, row_grids = self._frames(_visuals(messages))
-            row = encode_conversation(
-                messages,
-                self.tokenizer,
-                row_grids,
-                self.num_context_tokens,
-                add_generation_prompt=add_generation_prompt,
-            )
-            encoded.append((row["input_ids"], row["mm_token_type_ids"]))
-            frames += row_frames
-            grids += row_grids
-        out = self._batch(encoded, frames, grids, padding, return_tensors)
+        conversations, several = conversations_of(conversation)
+        conversations = [self.with_system(row) for row in conversations]
+        options |= options.pop("processor_kwargs", None) or {}
+        for name in ("tools", "documents", "load_audio_from_video"):
+            if options.pop(name, None):
+                raise ValueError(f"{name}: this model has none of that")
+        options.pop("sanitize_control_tokens", None)  # always done
+        marks = options.pop("return_assistant_tokens_mask", None) or False
+        images, videos = nested(options.pop("images", None)), nested_videos(options.pop("videos", None))
+        template = self._template(chat_template)
+        own = template == CHAT_TEMPLATE
+        if own:
+            rendered = [render_chat(row, add_generation_prompt, continue_final_message) for row in conversations]
+        else:
+            if marks:
+                raise ValueError("return_assistant_tokens_mask needs this processor's own chat template")
+            known = {field.name for field in dataclasses.fields(ProcessorOptions)}
+            variables = {name: options.pop(name) for name in list(options) if name not in known}
+            variables |= {
+                "add_generation_prompt": add_generation_prompt,
+                "continue_final_message": continue_final_message,
+            }
+            rendered = [
+                self.tokenizer.apply_chat_template(
+                    with_placeholder_tokens(row), chat_template=template, tokenize=False, **variables
+                )
+                for row in conversations
+            ]
+        known = ProcessorOptions.of(self.tokenizer, options)
+        if not tokenize:
+            return rendered if several else rendered[0]
+        given = iter(flat(images)), iter(flat(videos))
+        visuals = [visuals_of(row, *given) for row in conversations]
+        if left := sum(1 for rest in given for _ in rest):
+            raise ValueError(f"{left} images or videos were given that no part of the messages stands for")
+        out = self._encode(self._prompt_ids(rendered, True), visuals, known, marks)
         return out if return_dict else out["input_ids"]
 
+    def with_system(self, messages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+        """The messages, with `system_prompt` before them where it says anything and they have no system turn."""
+        if not self.system_prompt or not messages or messages[0].get("role") == "system":
+            return list(messages)
+        return [{"role": "system", "content": [{"type": "text", "text": self.system_prompt}]}, *messages]
+
     def _template(self, wanted: str | None) -> str:
-        """A template by its name, or itself; None: the default."""
-        known = self.chat_template if isinstance(self.chat_template, dict) else {"default": self.chat_template}
-        return known.get(wanted or "default", wanted)
+        """A template by its name, or itself; None: the default. Former defaults are the present one."""
+        templates = self.chat_template if isinstance(self.chat_template, dict) else {"default": self.chat_template}
+        found = templates.get(wanted or "default", wanted) or CHAT_TEMPLATE
+        if wanted is not None and found == wanted and not re.search(r"[{\s]", wanted):
+            raise ValueError(f"no chat template is named {wanted!r}; known: {', '.join(templates)}")
+        former = hashlib.sha256(found.encode()).hexdigest() in FORMER_TEMPLATES
+        return CHAT_TEMPLATE if former else found
 
-    def _token(self, token_id: int) -> str:
-        return self.tokenizer.convert_ids_to_tokens(token_id)
+    def _prompt_ids(self, prompts: Sequence[str], pictures_given: bool) -> list[tuple[list[int], list[bool]]]:
+        """Of each prompt the ids, one placeholder per picture or video, and which of them an assistant said."""
+        placeholders = PlaceholderIds.from_tokenizer(self.tokenizer)
+        tokens = any(token in prompt for prompt in prompts for token in (IMAGE_TOKEN, VIDEO_TOKEN))
+        rows = []
+        for prompt in prompts:
+            if not isinstance(prompt, str):
+                raise ValueError(f"text must be a prompt or a list of prompts, got {short(prompt)}")
+            if isinstance(prompt, RenderedChat):
+                pieces = tokenize_segments(prompt.segments, self.tokenizer, placeholders)
+                said = [s.supervised for s, piece in zip(prompt.segments, pieces, strict=True) for _ in piece]
+                rows.append(([i for piece in pieces for i in piece], said))
+                continue
+            if not tokens and (pictures_given or "<|im_start|>" not in prompt):
+                prompt = prompt.replace("<image>", IMAGE_TOKEN).replace("<video>", VIDEO_TOKEN)
+            # Cut where training cuts, so that a line break at the head of a message joins none before it.
+            pieces = [piece for piece in _HEAD.split(prompt) if piece]
+            ids = [i for piece in pieces for i in self.tokenizer.encode(piece, add_special_tokens=False)]
+            rows.append((ids, [False] * len(ids)))
+        return rows
 
-    def _frames(self, visuals: Sequence[Any]) -> tuple[list[Image.Image], list[tuple[int, int, int]]]:
-        """Pictures, and grids (T, h, w), of images and lists of frames."""
-        frames, grids = [], []
-        for visual in visuals:
-            film = list(visual) if isinstance(visual, list | tuple) else [visual]
-            if not film:
-                raise ValueError("a video without frames was given")
-            frames += [open_picture(picture) for picture in film]
-            grids.append((len(film), *self.grid_hw))
-        return frames, grids
-
-    def _batch(
+    def _encode(
         self,
-        encoded: list[tuple[list[int], list[int]]],
-        frames: list[Image.Image],
-        grids: list[tuple[int, int, int]],
-        padding: bool | str,
-        return_tensors: str | None,
+        rows: list[tuple[list[int], list[bool]]],
+        visuals: list[list[tuple[str, Any]]],
+        options: ProcessorOptions,
+        marks: bool = False,
     ) -> BatchFeature:
-        if return_tensors not in ("pt", None):
-            raise ValueError(f"return_tensors must be 'pt', got {return_tensors!r}")
-        longest = max(len(ids) for ids, _ in encoded)
-        if padding is False and any(len(ids) != longest for ids, _ in encoded):
-            raise ValueError("the rows differ in length; pass padding=True")
-        pad, left = self.tokenizer.pad_token_id, self.tokenizer.padding_side == "left"
+        """Ids with placeholders and ("image" or "video", what it is) per placeholder to model inputs."""
+        placeholders = PlaceholderIds.from_tokenizer(self.tokenizer)
         columns: dict[str, list[list[int]]] = {"input_ids": [], "attention_mask": [], "mm_token_type_ids": []}
-        for ids, types in encoded:
-            gap = longest - len(ids)
-            for name, values, fill in (
-                ("input_ids", ids, pad),
-                ("attention_mask", [1] * len(ids), 0),
-                ("mm_token_type_ids", types, 0),
-            ):
-                columns[name].append([fill] * gap + values if left else values + [fill] * gap)
-        data: dict[str, Tensor] = {name: torch.tensor(values) for name, values in columns.items()}
+        columns |= {"assistant_masks": []} if marks else {}
+        frames, grids = [], []
+        for number, ((ids, said), mine) in enumerate(zip(rows, visuals, strict=True)):
+            row_grids = []
+            for kind, visual in mine:
+                film = open_video(visual, options.sampling) if kind == "video" else [open_picture(visual)]
+                frames += film
+                row_grids.append((len(film), *self.grid_hw))
+            grids += row_grids
+            expanded = expand_placeholders(ids, row_grids, placeholders, self.num_context_tokens)
+            row = {
+                "input_ids": expanded.input_ids,
+                "attention_mask": [1] * len(expanded.input_ids),
+                "mm_token_type_ids": expanded.mm_token_type_ids,
+                "assistant_masks": [int(said[i]) for i in expanded.source],
+            }
+            row = cut_row(row, number, self.tokenizer, options)
+            for name, column in columns.items():
+                column.append(row[name])
+        pad_rows(columns, self.tokenizer, options)
+        data: dict[str, Any] = dict(columns)
         if frames:
-            data["pixel_values"] = self.preprocess_images(frames)
-            data["grid_thw"] = torch.tensor(grids)
+            data |= {"pixel_values": self.preprocess_images(frames), "grid_thw": [list(grid) for grid in grids]}
+        if options.return_tensors is not None:
+            data = {n: x if isinstance(x, Tensor) else torch.tensor(x, dtype=torch.int64) for n, x in data.items()}
+        if options.return_tensors == "np":
+            data = {name: values.numpy() for name, values in data.items()}
         return BatchFeature(data)
-
-
-def open_picture(picture: Picture) -> Image.Image:
-    """A picture or the file of one, as RGB."""
-    if isinstance(picture, Image.Image):
-        return to_rgb(picture)
-    path = Path(picture)
-    return load_image(path.name, path.parent)
-
-
-def _visuals(messages: Sequence[dict[str, Any]], kind: str | None = None) -> list[Any]:
-    """What the image and video parts of messages hold, in order."""
-    found = []
-    for message in messages:
-        for part in message["content"] if isinstance(message.get("content"), list | tuple) else ():
-            if part.get("type") in ("image", "video") and kind in (None, part["type"]):
-                visual = next((part[k] for k in (part["type"], "path", "url") if part.get(k) is not None), None)
-                if visual is None:
-                    raise ValueError(f"a content part of type {part['type']!r} holds no {part['type']!r}")
-                found.append(visual)
-    return found
-
-
-def _flat_images(images: Any) -> list[Picture]:
-    if images is None:
-        return []
-    if isinstance(images, Image.Image | str | Path):
-        return [images]
-    return [picture for entry in images for picture in _flat_images(entry)]
-
-
-def _flat_videos(videos: Any) -> list[list[Picture]]:
-    """A video is a list of frames; videos may be nested once more by row."""
-    if not videos:
-        return []
-    if isinstance(videos[0], Image.Image | str | Path):
-        return [list(videos)]
-    return [film for entry in videos for film in _flat_videos(entry)]
-
-
-def _refuse(kwargs: dict[str, Any]) -> None:
-    unknown = {k: v for k, v in kwargs.items() if v is not None}
-    if unknown:
-        raise ValueError(f"options that this processor does not know: {', '.join(sorted(unknown))}")

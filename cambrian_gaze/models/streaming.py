@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from cambrian_gaze.data.encode import encode_conversation
+from cambrian_gaze.data.conversation import END_OF_TURN, render
+from cambrian_gaze.data.encode import encode_conversation, tokenize_segments
 from cambrian_gaze.data.expand import TEXT, PlaceholderIds, expand_placeholders
 from cambrian_gaze.gaze.layout import VIDEO
 from cambrian_gaze.models.cache import GazeCache
@@ -76,7 +77,9 @@ class GazeStream:
         self.frames = 0
         """Frames appended so far."""
         self._opening = processor.tokenizer.encode("<|im_start|>user\n", add_special_tokens=False)
-        self._ids: list[int] = list(self._opening)
+        system = processor.with_system([{"role": "user", "content": ""}])[:-1]
+        before = encode_conversation(system, processor.tokenizer, [], 0)["input_ids"] if system else []
+        self._ids: list[int] = before + self._opening
         """All tokens; the cache holds the first `cache.length` of them, the others go in with what comes next."""
         self._grids: list[tuple[int, int, int]] = []
         """(frames, h, w) of each video: a new one begins where text came between."""
@@ -110,10 +113,8 @@ class GazeStream:
                 questions see the frames alone, and later frames go on with the same video.
             return_gaze, generate_kwargs: as for `generate`, e.g. max_new_tokens=64.
         """
-        asked = [{"role": "user", "content": [{"type": "text", "text": question}]}]
-        turn = encode_conversation(asked, self.processor.tokenizer, [], 0, add_generation_prompt=True)["input_ids"]
         before, held = len(self._ids), self.cache.length
-        ids = self.input_ids.new_tensor([self._ids + turn[len(self._opening) :]])
+        ids = self.input_ids.new_tensor([self._ids + self._turn(question)])
         self._spread(generate_kwargs)
         try:
             output = self.model.generate(
@@ -144,6 +145,15 @@ class GazeStream:
             paging=self.cache.paging_stats() if isinstance(self.cache, PagedGazeCache) else None,
         )
 
+    def _turn(self, question: str) -> list[int]:
+        """The tokens of a question and of the opening of its answer, as they follow on what was read so far."""
+        after_frames = bool(self._grids) and self.cache.length == len(self._ids)
+        parts = [{"type": "video"}] * after_frames + [{"type": "text", "text": question}]
+        segments = render([{"role": "user", "content": parts}], add_generation_prompt=True)[1 + after_frames :]
+        placeholders = PlaceholderIds.from_tokenizer(self.processor.tokenizer)
+        pieces = tokenize_segments(segments, self.processor.tokenizer, placeholders)
+        return [token for piece in pieces for token in piece]
+
     def _feed(self, pixels: Tensor) -> None:
         """One call: the text that waits, and frames."""
         grid = (len(pixels), *self.processor.grid_hw)
@@ -152,12 +162,15 @@ class GazeStream:
         new = expand_placeholders([placeholders.video], [grid], placeholders, self.processor.num_context_tokens)
         device = self.model.device
         going_on = bool(self._grids) and not waiting
+        ids = torch.tensor([waiting + new.input_ids], device=device)
+        dense = not self.model.model.resolve_gaze(self.gaze).route_prompt
         self.model(
-            input_ids=torch.tensor([waiting + new.input_ids], device=device),
+            input_ids=ids,
             mm_token_type_ids=torch.tensor([[TEXT] * len(waiting) + new.mm_token_type_ids], device=device),
             pixel_values=pixels.to(device),
             grid_thw=torch.tensor([grid], device=device),
             continues=torch.tensor([going_on]),
+            routed=torch.zeros_like(ids, dtype=torch.bool) if dense else None,
             cache=self.cache,
             use_cache=True,
             gaze=self.gaze,
@@ -193,7 +206,7 @@ class GazeStream:
         self.cache.crop(length)
 
     def _close_turn(self, answer: Tensor) -> None:
-        end, tokenizer = "<|im_end|>", self.processor.tokenizer
+        end, tokenizer = END_OF_TURN, self.processor.tokenizer
         if not len(answer) or int(answer[-1]) != tokenizer.convert_tokens_to_ids(end):
             self._ids += tokenizer.encode(end, add_special_tokens=False)
         self._ids += tokenizer.encode("\n", add_special_tokens=False) + self._opening

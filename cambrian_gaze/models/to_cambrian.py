@@ -9,16 +9,18 @@ from typing import Any
 import torch
 from transformers import AutoTokenizer
 
+from cambrian_gaze.data.aspect import check_aspect
 from cambrian_gaze.models import cambrian
 from cambrian_gaze.models.configuration import CambrianGazeConfig
+from cambrian_gaze.models.generation_settings import settings_from
 from cambrian_gaze.models.key_report import KeyReport, Part, Source, match, model_shapes
 from cambrian_gaze.models.lineage import parent, write_lineage
-from cambrian_gaze.models.model_writer import EMBEDDINGS, check_space, generation_config
+from cambrian_gaze.models.model_writer import EMBEDDINGS, check_space
 from cambrian_gaze.models.modeling import CambrianGazeForConditionalGeneration
 from cambrian_gaze.models.shard_writer import Planned, write_shards
 from cambrian_gaze.models.shards import Shards
 from cambrian_gaze.models.weight_names import Name
-from cambrian_gaze.models.writing import new_folder, refuse_existing
+from cambrian_gaze.models.writing import new_folder, refuse_existing, write_json
 
 _TOWER_SIZES = ("hidden_size", "image_size", "patch_size")
 
@@ -58,6 +60,7 @@ def to_cambrian(
         match(model_shapes(CambrianGazeForConditionalGeneration(config)), [part], {}).check()
     record = path / cambrian.RECORD
     record = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else None
+    aspect = saved_aspect(path)
     report = KeyReport()
     for name in shards:
         if name.startswith("model.gaze."):
@@ -73,7 +76,7 @@ def to_cambrian(
             report.loaded[record["names"][name] if record else cambrian.upstream_name(name)] = Source(part, name)
     planned = [Planned.copied(target, shards, source.name) for target, source in report.loaded.items()]
     if record is None:
-        upstream = upstream_config(config, model_type, tower)
+        upstream = upstream_config(config, model_type, tower, aspect)
         dtype = shards.entries[EMBEDDINGS].dtype
         width = (config.text_config.hidden_size,)
         planned.append(Planned(cambrian.NEWLINE, width, dtype, lambda: torch.zeros(width)))
@@ -84,6 +87,8 @@ def to_cambrian(
             )
     else:
         upstream = record["config"] | {"vocab_size": shards.entries[EMBEDDINGS].shape[0]}
+        if cambrian.aspect_of(upstream, cambrian.Choices(anyres="base"))[0] != aspect:  # trained on with another one
+            upstream["image_aspect_ratio"] = aspect
         if (path / cambrian.LEFT_OUT).is_file():
             aside = Shards(path / cambrian.LEFT_OUT)
             planned += [Planned.copied(name, aside, name) for name in aside]
@@ -96,13 +101,25 @@ def to_cambrian(
     with new_folder(out) as folder:
         write_shards(folder, planned, max_shard_size, progress)
         (folder / "config.json").write_text(json.dumps(upstream, indent=2) + "\n", encoding="utf-8")
-        generation_config(config, path, tokenizer).save_pretrained(folder)
+        if record is not None and "generation_config" in record:
+            write_json(folder / cambrian.GENERATION, record["generation_config"])
+        else:
+            settings_from(path, config, tokenizer, keep_sampling=True)[0].save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         write_lineage(folder, "convert to-cambrian", [parent("model", path)])
     return report
 
 
-def upstream_config(config: CambrianGazeConfig, model_type: str | None, tower: str | None) -> dict[str, Any]:
+def saved_aspect(path: Path) -> str:
+    """`image_aspect_ratio` of a model folder's processor."""
+    file = path / "processor_config.json"
+    saved = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    return check_aspect(saved.get("image_aspect_ratio", "pad"))
+
+
+def upstream_config(
+    config: CambrianGazeConfig, model_type: str | None, tower: str | None, aspect: str = "pad"
+) -> dict[str, Any]:
     """An upstream configuration of a model that does not come from there."""
     decoder = config.text_config.model_type
     names = [name for name, kind in cambrian.DECODERS.items() if kind == decoder]
@@ -130,7 +147,7 @@ def upstream_config(config: CambrianGazeConfig, model_type: str | None, tower: s
         "mm_vision_select_layer": -2 if config.vision_feature_layer == -1 else -1,
         "unfreeze_mm_vision_tower": True,
         "mm_use_im_newline_token": False,
-        "image_aspect_ratio": "pad",
+        "image_aspect_ratio": aspect,
         "si_token_len": h * w,
         "miv_token_len": h * w,
     }

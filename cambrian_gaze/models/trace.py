@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from cambrian_gaze.attention import GazeRecorder
+from cambrian_gaze.data.aspect import region_pixels
 from cambrian_gaze.gaze.config import GazeConfig
 from cambrian_gaze.gaze.regions import region_grid
 
@@ -38,6 +39,22 @@ class GazeTrace:
         """Per region of a row: (item within the row, first frame, end frame, top, left, bottom, right), ends
         exclusive, in visual tokens of the item's grid."""
         return self.boxes[row]
+
+    def region_pixels(
+        self, row: int, sizes: list[tuple[int, int]], image_aspect_ratio: str
+    ) -> list[tuple[int, int, int, int, int, int, int]]:
+        """`region_boxes` in pixels: (item, first frame, end frame, x0, y0, x1, y1), ends exclusive. `sizes`: width and
+        height of each image, or of each video's frames; `image_aspect_ratio`: the processor's. See
+        `data.aspect.region_pixels`."""
+        boxes = self.region_boxes(row)
+        grids: dict[int, tuple[int, int]] = {}
+        for item, _, _, _, _, bottom, right in boxes:
+            rows, columns = grids.get(item, (0, 0))
+            grids[item] = max(rows, bottom), max(columns, right)
+        return [
+            (item, first, end, *region_pixels(place, grids[item], sizes[item], image_aspect_ratio))
+            for item, first, end, *place in boxes
+        ]
 
 
 @dataclass

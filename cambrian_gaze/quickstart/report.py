@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from PIL import Image
 
+from cambrian_gaze.data.aspect import model_view
 from cambrian_gaze.data.records import Record, read_records
 from cambrian_gaze.quickstart.arms import ARMS, CHANCE
 from cambrian_gaze.quickstart.evaluate import cell_regions, load_processor, value_steps
@@ -68,7 +69,8 @@ class ShownAnswer:
     ) -> None:
         self.record = record
         with Image.open(data / "images" / record.images[0]) as image:
-            self.image = image.convert("RGB")
+            mean = processor.image_processor.image_mean
+            self.image = model_view(image.convert("RGB"), processor.image_aspect_ratio, mean)
         self.question = record.conversations[0]["value"].replace("<image>", "").strip()
         self.text = answer["answer"]
         self.tokens = [processor.decode([token]) for token in answer["tokens"]]

@@ -12,12 +12,18 @@ import sys
 from collections.abc import Sequence
 from types import FrameType
 
+EXIT_CONFIGURATION = 2
+"""Exit status of a rank whose configuration or paths are wrong; it has said why."""
+
 EXIT_REQUEUE = 85
 """Exit status of a rank, and so of the agent and of `scripts/launch.sh`, that stopped on request with its checkpoint
 written: the same command continues it. `scripts/slurm/train.sbatch` puts the job back into the queue."""
 
 EXIT_TERMINATED = 143
 """The same after SIGTERM: whoever sent it wants the run to end."""
+
+EXIT_INTERRUPTED = 130
+"""The same after Ctrl-C."""
 
 EXIT_HUNG = 86
 """Exit status of a rank that made no progress; its stacks are written (`watchdog.py`)."""
@@ -26,14 +32,17 @@ EXIT_HUNG = 86
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the ranks to their end. Returns the exit status; a failure raises as torchrun's does."""
     from torch.distributed import run
+    from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
     previous = signal.signal(signal.SIGUSR1, _pass_on)
     try:
         run.main(list(sys.argv[1:] if argv is None else argv))
+    except SignalException as error:
+        return 128 + int(error.sigval)  # The ranks were told too, and have ended.
     except ChildFailedError as error:
         _, failure = error.get_first_failure()
-        if failure.exitcode not in (EXIT_REQUEUE, EXIT_TERMINATED, EXIT_HUNG):
+        if failure.exitcode not in (EXIT_CONFIGURATION, EXIT_REQUEUE, EXIT_TERMINATED, EXIT_INTERRUPTED, EXIT_HUNG):
             raise
         return failure.exitcode
     finally:

@@ -4,17 +4,19 @@ The docstring under a field is its help text. Names are those of LLaVA and Cambr
 """
 
 import math
-import os
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
 import transformers
 
+from cambrian_gaze.data.aspect import check_aspect
+from cambrian_gaze.training.accepted import refusals
 from cambrian_gaze.training.batch import accumulation_steps
 from cambrian_gaze.training.gaze_arguments import GazeArguments
 from cambrian_gaze.training.group import start_cpu_group
 from cambrian_gaze.training.lora_arguments import LoraArguments
+from cambrian_gaze.training.ranks import launched_ranks
 
 ProjectorType = Literal["mlp2x_gelu", "conv3x3_mlp2x_gelu", "avgpool2_mlp2x_gelu", "maxpool2_mlp2x_gelu"]
 
@@ -41,8 +43,15 @@ class ModelArguments:
     mm_projector_type: ProjectorType | None = None
     """Projector of a fresh model. The `conv3x3`, `avgpool2` and `maxpool2` kinds give 4 times fewer visual tokens."""
 
-    version: Literal["chatml", "qwen"] = "chatml"
-    """Conversation format. Qwen's ChatML is the only one; the flag is kept for scripts that pass it."""
+    mm_vision_select_layer: int | None = None
+    """Only checked: which layer of the tower the model reads (its `vision_feature_layer`); -1: all, as the parent."""
+
+    image_aspect_ratio: str | None = None
+    """`square` (pictures are stretched to the model's square, as the published models do) or `pad` (padded with the
+    mean colour). Default: what the checkpoint was trained with, for a new model `square`."""
+
+    version: Literal["chatml", "qwen", "qwen_2"] = "chatml"
+    """Conversation format. Qwen's ChatML is the only one, by any of these names."""
 
     pretrain_mm_mlp_adapter: str | None = None
     """`mm_projector.safetensors` of a stage 1 run: projector and context tokens."""
@@ -62,6 +71,10 @@ class ModelArguments:
     attn_implementation: str | None = None
     """Attention of the vision tower (`sdpa`, `eager`). The decoder's is `gaze_backend`."""
 
+    def __post_init__(self) -> None:
+        if self.image_aspect_ratio is not None:
+            check_aspect(self.image_aspect_ratio)
+
 
 @dataclass
 class DataArguments:
@@ -79,6 +92,10 @@ class DataArguments:
     video_folder: str | None = None
     """Folder that the records' video paths are relative to; by default `image_folder`."""
 
+    image_position: Literal["first", "as_written"] = "first"
+    """Where the pictures of a turn stand: before its text, a line break after each, as LLaVA and Cambrian train; or
+    where the record has them. With `first`, a picture without an `<image>` gets one."""
+
     video_fps: float = 1.0
     """Frames per second that are taken of a video."""
 
@@ -88,8 +105,9 @@ class DataArguments:
     video_force_sample: bool = False
     """Always take `video_max_frames` frames, uniformly."""
 
-    video_backend: Literal["decord", "pyav"] = "decord"
-    """Decoder of video files. The one that is named decodes, or says why it cannot."""
+    video_backend: Literal["auto", "decord", "pyav"] = "auto"
+    """Decoder of video files. `auto`: decord where its tables are exact for the file, elsewhere PyAV, which is counted
+    and logged. One that is named decodes, or says why it cannot."""
 
     video_timeout: float = 120.0
     """Seconds that a video file may take, in a process of its own; 0 decodes in the worker, without a limit."""
@@ -112,7 +130,8 @@ class DataArguments:
     """Larger images are refused as decompression bombs."""
 
     max_quarantined_share: float = 0.1
-    """The run stops once more than this share of the samples seen was quarantined."""
+    """The run stops once more than this share of the samples seen was quarantined. What a recipe declares as missing,
+    and samples that are too long, do not count."""
 
     quarantine_log: str | None = None
     """JSONL of quarantined samples; by default `quarantine.jsonl` in `output_dir`."""
@@ -224,6 +243,8 @@ class TrainingArguments(transformers.TrainingArguments):
         self.use_cpu = self.use_cpu or not torch.accelerator.is_available()
         self._check_groups()
         self._accumulate()
+        if problems := refusals(self):
+            raise ValueError("\n".join(problems))
         if self.use_cpu:
             start_cpu_group(self.ddp_backend, self.ddp_timeout)
         super().__post_init__()
@@ -284,11 +305,6 @@ class TrainingArguments(transformers.TrainingArguments):
     def learning_rate_factor(self) -> float:
         """sqrt(global batch / `base_batch_size`), 1.0 without the latter (upstream Cambrian's rule)."""
         return 1.0 if self.base_batch_size is None else math.sqrt(self.global_batch_size / self.base_batch_size)
-
-
-def launched_ranks() -> int:
-    """The number of ranks as the launcher says it; 1 without a launcher."""
-    return int(os.environ.get("WORLD_SIZE", 1))
 
 
 ARGUMENT_CLASSES: tuple[type[Any], ...] = (

@@ -9,8 +9,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+from cambrian_gaze.training.flags import setting
 from cambrian_gaze.training.layers import ConfigError
-from cambrian_gaze.training.ranks import setting
 
 PER_DEVICE, ACCUMULATION, GLOBAL, SHARERS = (
     "per_device_train_batch_size",

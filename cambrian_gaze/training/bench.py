@@ -162,6 +162,7 @@ def _figures(args: argparse.Namespace, arm: Arm, config: Any, device: torch.devi
     model.model.vision_tower.requires_grad_(False)
     form = arm.form
     if form == "sdpa":
+        model.model.dense_decoder = True
         model.model.language_model.set_attn_implementation("sdpa")
     else:
         form = f"{form} ({pick(config.gaze_config, device, number).name})"

@@ -20,9 +20,10 @@ from cambrian_gaze.models.backbones import (
     vision_tower_part,
 )
 from cambrian_gaze.models.configuration import CambrianGazeConfig
+from cambrian_gaze.models.generation_settings import settings_from, settle
 from cambrian_gaze.models.loading import load_model
 from cambrian_gaze.models.modeling import CambrianGazeForConditionalGeneration
-from cambrian_gaze.models.presets import load_tokenizer
+from cambrian_gaze.models.presets import PRESETS, load_tokenizer
 from cambrian_gaze.models.processing import CambrianGazeProcessor
 from cambrian_gaze.models.source import known_source
 from cambrian_gaze.training.adapters import attach, check_lora, quantisation
@@ -50,12 +51,18 @@ def build_model(
         check_lora(args, gaze, training.stage, continues)
     config = run_config(args, gaze, own)
     dtype = torch.bfloat16 if training.bf16 and (training.deepspeed or lora.lora_enable) else torch.float32
+    processor = build_processor(args, config, continues)
     if continues:
         model = load_model(args.model_name_or_path, config, dtype, **quantisation(lora, config, dtype))
+        settle(model, processor.tokenizer)
     else:
         model = CambrianGazeForConditionalGeneration(config).to(dtype)
-        if own is not None:
-            load_part(model, language_model_part(resolve(args.model_name_or_path), config.tie_word_embeddings))
+        folder = None if own is None else resolve(args.model_name_or_path)
+        if folder is not None:
+            load_part(model, language_model_part(folder, config.tie_word_embeddings))
+        model.generation_config, notes = settings_from(folder, config, processor.tokenizer)
+        for note in notes:
+            logger.info("%s", note)
     if args.vision_tower is not None:
         load_vision_tower(model, args.vision_tower)
     if args.pretrain_mm_mlp_adapter is not None:
@@ -63,7 +70,7 @@ def build_model(
             logger.warning(message)
     if args.attn_implementation is not None:
         model.model.vision_tower.set_attn_implementation(args.attn_implementation)
-    return finish(model, args, training.stage, lora), build_processor(args, config, continues)
+    return finish(model, args, training.stage, lora), processor
 
 
 def build_shapes(
@@ -117,7 +124,8 @@ def new_config(args: ModelArguments, language_model: PreTrainedConfig | None) ->
         text_config = language_model.get_text_config()
         tokenizer = AutoTokenizer.from_pretrained(known_source(args.tokenizer_name_or_path or args.model_name_or_path))
     elif args.preset is None:
-        raise ValueError("give model_name_or_path (a Cambrian-Gaze or language model) or preset (tiny, 4b, 7b)")
+        known = ", ".join(PRESETS)
+        raise ValueError(f"give model_name_or_path (a Cambrian-Gaze or language model) or preset ({known})")
     if args.vision_tower is not None:
         vision_config = read_vision_config(args.vision_tower)
     return assemble_config(args.preset, overrides, text_config, vision_config, tokenizer)
@@ -165,13 +173,20 @@ def choose_trainable(model: nn.Module, args: ModelArguments, stage: int) -> None
 
 
 def build_processor(args: ModelArguments, config: CambrianGazeConfig, continues: bool) -> CambrianGazeProcessor:
-    """The checkpoint's processor, or one made of a tokenizer; grid and |C| always follow the model."""
+    """The checkpoint's processor, or one made of a tokenizer; grid and |C| always follow the model, and
+    `image_aspect_ratio` the run where it says one."""
     source = args.tokenizer_name_or_path or args.model_name_or_path
     if continues:
         processor = AutoProcessor.from_pretrained(known_source(source))
         if isinstance(processor, CambrianGazeProcessor):
             processor.num_context_tokens = config.gaze_config.num_context_tokens
             processor.grid = list(config.grid)
+            if args.image_aspect_ratio not in (None, processor.image_aspect_ratio):
+                logger.warning(
+                    "%s was trained with image_aspect_ratio %s; from here on it is %s",
+                    *(args.model_name_or_path, processor.image_aspect_ratio, args.image_aspect_ratio),
+                )
+                processor.image_aspect_ratio = args.image_aspect_ratio
             return processor
     tokenizer = load_tokenizer(args.preset) if source is None else AutoTokenizer.from_pretrained(known_source(source))
-    return CambrianGazeProcessor.from_config(config, tokenizer)
+    return CambrianGazeProcessor.from_config(config, tokenizer, args.image_aspect_ratio or "square")

@@ -91,8 +91,9 @@ class LogFile(TrainerCallback):
         logs: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        """Append the values of a logging step, an evaluation or the end of the run."""
-        if state.is_world_process_zero and logs:
+        """Append the values of a logging step, an evaluation or the end of the run; what is evaluated outside of a run
+        is its caller's."""
+        if state.is_world_process_zero and logs and self.log.is_open:
             event = "log" if "loss" in logs else "eval" if any(k.startswith("eval_") for k in logs) else "end"
             self.log.write(event, {"step": state.global_step, **logs})
 

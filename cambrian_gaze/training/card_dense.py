@@ -60,8 +60,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 model = AutoModelForImageTextToText.from_pretrained("{repo_id}")
 processor = AutoProcessor.from_pretrained("{repo_id}")
 ```""",
-        f"## What is exact\n\n{LIMITS[layout]}\n\nThe processor makes the same pixels of a square picture. Around "
-        "others it pads with another grey (127 for 128)"
-        + (", and resizes before it pads." if layout == "deepseek_vl" else "."),
+        f"## What is exact\n\n{LIMITS[layout]}\n\nThe processor makes the same pixels"
+        + (", but where pictures are padded it resizes before it pads." if layout == "deepseek_vl" else "."),
         "## Origin\n\n| | |\n| --- | --- |\n" + "\n".join(f"| {name} | {value} |" for name, value in rows),
     ]

@@ -19,6 +19,7 @@ from typing import Any
 from cambrian_gaze.models.shards import file_sha256
 from cambrian_gaze.models.writing import new_folder, write_json
 from cambrian_gaze.training.bad_steps import STATE_NAME as GRAD_NORMS
+from cambrian_gaze.training.states import StateError, fault_of_marker, fault_of_states, read_json
 
 MARKER = "complete.json"
 _FOLDER = re.compile(r"checkpoint-(\d+)")
@@ -72,12 +73,16 @@ def read_marker(folder: Path | str) -> dict[str, Any]:
 def damage(folder: Path | str, hashes: bool = False) -> str | None:
     """Why the files of `folder` are not those of a finished checkpoint, or None. `hashes` reads all of them."""
     folder = Path(folder)
-    try:
-        files = {name: (entry["size"], entry["sha256"]) for name, entry in read_marker(folder)["files"].items()}
-    except FileNotFoundError:
+    if not (folder / MARKER).exists():
         return f"it has no {MARKER}, so its writing was interrupted"
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        return f"its {MARKER} cannot be read ({error})"
+    try:
+        marker = read_json(folder / MARKER)
+    except StateError as error:
+        return f"its {error}"
+    match = _FOLDER.fullmatch(folder.name)
+    if fault := fault_of_marker(marker, int(match.group(1)) if match else None):
+        return f"its {MARKER} cannot be believed: {fault}"
+    files = {name: (entry["size"], entry["sha256"]) for name, entry in marker["files"].items()}
     for name, (size, _) in files.items():
         path = folder / name
         if not path.is_file():
@@ -95,13 +100,15 @@ def damage(folder: Path | str, hashes: bool = False) -> str | None:
     return None
 
 
-def incomplete_because(folder: Path | str, hashes: bool = False) -> str | None:
-    """Why `folder` cannot be resumed from, or None where it is complete. `hashes` reads every byte of it."""
+def incomplete_because(folder: Path | str, hashes: bool = False, states: bool = False) -> str | None:
+    """Why `folder` cannot be resumed from, or None where it is complete. `hashes` reads every byte of it. What it says
+    about its run is checked (`states.py`); with `states` it must be there too."""
     if reason := damage(folder, hashes):
         return reason
-    if not read_marker(folder).get("resumable", True):
+    marker = read_marker(folder)
+    if not marker.get("resumable", True):
         return "it holds the model without the optimizer (save_only_model)"
-    return None
+    return fault_of_states(folder, marker["step"], needed=states)
 
 
 def checkpoint_steps(output_dir: Path | str) -> list[tuple[int, Path]]:
@@ -113,11 +120,13 @@ def checkpoint_steps(output_dir: Path | str) -> list[tuple[int, Path]]:
     return sorted((int(match.group(1)), path) for match, path in found)
 
 
-def last_complete_checkpoint(output_dir: Path | str, hashes: bool = False) -> tuple[Path | None, list[str]]:
+def last_complete_checkpoint(
+    output_dir: Path | str, hashes: bool = False, states: bool = False
+) -> tuple[Path | None, list[str]]:
     """The complete checkpoint of the highest step, and a message for each later folder that was passed over."""
     messages = []
     for _, folder in reversed(checkpoint_steps(output_dir)):
-        reason = incomplete_because(folder, hashes)
+        reason = incomplete_because(folder, hashes, states)
         if reason is None:
             return folder, messages
         messages.append(f"{folder} is passed over: {reason}")

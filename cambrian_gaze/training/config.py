@@ -11,6 +11,7 @@ import dataclasses
 import difflib
 import inspect
 import json
+import logging
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +19,8 @@ from typing import Any, NoReturn
 
 from transformers import HfArgumentParser
 
+from cambrian_gaze.training import foreign
+from cambrian_gaze.training.accepted import refusal
 from cambrian_gaze.training.arguments import (
     ARGUMENT_CLASSES,
     DataArguments,
@@ -25,10 +28,12 @@ from cambrian_gaze.training.arguments import (
     ModelArguments,
     TrainingArguments,
 )
-from cambrian_gaze.training.layers import ConfigError, read_layers
+from cambrian_gaze.training.flags import COMMAND_LINE, read_layered
+from cambrian_gaze.training.layers import ConfigError
 from cambrian_gaze.training.lora_arguments import LoraArguments
 
-COMMAND_LINE = "the command line"
+logger = logging.getLogger(__name__)
+
 PATH_FIELDS = ("deepspeed", "fsdp_config", "accelerator_config")
 """Paths of configuration files: where the working directory has no such file, the YAML file's folder is tried."""
 
@@ -54,6 +59,7 @@ def load(argv: Sequence[str]) -> RunConfig:
     Raises: ConfigError on unknown keys, unreadable files and values of the wrong type.
     """
     values, sources = gather(argv)
+    _choose_evaluation(values, sources)
     tokens = [token for key, value in values.items() for token in as_tokens(key, value)]
     parser = _Parser(ARGUMENT_CLASSES, sources)
     try:
@@ -71,43 +77,17 @@ def gather(argv: Sequence[str]) -> tuple[dict[str, Any], dict[str, str]]:
 
     Checks names, not types.
     """
-    argv = list(argv)
     values: dict[str, Any] = {}
     sources: dict[str, str] = {}
-    if argv and not argv[0].startswith("--"):
-        for path, layer in read_layers(Path(argv.pop(0))):
-            _check_names(layer, str(path))
-            for key, value in layer.items():
-                values[key], sources[key] = _beside(key, value, path), str(path)
-    overrides = read_flags(argv)
-    _check_names(overrides, COMMAND_LINE)
-    values.update(overrides)
-    sources.update(dict.fromkeys(overrides, COMMAND_LINE))
+    problems: list[str] = []
+    for place, layer in read_layered(argv):
+        layer, refused = foreign.translate(layer, known_keys())
+        problems += [f"{place}: {text}" for text in [*refused, *_unknown(layer), *_without_effect(layer)]]
+        for key, value in layer.items():
+            values[key], sources[key] = _beside(key, value, Path(place)), place
+    if problems:
+        raise ConfigError("\n".join(problems))
     return {k: v for k, v in values.items() if v is not None}, sources
-
-
-def read_flags(tokens: Sequence[str]) -> dict[str, Any]:
-    """`--key value…`, `--key=value`, `--key` and `--no_key` as a dict of strings, lists and booleans; `null` is None,
-    as in a file."""
-    flags: dict[str, Any] = {}
-    key = None
-    for token in tokens:
-        if token.startswith("--"):
-            key, equals, value = token[2:].partition("=")
-            key = key.replace("-", "_")
-            flags[key] = [value] if equals else []
-        elif key is None:
-            raise ConfigError(f"{COMMAND_LINE}: {token!r} stands before any --flag")
-        else:
-            flags[key].append(token)
-    known = known_keys()
-    result: dict[str, Any] = {}
-    for key, given in flags.items():
-        if not given and key.startswith("no_") and key not in known:
-            result[key[3:]] = False
-        else:
-            result[key] = True if not given else None if given == ["null"] else given[0] if len(given) == 1 else given
-    return result
 
 
 def as_tokens(key: str, value: Any) -> list[str]:
@@ -145,13 +125,35 @@ def help_text() -> str:
     return parser.format_help()
 
 
-def _check_names(values: dict[str, Any], source: str) -> None:
+def _unknown(values: dict[str, Any]) -> list[str]:
     known = known_keys()
+    problems = []
     for key in values:
         if key not in known:
-            nearest = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+            nearest = difflib.get_close_matches(key, known, n=1, cutoff=0.7)
             hint = f"; did you mean {nearest[0]!r}?" if nearest else "; see `cambrian-gaze train --help`"
-            raise ConfigError(f"{source}: unknown key {key!r}{hint}")
+            problems.append(f"unknown key {key!r}{hint}")
+    return problems
+
+
+def _without_effect(values: dict[str, Any]) -> list[str]:
+    """Keys of `TrainingArguments` that only one value is taken of, see `accepted.REFUSED`."""
+    found = [refusal(key, value) for key, value in values.items() if value is not None]
+    return [text for text in found if text is not None]
+
+
+def _choose_evaluation(values: dict[str, Any], sources: dict[str, str]) -> None:
+    """Evaluation data without a strategy are evaluated after every epoch, or every `eval_steps`; a strategy without
+    data is an error."""
+    strategy = values.get("eval_strategy")
+    if values.get("eval_data_path"):
+        if strategy is None:
+            values["eval_strategy"] = "steps" if "eval_steps" in values else "epoch"
+            sources["eval_strategy"] = f"eval_data_path, {sources['eval_data_path']}"
+        elif str(strategy) in ("no", "False"):
+            logger.warning("eval_data_path is not evaluated: eval_strategy is no")
+    elif strategy is not None and str(strategy) not in ("no", "False") and not values.get("eval_tasks"):
+        raise ConfigError(f"{sources['eval_strategy']}: eval_strategy {strategy} needs eval_data_path")
 
 
 def _beside(key: str, value: Any, path: Path) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import zlib
@@ -13,11 +14,11 @@ import torch.distributed as dist
 from torch.utils.data import Dataset
 
 from cambrian_gaze.data.collator import Collator
-from cambrian_gaze.data.lengths import measure_mixture
-from cambrian_gaze.data.mixture import Mixture, recipe_of
+from cambrian_gaze.data.lengths import MISSING_VIDEO, measure_mixture
+from cambrian_gaze.data.mixture import Mixture, Recipe, recipe_of
 from cambrian_gaze.data.mixture_dataset import MixtureDataset
 from cambrian_gaze.data.plan import EpochOrder
-from cambrian_gaze.data.quarantine import QuarantineLog, TooManyQuarantined, read_list
+from cambrian_gaze.data.quarantine import ExpectedMissing, QuarantineLog, TooManyQuarantined, read_list
 from cambrian_gaze.data.recipe_file import RecipeError
 from cambrian_gaze.data.selection import Selection, excluded_rows, select
 from cambrian_gaze.data.streams import StreamDataset, StreamOrder
@@ -36,11 +37,23 @@ def build_datasets(args: DataArguments, processor: Any, quarantine: QuarantineLo
     return train, evaluation
 
 
+def with_system(recipe: Recipe, processor: Any) -> Recipe:
+    """The recipe, whose sources say the checkpoint's system prompt where they have none of their own: the prompts of
+    training are those of answering."""
+    if not processor.system_prompt:
+        return recipe
+    sources = tuple(
+        dataclasses.replace(source, system_prompt=processor.system_prompt) if source.system_prompt is None else source
+        for source in recipe.sources
+    )
+    return dataclasses.replace(recipe, sources=sources)
+
+
 def build_dataset(
     args: DataArguments, paths: list[str], processor: Any, quarantine: QuarantineLog
 ) -> MixtureDataset | StreamDataset:
     """The mixture of recipes and data files, or their stream. Raises RecipeError where only some are streamed."""
-    recipe = recipe_of(paths, args.image_folder, args.video_folder)
+    recipe = with_system(recipe_of(paths, args.image_folder, args.video_folder), processor)
     options = dict(
         sampling=FrameSampling(
             args.video_fps, args.video_max_frames, args.video_force_sample, args.video_backend, args.video_timeout
@@ -49,6 +62,7 @@ def build_dataset(
         overlong=args.overlong,
         quarantine=quarantine,
         max_pixels=args.max_pixels,
+        image_position=args.image_position,
     )
     streamed = [source for source in recipe.sources if source.streaming]
     if not streamed:
@@ -101,6 +115,16 @@ def build_order(
     if args.world_size > 1:
         _check_same_on_all_ranks(order, args)
     return order
+
+
+def expected_missing(dataset: MixtureDataset | StreamDataset, args: TrainingArguments) -> ExpectedMissing:
+    """What the sources declare as missing, for the limit of quarantined samples."""
+    shuffled = args.train_sampling_strategy == "random"
+    if isinstance(dataset, MixtureDataset):
+        return ExpectedMissing(dataset.mixture.expected_missing(), len(dataset), shuffled)
+    facts = [source.expected for source in dataset.sources if source.expected.get("rows")]
+    shares = [min(1.0, counts.get("missing", 0) / counts["rows"]) for counts in facts]
+    return ExpectedMissing(max(shares, default=0.0) * len(dataset), len(dataset), shuffled=False)
 
 
 def _stream_order(data: DataArguments, args: TrainingArguments, dataset: StreamDataset) -> StreamOrder:
@@ -158,13 +182,31 @@ def _report(
                 *(", ".join(f"{count} {reason}" for reason, count in counts.items()) or "none", selection.shortened),
             )
     considered = len(dataset) - counts.get("excluded", 0)
-    if len(faults) > data.max_quarantined_share * considered:
+    # Over-long samples are no damage, whatever their number; what a recipe declares as missing is none either.
+    damaged = counts.get("unreadable", 0) - _declared(selection, dataset)
+    if damaged > data.max_quarantined_share * considered:
         raise TooManyQuarantined(
-            f"{len(faults)} of {considered} samples ({len(faults) / considered:.1%}) cannot be used (unreadable: "
-            f"{counts['unreadable']}, over-long: {len(faults) - counts['unreadable']}), more than "
+            f"{damaged} of {considered} samples ({damaged / considered:.1%}) cannot be used, more than "
             f"max_quarantined_share={data.max_quarantined_share:.1%}. The quarantine log says why for each; mend the "
-            "data, choose another policy for over-long samples, or raise the limit"
+            "data, or raise the limit"
         )
+    overlong = counts.get("overlong", 0)
+    if quarantine is not None and overlong > data.max_quarantined_share * considered:
+        logger.warning(
+            "%d of %d samples are longer than max_length %d and are left out; raise it, or set overlong",
+            *(overlong, considered, data.max_length),
+        )
+
+
+def _declared(selection: Selection, dataset: MixtureDataset) -> int:
+    """Of the rows left out as unreadable, those whose media are missing as their source declares."""
+    if selection.lengths is None:
+        return 0
+    rows = selection.left_out["unreadable"]
+    sources, _ = dataset.mixture.locate_all(rows)
+    declares = np.array([part.expects_missing for part in dataset.parts])
+    missing = int(((selection.lengths[rows] == MISSING_VIDEO) & declares[sources]).sum())
+    return missing - ExpectedMissing(dataset.mixture.expected_missing(), len(dataset)).beyond(missing, len(dataset))
 
 
 def build_collator(args: DataArguments, processor: Any) -> Collator:

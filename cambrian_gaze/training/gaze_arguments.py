@@ -79,7 +79,8 @@ class GazeArguments:
     """Keep ratio at the end of the decay; afterwards the budget alone decides."""
 
     random_k: bool | None = None
-    """Draw the keep ratio of each step at random, so that one model serves every budget."""
+    """Draw the keep ratio of each step at random, so that one model serves every budget: between 1 and the progressive
+    schedule's value, without `progressive` between 1 and `final_keep_ratio` from the first step on."""
 
     random_k_seed: int | None = None
     """Seed of `random_k`; a draw depends on it and the step alone."""

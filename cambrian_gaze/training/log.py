@@ -37,6 +37,11 @@ class TrainLog:
         """Append `values`, which hold `step`; `event` is `log`, `eval` or `end`."""
         self._write({"event": event, "attempt": self.attempt, **values})
 
+    @property
+    def is_open(self) -> bool:
+        """Whether an attempt is being written."""
+        return self._file is not None
+
     def close(self) -> None:
         """Close the file; `start` opens it again."""
         if self._file is not None:

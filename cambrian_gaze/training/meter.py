@@ -26,6 +26,9 @@ COUNTS = (
 `filled` and `overlong` are the collator's; `padding` counts tokens; `squared` is the sum over samples of their length
 squared; `images` counts images and frames."""
 
+BLAMELESS = ("declared", "too_long")
+"""Quarantined samples that are no damage: media missing as a recipe declares, and over-long ones; the collator's."""
+
 
 def count_batch(batch: Mapping[str, Any]) -> Tensor:
     """int64 [11] on the CPU, see `COUNTS`."""
@@ -43,6 +46,11 @@ def count_batch(batch: Mapping[str, Any]) -> Tensor:
         "images": batch["pixel_values"].shape[0] if batch.get("pixel_values") is not None else 0,
     }
     return torch.tensor([counts[name] for name in COUNTS])
+
+
+def count_blameless(batch: Mapping[str, Any]) -> Tensor:
+    """int64 [2] on the CPU, see `BLAMELESS`."""
+    return torch.tensor([batch.get(f"num_{name}", 0) for name in BLAMELESS])
 
 
 def _sample_lengths(mask: Tensor, sample_ids: Tensor | None) -> Tensor:
@@ -66,7 +74,7 @@ class Meter:
         self.flops, self.peak, self.world_size = flops, peak, world_size
         self._window: Tensor | None = None
         self._steps = 0
-        self._total = dict.fromkeys(COUNTS, 0)
+        self._total = dict.fromkeys((*COUNTS, *BLAMELESS), 0)
         self._since = time.perf_counter()
         self._waited = 0.0
 
@@ -75,7 +83,8 @@ class Meter:
 
         Returns: int64 scalar on `device`, supervised tokens over all ranks and micro-batches.
         """
-        counts = torch.stack([count_batch(batch) for batch in batches]).sum(0).to(device)
+        counted = [torch.cat([count_batch(batch), count_blameless(batch)]) for batch in batches]
+        counts = torch.stack(counted).sum(0).to(device)
         if self.world_size > 1:
             dist.all_reduce(counts)
             counts = counts // self.readers
@@ -108,8 +117,9 @@ class Meter:
         """Rates of the window that ends now; begins another. `data_wait`: share of its time that the slowest rank
         waited for its loader; `memory_gib`: peak of the fullest. Synchronises."""
         seconds = max(time.perf_counter() - self._since, 1e-9)
-        values = [0] * len(COUNTS) if self._window is None else self._window.tolist()
-        window = dict(zip(COUNTS, values, strict=True))
+        names = (*COUNTS, *BLAMELESS)
+        values = [0] * len(names) if self._window is None else self._window.tolist()
+        window = dict(zip(names, values, strict=True))
         for name, value in window.items():
             self._total[name] += value
         steps = max(1, self._steps)
@@ -146,6 +156,16 @@ class Meter:
     def quarantined(self) -> int:
         """Samples left out so far in this attempt, over all ranks, as of the last report."""
         return self._total["quarantined"]
+
+    @property
+    def declared(self) -> int:
+        """Those of them whose media are missing in a source that declares so."""
+        return self._total["declared"]
+
+    @property
+    def damaged(self) -> int:
+        """Those of them that are neither that nor over-long."""
+        return self._total["quarantined"] - self._total["declared"] - self._total["too_long"]
 
     @property
     def seen(self) -> int:

@@ -7,6 +7,7 @@ steps. Here the loader begins at the position that the checkpoint names, and eve
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +23,19 @@ from cambrian_gaze.models.writing import write_json
 from cambrian_gaze.training.order import OrderedBatches, Split, train_loader
 from cambrian_gaze.training.position import Course, Position
 
+logger = logging.getLogger(__name__)
+
+FEWEST_BETWEEN = 10
+"""Steps between two checkpoints where the interval is chosen for a short run."""
+
 
 class OrderedTrainer(Trainer):
     """Trains on `order`; with the position of a checkpoint it goes on there, on any number of ranks."""
 
     course: Course
     """Position and steps of the run, once it has started."""
+    fits_save_steps = False
+    """Whether a `save_steps` beyond the end of the run is brought down to a share of it."""
 
     def __init__(
         self, *args: Any, order: EpochOrder | None = None, quarantine: QuarantineLog | None = None, **kwargs: Any
@@ -41,6 +49,7 @@ class OrderedTrainer(Trainer):
         self.order, self.quarantine = order, quarantine
         self._start = Position()
         self._stream_state: str | None = None
+        self._loader: torch.utils.data.DataLoader | None = None
         self.add_callback(ExactEpoch(self))
 
     def train(self, resume_from_checkpoint: str | None = None, **kwargs: Any) -> Any:
@@ -79,7 +88,16 @@ class OrderedTrainer(Trainer):
         self._batches = OrderedBatches(self.order, split, rank=args.data_parallel_rank, cost=cost)
         plan = StreamedPlan if isinstance(self.train_dataset, StreamDataset) else PlannedDataset
         dataset = plan(self.train_dataset, self.order.capacity, self.quarantine)
-        return train_loader(dataset, self.data_collator, self._batches, args)
+        self._loader = train_loader(dataset, self.data_collator, self._batches, args)
+        return self._loader
+
+    def end_workers(self) -> None:
+        """End the processes that loaders keep from epoch to epoch. At the interpreter's exit they would get SIGTERM,
+        which they outlive for a while (`requests.outlive_requests`)."""
+        for loader in (self._loader, *getattr(self, "_eval_dataloaders", {}).values()):
+            iterator = getattr(getattr(loader, "base_dataloader", loader), "_iterator", None)
+            if iterator is not None:
+                iterator._shutdown_workers()
 
     def pack_cost(self, rows: np.ndarray) -> float:
         """What a pack of these rows costs, in any unit: by default its tokens and pictures."""
@@ -95,10 +113,24 @@ class OrderedTrainer(Trainer):
             self.order, self._batches.split, self._start, epochs=args.num_train_epochs, max_steps=max_steps
         )
         course.say_changes()
+        self._fit_save_steps(course.max_steps)
         samples, batch = len(self.order.rows), self._batches.split.global_batch
         first = course.parts.get(course.epochs.start)
         steps, micro_steps = (first.steps, first.micro_steps) if first else (1, 1)
         return course.epochs.stop, steps, samples, samples * len(course.epochs), batch, micro_steps, course.max_steps
+
+    def _fit_save_steps(self, steps: int) -> None:
+        """A run that is shorter than the interval of its checkpoints would lose all when it is killed."""
+        args = self.args
+        fitting = max(FEWEST_BETWEEN, steps // 4)
+        if self.fits_save_steps and args.save_strategy == "steps" and args.save_milestone_steps is None:
+            if args.save_steps > steps > fitting:
+                logger.warning(
+                    "save_steps is %d instead of %g: the run has %d steps (--save_steps on the command line is left as "
+                    "it is)",
+                    *(fitting, args.save_steps, steps),
+                )
+                args.save_steps = fitting
 
     def _init_training_state(self, *args: Any, **kwargs: Any) -> tuple[int, int]:
         """The epoch that goes on, and no batches to skip."""

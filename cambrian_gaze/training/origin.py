@@ -8,7 +8,8 @@ from typing import Any
 from cambrian_gaze.models.lineage import data_recipe, parent
 from cambrian_gaze.training.config import RunConfig
 
-_PARENTS = {"model_name_or_path": "model", "vision_tower": "vision tower", "pretrain_mm_mlp_adapter": "projector"}
+PARENTS = {"model_name_or_path": "model", "vision_tower": "vision tower", "pretrain_mm_mlp_adapter": "projector"}
+"""Key of a configuration → the parent's role in the lineage."""
 _PLACES = ("data_path", "image_folder", "video_folder")
 _NOT_SEEN = ("eval_data_path", "max_quarantined_share", "quarantine_log")
 """Options that change nothing about the samples trained on."""
@@ -18,7 +19,7 @@ def origin_of(run: RunConfig) -> dict[str, Any]:
     """`parents` and `data` of the lineage that is written beside the run's checkpoints. Reads the parents' weights and
     the record files once."""
     parents = [
-        parent(role, name) for field, role in _PARENTS.items() if (name := getattr(run.model, field)) is not None
+        parent(role, name) for field, role in PARENTS.items() if (name := getattr(run.model, field)) is not None
     ]
     if run.model.preset is not None and run.model.model_name_or_path is None:
         parents.insert(0, {"role": "preset, fresh weights", "name": run.model.preset})

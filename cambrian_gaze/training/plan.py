@@ -111,7 +111,8 @@ def make_plan(
         raise ValueError(f"need at least one GPU and an MFU in (0, 1], got {gpus} and {mfu}")
     values, _ = configuration.gather(argv)
     # The machine that plans may have no GPU, and one rank: what depends on either is read from `values` instead.
-    here = ["--use_cpu", "--no_bf16", "--deepspeed", "null", "--report_to", "none", "--global_batch_size", "null"]
+    here = ["--use_cpu", "--no_bf16", "--no_fp16", "--report_to", "none"]
+    here += [f"--{key}=null" for key in ("torch_empty_cache_steps", "deepspeed", "global_batch_size")]
     here += ["--sequence_parallel_size", "1"]
     shards = int(values.get("sequence_parallel_size", 1))
     if shards < 1 or gpus % shards:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from cambrian_gaze.attention.masks import BLOCK_PAIRS, SAVED_PAIRS
 from cambrian_gaze.training.optimizer import DECODER, PROJECTOR, TOWER, module_of
 
 FP32 = 4
@@ -100,7 +101,7 @@ def saved_bytes(model: nn.Module, batch: MicroBatch, place: Placement, backend: 
     under checkpointing, `selections`; then `recomputed`, the decoder or tower layer that the backward pass rebuilds,
     and `working`, the largest temporaries.
 
-    `backend`: name of the attention backend; `masked` saves a mask over all pairs.
+    `backend`: name of the attention backend; `masked` saves masks of the queries that choose, while they are small.
     """
     trained = {module_of(name) for name, p in model.named_parameters() if p.requires_grad}
     trains = {part: part in trained for part in (DECODER, TOWER, PROJECTOR)}
@@ -132,8 +133,10 @@ def saved_bytes(model: nn.Module, batch: MicroBatch, place: Placement, backend: 
         "logits": logits * FP32 + batch.most_supervised * width * b * trains[DECODER],
         "selections": 8 * layers * routing * heads * batch.most_regions if routes else 0,
         "recomputed": recomputed,
-        # The loss upcasts the logits and their gradient; the mask is combined from two of booleans.
-        "working": max(logits * (b + FP32), 2 * _mask_entries(model, batch) if backend == "masked" else 0),
+        # The loss upcasts the logits and their gradient; masks are made in blocks.
+        "working": max(
+            logits * (b + FP32), min(BLOCK_PAIRS, _mask_pairs(model, batch)) * (b + 1) if backend == "masked" else 0
+        ),
     }
 
 
@@ -151,16 +154,32 @@ def _decoder_layer(model: nn.Module, batch: MicroBatch, b: int, t: bool, backend
     if batch.shards > 1:
         per_token += heads * head * b * t  # the input of o has come from other ranks
     per_token += inner * b * (3 + t)  # gate, its SiLU, up; input of down
-    # The masked backend repeats keys and values over the heads that share them.
-    keys_values = 2 * (heads if backend == "masked" else groups) * head * b * tokens
-    mask = _mask_entries(model, batch) * b if backend == "masked" else 0
-    return per_token * tokens + mask, keys_values
+    apart = _rows_apart(model, batch, head, b) if backend == "masked" else 0
+    return per_token * tokens + apart, 2 * groups * head * b * tokens
 
 
-def _mask_entries(model: nn.Module, batch: MicroBatch) -> int:
-    """Pairs in the mask of the masked backend: one for all heads, or where heads choose by themselves one for each."""
-    heads = model.config.get_text_config().num_attention_heads if batch.most_regions else 1
-    return batch.rows * -(-heads // batch.shards) * batch.length**2
+def _rows_apart(model: nn.Module, batch: MicroBatch, head: int, b: int) -> int:
+    """What the masked backend saves beside plain attention: outputs before and after rows took their places, and of
+    the rows that choose queries, outputs and mask, where that is not made again in the backward pass."""
+    heads, routing = -(-model.config.get_text_config().num_attention_heads // batch.shards), _routing(model, batch)
+    if not routing and not model.config.gaze_config.num_context_tokens:
+        return 0
+    mask = _mask_pairs(model, batch)
+    kept = mask if mask // batch.rows <= SAVED_PAIRS else 0
+    return (heads * head * (batch.rows * batch.length + 2 * routing) + kept) * b
+
+
+def _routing(model: nn.Module, batch: MicroBatch) -> int:
+    """Queries that choose regions: the text."""
+    (height, wide), context = model.config.grid, model.config.gaze_config.num_context_tokens
+    text = max(0, batch.rows * batch.length - batch.units * (height * wide + context))
+    return text if batch.most_regions else 0
+
+
+def _mask_pairs(model: nn.Module, batch: MicroBatch) -> int:
+    """Pairs of a query that chooses, of each head, and a key of its row."""
+    heads = -(-model.config.get_text_config().num_attention_heads // batch.shards)
+    return heads * _routing(model, batch) * batch.length
 
 
 def _tower(model: nn.Module, units: int, b: int) -> tuple[int, int]:

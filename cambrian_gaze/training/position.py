@@ -51,6 +51,12 @@ class Position:
     def check(self, order: EpochOrder) -> None:
         """Raises ValueError where, in mid-epoch, the plan has become another one: samples would be lost or seen twice.
         At the start of an epoch another plan is taken, with a warning."""
+        if self.packs > (packs := order.num_packs(self.epoch)):
+            raise ValueError(
+                f"the checkpoint stands {self.packs} samples or packs into epoch {self.epoch}, and the data have "
+                f"{packs}: go on with the same data, exclude list, max_length, packing and seed, or choose another "
+                "checkpoint"
+            )
         now = order.fingerprint()
         changed = [key for key in sorted({*now, *self.order}) if now.get(key) != self.order.get(key)]
         if not changed or not self.order:

@@ -9,10 +9,9 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
 
-from cambrian_gaze.training.layers import ConfigError, read_layers
+from cambrian_gaze.training.flags import setting
+from cambrian_gaze.training.layers import ConfigError
 
 FLAG = "nproc_per_node"
 """Number of processes, by torchrun's name; Accelerate's `--num_processes` is taken too."""
@@ -24,7 +23,7 @@ def start_ranks(argv: Sequence[str]) -> list[str]:
 
     Raises: ConfigError where the number of processes makes no sense.
     """
-    argv = [_as_nproc(token) for token in argv]
+    argv = list(argv)
     processes = processes_wanted(argv)
     if (processes > 1 or setting("deepspeed", argv)) and not under_launcher(os.environ):
         command = launch_command(processes, argv)
@@ -39,6 +38,11 @@ def under_launcher(environment: Mapping[str, str]) -> bool:
     return "RANK" in environment and "WORLD_SIZE" in environment
 
 
+def launched_ranks() -> int:
+    """The number of ranks as the launcher says it; 1 without a launcher."""
+    return int(os.environ.get("WORLD_SIZE", 1))
+
+
 def processes_wanted(argv: Sequence[str]) -> int:
     """The number of processes that the command line, or else the YAML file, asks for; 1 by default."""
     wanted = setting(FLAG, argv)
@@ -51,20 +55,6 @@ def processes_wanted(argv: Sequence[str]) -> int:
     return number
 
 
-def setting(key: str, argv: Sequence[str]) -> Any:
-    """What the command line, or else the YAML file, says of a key; None where neither does."""
-    found = None
-    if argv and not argv[0].startswith("--"):
-        for _, layer in read_layers(Path(argv[0])):
-            found = layer.get(key, found)
-    for token, following in zip(argv, [*argv, ""][1:], strict=True):
-        if token == f"--{key}":
-            found = following
-        elif token.startswith(f"--{key}="):
-            found = token.partition("=")[2]
-    return None if found in ("", "null", "None") else found
-
-
 def launch_command(processes: int, argv: Sequence[str], module: str = "cambrian_gaze.training.run") -> list[str]:
     """The command that runs `module` on `processes` ranks of this machine, on a free port."""
     agent = [sys.executable, "-m", "cambrian_gaze.training.agent"]
@@ -75,10 +65,3 @@ def launch_environment(processes: int, environment: Mapping[str, str]) -> dict[s
     """`environment` with the cores shared out: without it every rank would start a thread per core."""
     threads = max(1, (os.cpu_count() or 1) // processes)
     return {"OMP_NUM_THREADS": str(threads), **environment}
-
-
-def _as_nproc(token: str) -> str:
-    name, equals, value = token.partition("=")
-    if name.startswith("--") and name[2:].replace("-", "_") in (FLAG, "num_processes"):
-        return f"--{FLAG}{equals}{value}"
-    return token

@@ -1,4 +1,4 @@
-"""Requests to stop: SIGUSR1 and SIGTERM end a run after its next step, with a checkpoint.
+"""Requests to stop: SIGUSR1, SIGTERM and Ctrl-C (SIGINT) end a run after its next step, with a checkpoint.
 
 A signal may reach one rank or several, at any moment; all ranks stop after the same step. The exit statuses are those
 of `agent.py`.
@@ -18,10 +18,15 @@ import torch.distributed as dist
 from transformers import TrainerCallback, TrainerControl, TrainerState
 from transformers import TrainingArguments as HfTrainingArguments
 
-from cambrian_gaze.training.agent import EXIT_REQUEUE, EXIT_TERMINATED
+from cambrian_gaze.training.agent import EXIT_INTERRUPTED, EXIT_REQUEUE, EXIT_TERMINATED
 
-STATUS = {signal.SIGTERM: EXIT_TERMINATED, signal.SIGUSR1: EXIT_REQUEUE}
+STATUS = {signal.SIGINT: EXIT_INTERRUPTED, signal.SIGTERM: EXIT_TERMINATED, signal.SIGUSR1: EXIT_REQUEUE}
 """Signal → exit status, in rising precedence."""
+
+NOTICE = (
+    "\nThe run stops after this step with a checkpoint; the same command continues it. Ctrl-C again ends it at once: "
+    "what was trained since the last checkpoint is lost then.\n"
+)
 
 WORKER_GRACE = 60
 """Seconds that a loader's worker lives on after SIGTERM: time for the rank's step."""
@@ -35,11 +40,13 @@ class StopRequest:
         """Exit status that was asked for; 0 while nothing was."""
         self.granted = 0
         """Exit status of a run that has stopped for it, with its checkpoint; the same on all ranks."""
+        self.can_save = False
+        """Whether training has begun: before it, Ctrl-C ends the run."""
         self._process = os.getpid()
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[StopRequest]:
-        """Take the signals while the block runs. A second SIGTERM ends the process at once."""
+        """Take the signals while the block runs. A second SIGTERM or Ctrl-C ends the process at once."""
         previous = {number: signal.signal(number, self._note) for number in STATUS}
         try:
             yield self
@@ -49,14 +56,18 @@ class StopRequest:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self._process:  # A child's copy.
-            if number == signal.SIGTERM:
+            if number != signal.SIGUSR1:
                 signal.signal(number, signal.SIG_DFL)
                 os.kill(os.getpid(), number)
             return
         ranked = list(STATUS.values())
         self.status = max(self.status, STATUS[number], key=lambda s: ranked.index(s) if s else -1)
-        if number == signal.SIGTERM:
+        if number != signal.SIGUSR1:
             signal.signal(number, signal.SIG_DFL)
+        if number == signal.SIGINT and not self.can_save:
+            raise KeyboardInterrupt
+        if number == signal.SIGINT and int(os.environ.get("LOCAL_RANK", 0)) == 0:
+            os.write(2, NOTICE.encode())  # A print may be interrupted by itself.
 
     def agree(self, device: torch.device) -> int:
         """The status that any rank was asked for, SIGUSR1's before SIGTERM's, the same on all. A collective."""
@@ -73,6 +84,12 @@ class StopOnRequest(TrainerCallback):
 
     def __init__(self, request: StopRequest) -> None:
         self.request = request
+
+    def on_train_begin(
+        self, args: HfTrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """From now on there is something to save."""
+        self.request.can_save = True
 
     def on_step_end(
         self, args: HfTrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -96,4 +113,5 @@ def outlive_requests(worker: int = 0) -> None:
         signal.alarm(WORKER_GRACE)
 
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, later)

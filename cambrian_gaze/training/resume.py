@@ -27,6 +27,8 @@ from cambrian_gaze.training.checkpoint import (
     last_complete_checkpoint,
     read_marker,
 )
+from cambrian_gaze.training.config import RunConfig
+from cambrian_gaze.training.continuation import check_continues
 
 logger = logging.getLogger(__name__)
 
@@ -40,8 +42,12 @@ _PATIENCE = datetime.timedelta(hours=2)
 T = TypeVar("T")
 
 
+class FirstRankFailed(ValueError):
+    """Raised on the other ranks where the first one, which says why, cannot decide."""
+
+
 def first_rank_decides(decide: Callable[[], T]) -> T:
-    """What `decide` returns on the first rank, on all of them. What it raises there is a ValueError on the others."""
+    """What `decide` returns on the first rank, on all of them; if it fails there, `FirstRankFailed` on the others."""
     if not dist.is_initialized() or dist.get_world_size() == 1:
         return decide()
     # A group of its own, on the CPU: reading takes longer than a collective of the training may.
@@ -58,18 +64,19 @@ def first_rank_decides(decide: Callable[[], T]) -> T:
     if failure is not None:
         raise failure
     if answer[1] is not None:
-        raise ValueError(answer[1])
+        raise FirstRankFailed(answer[1])
     return answer[0]
 
 
-def checkpoint_to_resume(args: TrainingArguments) -> str | None:
+def checkpoint_to_resume(run: RunConfig) -> str | None:
     """The folder that the run continues from: the checkpoint named, or with `auto_resume` the last complete one; or a
     view of it, where DeepSpeed's files were written by other ranks or another ZeRO stage.
 
-    Raises: ValueError where the named one is not complete, this run cannot load its optimizer's state, or `output_dir`
-    holds later ones than that from which it would begin.
+    Raises: ValueError where the named one is not complete, this run cannot load its optimizer's state, its
+    configuration would have no effect, or `output_dir` holds later ones than that from which it would begin.
     """
-    found = first_rank_decides(lambda: _loadable(args))
+    args = run.training
+    found = first_rank_decides(lambda: _loadable(run))
     if found is not None and is_universal(found):
         args.hf_deepspeed_config.config.setdefault("checkpoint", {})["load_universal"] = True
     return found
@@ -93,17 +100,18 @@ def zero_stage(args: TrainingArguments) -> int | None:
     return int(args.hf_deepspeed_config.config.get("zero_optimization", {}).get("stage", 0))
 
 
-def _loadable(args: TrainingArguments) -> str | None:
+def _loadable(run: RunConfig) -> str | None:
+    args = run.training
     view = Path(args.output_dir) / VIEW
     shutil.rmtree(view, ignore_errors=True)
     named = args.resume_from_checkpoint not in (None, "True", "true", "False", "false")
     asks_for_the_last = not named and (args.auto_resume or args.resume_from_checkpoint in ("True", "true"))
     if named:
         folder = Path(args.resume_from_checkpoint)
-        if reason := incomplete_because(folder, hashes=args.verify_checkpoint):
+        if reason := incomplete_because(folder, args.verify_checkpoint, states=True):
             raise ValueError(f"resume_from_checkpoint {folder} cannot be resumed from: {reason}")
     elif asks_for_the_last:
-        folder, messages = last_complete_checkpoint(args.output_dir, hashes=args.verify_checkpoint)
+        folder, messages = last_complete_checkpoint(args.output_dir, args.verify_checkpoint, states=True)
         for message in messages:
             logger.warning(message)
     else:
@@ -112,6 +120,8 @@ def _loadable(args: TrainingArguments) -> str | None:
         _check_is_last(folder, args.output_dir)
     if folder is None:
         return None
+    for applied in check_continues(run, folder):
+        logger.warning("from here on another value is in force: %s", applied)
     logger.warning("continuing from %s", folder)
     marker, stage, ranks = read_marker(folder), zero_stage(args), max(1, args.world_size)
     then = (marker.get("world_size", ranks), marker.get("zero_stage", stage))

@@ -14,20 +14,27 @@ import torch.distributed as dist
 from transformers import TrainerCallback, set_seed
 from transformers.utils import logging as transformers_logging
 
+from cambrian_gaze.data.media import MachineError
 from cambrian_gaze.data.quarantine import QuarantineLog
 from cambrian_gaze.extras import require
-from cambrian_gaze.models.source import NoSuchFolder
-from cambrian_gaze.models.writing import write_json
 from cambrian_gaze.training import config as configuration
+from cambrian_gaze.training.agent import EXIT_INTERRUPTED
 from cambrian_gaze.training.build import build_model
 from cambrian_gaze.training.checkpoint import NotSavedError
 from cambrian_gaze.training.config import RunConfig
-from cambrian_gaze.training.data import build_collator, build_datasets, build_order
+from cambrian_gaze.training.continuation import finished_text, write_run_config
+from cambrian_gaze.training.data import build_collator, build_datasets, build_order, expected_missing
+from cambrian_gaze.training.flags import COMMAND_LINE
+from cambrian_gaze.training.keep_ratio import dense_because
 from cambrian_gaze.training.layers import ConfigError
+from cambrian_gaze.training.lock import RunLock
+from cambrian_gaze.training.log import read_log
 from cambrian_gaze.training.origin import origin_of
-from cambrian_gaze.training.ranks import start_ranks
+from cambrian_gaze.training.orphan import end_with_launcher
+from cambrian_gaze.training.places import check_folders, check_select_layer
+from cambrian_gaze.training.ranks import start_ranks, under_launcher
 from cambrian_gaze.training.requests import StopRequest
-from cambrian_gaze.training.resume import checkpoint_to_resume
+from cambrian_gaze.training.resume import FirstRankFailed, checkpoint_to_resume, first_rank_decides
 from cambrian_gaze.training.samples import GazeSamples
 from cambrian_gaze.training.summary import write_summary
 from cambrian_gaze.training.trainer import CambrianTrainer
@@ -38,7 +45,7 @@ logger = logging.getLogger(__name__)
 def main(argv: Sequence[str] | None = None, callbacks: Sequence[TrainerCallback] = ()) -> int:
     """Parse, build, train, save. Returns the exit status."""
     argv = list(sys.argv[1:] if argv is None else argv)
-    if "--help_all" in argv:
+    if "--help_all" in argv or "--help-all" in argv:
         print(configuration.help_text())
         return 0
     try:
@@ -50,14 +57,32 @@ def main(argv: Sequence[str] | None = None, callbacks: Sequence[TrainerCallback]
     except ConfigError as error:
         print(f"cambrian-gaze train: {error}", file=sys.stderr)
         return 2
+    if under_launcher(os.environ):
+        end_with_launcher()
     request = StopRequest()
-    with request.listening():
+    with request.listening(), RunLock(run.training.output_dir).releasing() as lock:
         try:
-            train(run, callbacks, request)
+            finished = first_rank_decides(lambda: finished_text(run))
+            if finished is None:
+                first_rank_decides(lock.take)
+                trainer, checkpoint = prepare(run, callbacks, request)
+        except FirstRankFailed:
+            return 2  # The first rank has said why.
+        except (ValueError, OSError, ImportError) as error:
+            return _refused(error)
+        except KeyboardInterrupt:
+            print("cambrian-gaze train: interrupted before the first step", file=sys.stderr)
+            return EXIT_INTERRUPTED
+        if finished is not None:
+            if run.training.process_index == 0:
+                print(f"cambrian-gaze train: {finished}", file=sys.stderr)
+            return 0
+        try:
+            finish(run, trainer, checkpoint)
         except NotSavedError as error:
             print(f"cambrian-gaze train: {error}", file=sys.stderr)
             return 1
-        except NoSuchFolder as error:
+        except MachineError as error:
             print(f"cambrian-gaze train: {error}", file=sys.stderr)
             return 2
         if dist.is_initialized():
@@ -71,15 +96,37 @@ def main(argv: Sequence[str] | None = None, callbacks: Sequence[TrainerCallback]
 
 def train(
     run: RunConfig, callbacks: Sequence[TrainerCallback] = (), request: StopRequest | None = None
-) -> CambrianTrainer:
+) -> CambrianTrainer | None:
     """Run a configuration to its end, continuing from the last complete checkpoint. A `request` to stop ends it after
-    a step with a checkpoint, and the model is not saved."""
+    a step with a checkpoint, and the model is not saved. None where the run in `output_dir` is finished already.
+
+    Raises: ValueError or OSError where options, data or `output_dir` do not allow the run.
+    """
+    if first_rank_decides(lambda: finished_text(run)) is not None:
+        return None
+    with RunLock(run.training.output_dir).releasing() as lock:
+        first_rank_decides(lock.take)
+        trainer, checkpoint = prepare(run, callbacks, request)
+        return finish(run, trainer, checkpoint)
+
+
+def prepare(
+    run: RunConfig, callbacks: Sequence[TrainerCallback] = (), request: StopRequest | None = None
+) -> tuple[CambrianTrainer, str | None]:
+    """The trainer of a run with its model and data, and the checkpoint that it goes on from."""
     args = run.training
     if args.process_index > 0:
         quieten()
-    checkpoint = checkpoint_to_resume(args)
+    check_folders(run.data)
+    checkpoint = checkpoint_to_resume(run)
     set_seed(args.seed)
     model, processor = build_model(run.model, run.gaze, args, run.lora)
+    check_select_layer(run.model.mm_vision_select_layer, model.config.vision_feature_layer)
+    if args.stage == 2:
+        asked = {"progressive", "random_k"} & run.values.keys()
+        dense = dense_because(model.config.gaze_config, model.config.grid, run.data.video_max_frames, bool(asked))
+        if dense:
+            logger.warning(dense)
     quarantine = QuarantineLog(
         run.data.quarantine_log or Path(args.output_dir) / "quarantine.jsonl",
         args.process_index,
@@ -99,19 +146,43 @@ def train(
         request=request,
         progressive=run.gaze.progressive,
         max_quarantined_share=run.data.max_quarantined_share,
+        expected_missing=expected_missing(train_data, args),
         origin=origin_of(run) if args.should_save else None,
     )
-    if trainer.is_world_process_zero():
-        write_json(Path(args.output_dir) / "run_config.json", {"values": run.values, "sources": run.sources})
+    trainer.get_optimizer_cls_and_kwargs(args, model)  # Raises where its package is missing.
+    if eval_data is not None:
+        trainer.get_eval_dataloader()  # Raises where they cannot be evaluated.
+    trainer.fits_save_steps = run.sources.get("save_steps") != COMMAND_LINE
     if args.sample_steps:
         trainer.add_callback(GazeSamples(trainer, eval_data or train_data, processor))
-    trainer.train(resume_from_checkpoint=checkpoint)
+    return trainer, checkpoint
+
+
+def finish(run: RunConfig, trainer: CambrianTrainer, checkpoint: str | None) -> CambrianTrainer:
+    """Train to the end, or to a request to stop, and write model, state and summary."""
+    first = trainer.is_world_process_zero()
+    if first:
+        write_run_config(run)
+    try:
+        trainer.train(resume_from_checkpoint=checkpoint)
+    finally:
+        trainer.end_workers()
     if not trainer.request.granted:
         trainer.save_model()
         trainer.save_state()
-    if trainer.is_world_process_zero():
-        write_summary(args.output_dir)
+        if first:
+            write_run_config(run, trainer.state.global_step)
+    if first and read_log(run.training.output_dir):
+        write_summary(run.training.output_dir)
     return trainer
+
+
+def _refused(error: Exception) -> int:
+    """Say in a line what keeps a run from beginning. Returns the exit status."""
+    rank = int(os.environ.get("RANK", 0))
+    print(f"cambrian-gaze train: {f'rank {rank}: ' if rank else ''}{error}", file=sys.stderr)
+    logger.debug("where it came from", exc_info=error)
+    return 2
 
 
 def quieten() -> None:

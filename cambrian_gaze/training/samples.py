@@ -15,7 +15,9 @@ from PIL import Image
 from transformers import TrainerCallback, TrainerControl, TrainerState
 from transformers import TrainingArguments as HfTrainingArguments
 
+from cambrian_gaze.data.aspect import unstretched
 from cambrian_gaze.data.expand import IMAGE, VIDEO
+from cambrian_gaze.data.preview import picture
 from cambrian_gaze.data.quarantine import Quarantined
 from cambrian_gaze.data.streams import StreamDataset
 from cambrian_gaze.extras import require
@@ -59,11 +61,14 @@ def looking(model: Any) -> Iterator[None]:
             module.training = training
 
 
-def pictures(sample: dict[str, Any], mean: list[float], std: list[float]) -> list[Image.Image | list[Image.Image]]:
-    """A sample's images, and for a video the list of its frames, as the model sees them."""
-    scale, shift = (torch.tensor(values)[:, None, None] for values in (std, mean))
-    pixels = ((sample["pixel_values"] * scale + shift) * 255).round().clamp(0, 255).to(torch.uint8)
-    frames = [Image.fromarray(frame.permute(1, 2, 0).numpy()) for frame in pixels]
+def pictures(sample: dict[str, Any], processor: Any) -> list[Image.Image | list[Image.Image]]:
+    """A sample's images, and for a video the list of its frames, as the model sees them; what it sees stretched, in
+    its own shape."""
+    own, aspect = processor.image_processor, processor.image_aspect_ratio
+    frames = [
+        unstretched(picture(pixels, own.image_mean, own.image_std), tuple(size), aspect)
+        for pixels, size in zip(sample["pixel_values"], sample["picture_sizes"].tolist(), strict=True)
+    ]
     items: list[Image.Image | list[Image.Image]] = []
     for count in sample["grid_thw"][:, 0].tolist():
         items.append(frames[0] if count == 1 else frames[:count])
@@ -79,7 +84,7 @@ def answer(model: Any, processor: Any, sample: dict[str, Any]) -> tuple[str, Ima
     items = int((sample["grid_thw"].prod(1).cumsum(0) <= visual).sum())
     grids = sample["grid_thw"][:items]
     units = int(grids[:, 0].sum())
-    shown = {"pixel_values": sample["pixel_values"][:units], "grid_thw": grids}
+    shown = {name: sample[name][:units] for name in ("pixel_values", "picture_sizes")} | {"grid_thw": grids}
     inputs = {key: sample[key][None, :asked].to(model.device) for key in ("input_ids", "mm_token_type_ids")}
     inputs |= {"attention_mask": torch.ones_like(inputs["input_ids"])}
     inputs |= {"pixel_values": shown["pixel_values"].to(model.device, model.dtype)}
@@ -88,8 +93,7 @@ def answer(model: Any, processor: Any, sample: dict[str, Any]) -> tuple[str, Ima
         output = model.generate(**inputs, return_gaze=True, do_sample=False, max_new_tokens=NEW_TOKENS, use_cache=True)
     new_ids = output.sequences[0, asked:].tolist()
     tokens = [processor.decode([token]) for token in new_ids]
-    own = processor.image_processor
-    strip = gaze_strip(output.gaze, tokens, pictures(shown, own.image_mean, own.image_std))
+    strip = gaze_strip(output.gaze, tokens, pictures(shown, processor))
     return processor.decode(new_ids, skip_special_tokens=True).strip(), strip
 
 

@@ -40,7 +40,7 @@ def write_summary(run_dir: Path | str, output: Path | str | None = None) -> Path
     planned = starts[-1].get("max_steps")
     page = build_page(
         Report(
-            title=f"Training: {run_dir.resolve().name}",
+            title=f"Training: {config.get('run_name') or run_dir.resolve().name}",
             subtitle=f"step {last['step']:,}" + (f" of {planned:,}" if planned else ""),
             tiles=_tiles(lines),
             curves=_curves(lines, read_log(run_dir, "eval")),

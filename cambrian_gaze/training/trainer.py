@@ -14,17 +14,21 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
 from transformers.trainer_callback import ProgressCallback
+from transformers.trainer_utils import EvalLoopOutput
 
-from cambrian_gaze.data.quarantine import TooManyQuarantined
+from cambrian_gaze.data.quarantine import NOTHING_MISSING, ExpectedMissing, TooManyQuarantined
 from cambrian_gaze.gaze.config import GazeConfig
 from cambrian_gaze.models.lineage import write_lineage
 from cambrian_gaze.training.adapters import is_adapted, without_peft_card
 from cambrian_gaze.training.bad_steps import taint
 from cambrian_gaze.training.callbacks import LogAtCheckpoints, LogFile, MeterStart, ProgressLine
 from cambrian_gaze.training.checkpointed import CheckpointedTrainer
+from cambrian_gaze.training.eval_loss import eval_loader, measure_loss
 from cambrian_gaze.training.flops import FlopsModel, peak_flops
 from cambrian_gaze.training.gaze_report import gaze_report
+from cambrian_gaze.training.keep_ratio import keep_ratio
 from cambrian_gaze.training.log import LOG_NAME, TrainLog
 from cambrian_gaze.training.meter import Meter
 from cambrian_gaze.training.optimizer import parameter_groups
@@ -45,13 +49,15 @@ class CambrianTrainer(CheckpointedTrainer):
         *args: Any,
         progressive: bool = True,
         max_quarantined_share: float = 1.0,
+        expected_missing: ExpectedMissing = NOTHING_MISSING,
         origin: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
         """Args beyond those of `CheckpointedTrainer`, `GuardedTrainer` and `OrderedTrainer`:
 
         progressive: Progressive TopK in stage 2 (`GazeConfig.schedule`).
-        max_quarantined_share: the run stops with a summary beyond it.
+        max_quarantined_share: the run stops with a summary beyond it; over-long samples do not count.
+        expected_missing: samples without their media that do not count either.
         origin: `parents` and `data` of the lineage beside every model that is saved (`origin.py`); None: none there.
         """
         model = kwargs.get("model", args[0] if args else None)
@@ -59,6 +65,7 @@ class CambrianTrainer(CheckpointedTrainer):
         super().__init__(*args, **kwargs)
         self.progressive = progressive
         self.max_quarantined_share = max_quarantined_share
+        self.expected_missing = expected_missing
         self.origin = origin
         self.group_modules: list[list[str]] = []
         self._frozen = frozen_parts(self.model)
@@ -132,7 +139,7 @@ class CambrianTrainer(CheckpointedTrainer):
 
         Ranks average their gradients, so the loss is multiplied by their number. A batch without any supervised token
         has loss zero and takes part in the step. So it is with the ranks of a sequence-parallel group: each has the
-        addends of its tokens. Evaluation is not sequence-parallel.
+        addends of its tokens. Evaluation is not sequence-parallel, see `evaluation_loop`.
         """
         groups = inputs.pop("loss_groups", None)
         inputs = {key: value for key, value in inputs.items() if key != "samples" and not key.startswith("num_")}
@@ -140,6 +147,8 @@ class CambrianTrainer(CheckpointedTrainer):
         if training:
             for part in self._frozen:
                 part.eval()
+            if self.args.neftune_noise_alpha is not None:  # The noise is added in training mode, frozen or not.
+                self.model.get_input_embeddings().train()
             inputs["gaze"] = self._step_config = self._config_of_step()
             if num_items_in_batch is not None:
                 inputs["num_items_in_batch"] = num_items_in_batch.clamp(min=1)
@@ -159,13 +168,9 @@ class CambrianTrainer(CheckpointedTrainer):
         return (loss, outputs) if return_outputs else loss
 
     def keep_ratio(self) -> float:
-        """ρ of the current optimizer step: the least share of the regions that every query keeps. 1.0 in stage 1."""
-        if self.args.stage == 1:
-            return 1.0
-        if not self.progressive:
-            return self.gaze.min_keep_ratio
-        scheduled = self.gaze.schedule.keep_ratio(self.state.global_step, self.state.max_steps)
-        return max(scheduled, self.gaze.min_keep_ratio)
+        """ρ of the current optimizer step, see `keep_ratio.keep_ratio`."""
+        state = self.state
+        return keep_ratio(self.gaze, self.args.stage, self.progressive, state.global_step, state.max_steps)
 
     def _config_of_step(self) -> GazeConfig:
         """The model's gaze configuration with the current ρ."""
@@ -217,16 +222,38 @@ class CambrianTrainer(CheckpointedTrainer):
         return gaze_report(gaze, self.args.device)
 
     def _check_quarantine(self) -> None:
-        seen, quarantined = self.meter.seen, self.meter.quarantined
+        seen = self.meter.seen
         # At the start of a run one sample is a large share of few.
         met = max(seen, min(FEWEST_SEEN, len(self.order.rows)))
+        undeclared = self.expected_missing.beyond(self.meter.declared, met)
+        quarantined = self.meter.damaged + undeclared
         if seen and quarantined > self.max_quarantined_share * met:
             raise TooManyQuarantined(
                 f"{quarantined} of {seen} samples ({quarantined / seen:.1%}) could not be used, more than "
-                f"max_quarantined_share={self.max_quarantined_share:.1%}. "
+                f"max_quarantined_share={self.max_quarantined_share:.1%}"
+                + (f"; {undeclared} of them miss media beyond what the recipe declares. " if undeclared else ". ")
                 + (f"{self.quarantine.path} says why for each; " if self.quarantine else "")
                 + "mend the data, or raise the limit"
             )
+
+    # Evaluation
+
+    def get_eval_dataloader(self, eval_dataset: str | Dataset | None = None) -> DataLoader:
+        """This rank's share of the rows, see `eval_loader`."""
+        data = self.eval_dataset if eval_dataset is None else eval_dataset
+        return eval_loader(self.eval_dataset[data] if isinstance(data, str) else data, self.data_collator, self.args)
+
+    def evaluation_loop(
+        self,
+        dataloader: DataLoader,
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> EvalLoopOutput:
+        """The loss over all supervised tokens; there are no predictions."""
+        metrics = measure_loss(self, dataloader, metric_key_prefix)
+        return EvalLoopOutput(predictions=None, label_ids=None, metrics=metrics, num_samples=len(dataloader.dataset))
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """As Trainer's; its time does not count as training."""

@@ -37,12 +37,12 @@ def picture_panels(facts: Facts) -> list[Histogram]:
         shorter[min(size)] += count
         shares[min(size) / max(size)] += count
     tenths = [i / 20 for i in range(21)]
-    note = f"mean {used_share(facts):.0%}; the rest is filled with the processor's mean colour"
+    note = f"mean {used_share(facts):.0%}; the rest is filled where image_aspect_ratio is pad"
     panels = [
         _counted("Longer side of the images", longer, "pixels"),
         _counted("Shorter side of the images", shorter, "pixels"),
         _shapes(aspect_ratios(facts)),
-        Histogram("Part of the padded square that an image fills", tenths, even_bins(shares, tenths), "part", note),
+        Histogram("Part of a square that an image fills unstretched", tenths, even_bins(shares, tenths), "part", note),
     ]
     return [panel for panel in panels if panel is not None]
 

@@ -24,7 +24,8 @@ def draw_gaze(
 ) -> Image.Image:
     """An image with its regions washed by weight.
 
-    `image` is what the model saw (padded to a square where the processor pads): the token grid spans all of it.
+    `image` is the picture that the token grid spans (`data.aspect.model_view`): padded to a square where the processor
+    pads, in its own shape where it stretches; regions of a wide one are rectangles.
     `boxes` are the regions of this one image or frame, as (top, left, bottom, right) or as a trace gives them, in grid
     tokens; `weights` in [0, 1], one per box. `grid_hw` defaults to what the boxes tile. A picture smaller than `side`
     is enlarged by a whole factor with hard pixels. `top` outlines that many of the heaviest regions (and their equals),

@@ -8,6 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from cambrian_gaze.data.aspect import region_pixels
+
 
 class RegionBox(NamedTuple):
     """The place of one gaze region, in units of grid tokens. All ends are exclusive."""
@@ -69,14 +71,5 @@ def region_share(chosen: Tensor, num_regions: int) -> Tensor:
 
 
 def pixel_box(box: RegionBox, grid_hw: tuple[int, int], size_wh: tuple[int, int]) -> tuple[int, int, int, int]:
-    """Pixels (x0, y0, x1, y1), ends exclusive, of a region in a picture that shows the whole grid. Neighbours share
-    their edge exactly, whatever the rounding."""
-    (grid_h, grid_w), (width, height) = grid_hw, size_wh
-    if box.bottom > grid_h or box.right > grid_w:
-        raise ValueError(f"region {tuple(box)} reaches beyond the grid of {grid_h}x{grid_w} tokens")
-    return (
-        round(box.left * width / grid_w),
-        round(box.top * height / grid_h),
-        round(box.right * width / grid_w),
-        round(box.bottom * height / grid_h),
-    )
+    """Pixels (x0, y0, x1, y1), ends exclusive, of a region in a picture that shows the whole grid (`model_view`)."""
+    return region_pixels((box.top, box.left, box.bottom, box.right), grid_hw, size_wh)

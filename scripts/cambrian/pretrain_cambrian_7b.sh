@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Stage 1 of Cambrian-7B. Environment: see scripts/launch.sh.
 #   scripts/cambrian/pretrain_cambrian_7b.sh [ROW] [--key value ...]
-# ROW: dense, compressed, compressed_dense; without one: gaze
+# ROW: dense, compressed, compressed_dense, 512; without one: gaze
 set -euo pipefail
 row=""
 if [[ $# -gt 0 && $1 != -* ]]; then

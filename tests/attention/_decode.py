@@ -7,7 +7,6 @@ import torch
 
 from cambrian_gaze.attention import GazeContext, decode, decode_torch
 from cambrian_gaze.gaze.config import GazeConfig, RegionBudget
-from cambrian_gaze.gaze.visibility import regions_offered
 from cambrian_gaze.models.cache import GazeCache
 from tests._layouts import build
 
@@ -34,7 +33,7 @@ def step(granularity, heads=8, dtype=torch.float32, rows=ROWS, seed=0, **options
         cache.extend(layout.tokens(part))
         cache.update(k[:, :, part], v[:, :, part], 0)
     last = layout.tokens(slice(cut, None))
-    ctx = GazeContext(config, last, last, regions_offered(last, config), cache, reads_cache=True, is_step=True)
+    ctx = GazeContext(config, last, last, cache, reads_cache=True, is_step=True)
     decode.prepare(ctx)
     return q[:, :, cut:], ctx
 
@@ -61,6 +60,6 @@ def moved(q, ctx, device):
     for name in ("page_layout", "flat_layout"):
         setattr(ctx.cache, name, getattr(ctx.cache, name).to(torch.device(device)))
     layout = ctx.layout.to(torch.device(device))
-    ctx = dataclasses.replace(ctx, layout=layout, key_layout=layout, offered=ctx.offered.to(device), prepared={})
+    ctx = dataclasses.replace(ctx, layout=layout, key_layout=layout, prepared={})
     decode.prepare(ctx)
     return q.to(device), ctx

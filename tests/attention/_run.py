@@ -12,7 +12,6 @@ from cambrian_gaze.attention import BACKENDS, GazeContext, GazeRecorder, attend,
 from cambrian_gaze.gaze.config import GazeConfig
 from cambrian_gaze.gaze.layout import PAD, TokenLayout
 from cambrian_gaze.gaze.oracle import oracle_attention
-from cambrian_gaze.gaze.visibility import regions_offered
 from tests._layouts import draw_case, draw_tensors
 
 DIM = 8
@@ -36,7 +35,6 @@ def context(
         config=config,
         layout=layout,
         key_layout=layout,
-        offered=regions_offered(layout, config),
         recorder=recorder,
         mass=mass,
         saved=saved,

@@ -8,7 +8,6 @@ import torch
 
 from cambrian_gaze.attention import GazeRecorder, decode, decode_cpu, decode_native
 from cambrian_gaze.attention.workspace import Workspace
-from cambrian_gaze.gaze.visibility import regions_offered
 from tests.attention._decode import DIM, GRANULARITY, reference, step
 
 
@@ -85,7 +84,6 @@ def test_buffers_are_kept_and_shared(granularity, monkeypatch):
     other_order = torch.tensor([1, 0, 2])
     ctx.cache.reorder_cache(other_order)
     moved = dataclasses.replace(ctx, layout=ctx.layout.rows(other_order), prepared={})
-    moved.offered = regions_offered(moved.layout, moved.config)
     decode.prepare(moved)
     assert torch.allclose(decode.attend(q[other_order], moved, 0, 0.25), first[other_order], atol=2e-6)
 

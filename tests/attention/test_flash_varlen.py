@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from cambrian_gaze.attention import GazeRecorder, attend, blocks, prepare
-from cambrian_gaze.attention.masked import at_queries
+from cambrian_gaze.attention.counted import at_queries
+from cambrian_gaze.attention.masked import CHOOSING
 from cambrian_gaze.gaze.config import GazeConfig, RegionBudget
 from cambrian_gaze.gaze.oracle import oracle_attention
 from tests._layouts import build, draw_case, draw_tensors
@@ -176,7 +177,7 @@ def test_model_sizes_on_a_gpu(granularity, heads, groups):
             ctx.saved[0] = chosen.gather(2, places)
         out = attend(*inputs, ctx, layer=0, scaling=128**-0.5)
         if chosen is None:
-            chosen = at_queries(ctx.saved[0], ctx.prepared["tokens"][:, None, :, None], layout.shape[1])
+            chosen = at_queries(ctx.saved[0], ctx.prepared[CHOOSING].tokens, layout.shape[1])
         grads = torch.autograd.grad((out.float() * weight)[where].sum(), inputs)
         results.append((out[where], *grads, ctx.recorder.stats()))
     for got, want in zip(results[1][:4], results[0][:4], strict=True):

@@ -36,7 +36,11 @@ def test_every_record_is_answered_once(model_dir: Path, records: Path, capsys: p
     assert "2 answers in" in capsys.readouterr().out
     journal = records.parent / "answers.jsonl"
     entries = [json.loads(line) for line in journal.read_text().splitlines()]
-    assert sorted(entry["id"] for entry in entries) == ["seen", "unseen"]
+    assert [entry["id"] for entry in entries] == ["seen", "unseen"], "in the order of the file"
+    assert [(entry["question"], entry["reference"]) for entry in entries] == [
+        ("<image>\nWhat is this?", "A page."),
+        ("What is this?", None),
+    ]
     assert all(entry["attended"]["visual"] < entry["attended"]["of"] for entry in entries if entry["id"] == "seen")
 
     assert answer(model_dir, records, "--top_k", "1") == 0
@@ -49,6 +53,100 @@ def test_broken_records_are_named(model_dir: Path, tmp_path: Path, capsys: pytes
     assert answer(model_dir, broken) == 1
     error = capsys.readouterr().err
     assert "broken.jsonl" in error and "row 1" in error
+
+
+def asked(number: int, **more: str) -> dict:
+    """Shorter and shorter questions, so that those of a batch by length come in another order."""
+    turns = [{"from": "human", "value": "What? " * (9 - number)}, {"from": "gpt", "value": f"It is {number}."}]
+    return {"id": number, "conversations": turns, **more}
+
+
+def test_what_cannot_be_answered_is_named_and_the_others_are_answered(
+    model_dir: Path, tmp_path: Path, page: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A missing picture, one outside the folder, one that is none, a line that is no JSON, a prompt that is too long, a
+    row of another form, and a placeholder without a picture; then again after the picture came."""
+    (tmp_path / "text.png").write_text("no picture")
+    outside = tmp_path.parent / "outside.png"
+    outside.write_bytes(page.read_bytes())
+    rows = [json.dumps(asked(number)) for number in range(9)]
+    rows[1] = json.dumps(asked(1, image="late.png"))
+    rows[2] = json.dumps(asked(2, image="text.png"))
+    rows[3] = '{"id": 3'
+    rows[4] = json.dumps({"id": 4, "conversations": [{"from": "human", "value": "word " * 3000}]})
+    rows[5] = json.dumps({"id": 5, "messages": []})
+    rows[6] = json.dumps(asked(6, image="../outside.png"))
+    rows[7] = json.dumps({"id": 7, "conversations": [{"from": "human", "value": "<image> What?"}]})
+    records = tmp_path / "records.jsonl"
+    records.write_text("\n".join(rows) + "\n")
+
+    def ids() -> list[str]:
+        return [json.loads(line)["id"] for line in (tmp_path / "answers.jsonl").read_text().splitlines()]
+
+    assert answer(model_dir, records, "--batch_size", "4") == 1
+    said = capsys.readouterr()
+    assert ids() == ["0", "8"] and "7 records were not answered" in said.out
+    reasons = ("late.png", "text.png", "JSON", "positions", "conversation is empty", "outside", "placeholders")
+    for row, reason in enumerate(reasons, 2):
+        (line,) = (line for line in said.err.splitlines() if f"records.jsonl, row {row}:" in line)
+        assert reason in line
+
+    (tmp_path / "late.png").write_bytes(page.read_bytes())
+    assert answer(model_dir, records, "--batch_size", "4") == 1
+    assert ids() == ["0", "1", "8"]
+    records.write_text(rows[1] + "\n")
+    assert answer(model_dir, records) == 0, "other answers of the journal stay"
+    assert sorted(ids()) == ["0", "1", "8"]
+
+
+def test_videos_have_a_folder_of_their_own(model_dir: Path, tmp_path: Path, page: Path) -> None:
+    for place in ("images", "videos/film"):
+        (tmp_path / place).mkdir(parents=True)
+    (tmp_path / "videos/film/0.png").write_bytes(page.read_bytes())
+    question = [{"from": "human", "value": "<video>\nWhat?"}]
+    records = tmp_path / "images" / "records.jsonl"
+    records.write_text(json.dumps({"id": 1, "video": "film", "conversations": question}) + "\n")
+    assert answer(model_dir, records) == 1
+    assert answer(model_dir, records, "--video_folder", str(tmp_path / "videos")) == 0
+
+
+def test_sampled_answers_repeat_with_their_seed(model_dir: Path, records: Path) -> None:
+    def answers(seed: int) -> list[list[int]]:
+        (records.parent / "answers.jsonl").unlink(missing_ok=True)
+        assert answer(model_dir, records, "--temperature", "1", "--seed", str(seed)) == 0
+        lines = (records.parent / "answers.jsonl").read_text().splitlines()
+        return [json.loads(line)["tokens"] for line in lines]
+
+    assert answers(1) == answers(1) != answers(2)
+    assert answer(model_dir, records, "--temperature", "1", "--seed", "3") == 0
+    assert len((records.parent / "answers.jsonl").read_text().splitlines()) == 4, "the seed is part of the key"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--image_folder", "nowhere"], "--image_folder nowhere: there is no such folder"),
+        (["--video_folder", "nowhere"], "--video_folder nowhere: there is no such folder"),
+        (["--data_path", "nothing.jsonl"], "nothing.jsonl"),
+        (["--device", "cuda:99"], "--device cuda:99: this machine has"),
+        (["--device", "gpu"], "no device has this name"),
+        (["--temperature", "0", "--top_p", "0.5"], "no effect at --temperature 0"),
+    ],
+)
+def test_what_is_given_wrongly_is_said_in_one_line(
+    model_dir: Path, records: Path, arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert answer(model_dir, records, *arguments) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert said in line
+
+
+def test_two_runs_do_not_write_one_journal(model_dir: Path, records: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from cambrian_gaze.evaluation.journal import alone
+
+    with alone(records.parent / "answers.jsonl"):
+        assert answer(model_dir, records) == 2
+    assert "another process writes" in capsys.readouterr().err
 
 
 def test_the_video_options_choose_the_frames_and_are_part_of_the_key(
@@ -75,7 +173,7 @@ def test_the_video_options_choose_the_frames_and_are_part_of_the_key(
     assert len(entries("--video_timeout", "9")) == 6, "the time limit is not"
 
     capsys.readouterr()
-    assert answer(model_dir, tmp_path / "records.jsonl", "--video_fps", "0") == 1
+    assert answer(model_dir, tmp_path / "records.jsonl", "--video_fps", "0") == 2
     assert "video_fps=0.0" in capsys.readouterr().err
 
 

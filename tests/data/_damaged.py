@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from cambrian_gaze.data.forms import IMAGE_KEYS, VIDEO_KEYS
 from tests.data._stand_ins import png_header, turns
 from tests.data._videos import write_video
 
@@ -174,8 +175,12 @@ def damaged_records(builder: Builder) -> None:
     for speaker in ("robot", "", "HUMAN", "\ud800"):
         builder.line({**good, "conversations": [{"from": speaker, "value": "x"}, *turns("a", "b")]}, "malformed")
     for key in ("image", "video"):
-        for value in (1, {}, [1], [""], "", True, [None], {"path": "x"}, "\udcff.png"):
+        for value in (1, {}, [1], ["a.png", ""], True, ["a.png", None], {"file": "x"}, "\udcff.png"):
             builder.line({**good, key: value}, "malformed")
+        for nothing in ("", "None", "nan", None, [], [""], [None], {"bytes": None, "path": None}):
+            builder.line({**good, key: nothing}, None)
+    for key in ("images", "image_path", "photo", "picture", "videos", "video_path", "clip_file", "file_name"):
+        builder.line({**good, key: "m1.mp4"}, "placeholders" if key in (*IMAGE_KEYS, *VIDEO_KEYS) else "malformed")
     builder.line({**good, "id": "\ud800"}, "malformed")
     for text in ("a", "b\ud800"):
         builder.line({**good, "conversations": [{"from": "human", "value": text}]}, "malformed")
@@ -183,7 +188,8 @@ def damaged_records(builder: Builder) -> None:
         builder.line({**good, "conversations": [{"from": who, "value": "x"} for who in order]}, "malformed")
     builder.line({**good, "conversations": turns("Where?", "<image> there")}, "malformed")
     path = builder.file(encoded("PNG"), "png")
-    for question, images in (("none", 1), ("<image>", 0), ("<image><image>", 1), ("<image>", 2), ("<video>", 1)):
+    builder.line({**good, "image": path}, None)  # one is put before the question
+    for question, images in (("<image>", 0), ("<image><image>", 1), ("<image>", 2), ("<video>", 1)):
         for more in ("", " please"):
             row = {**good, "image": [path] * images, "conversations": turns(question + more, "7")}
             builder.line(row, "placeholders")

@@ -49,6 +49,7 @@ class StandInProcessor:
         self.tokenizer = tokenizer
         self.num_context_tokens = 2
         self.grid_hw = (2, 3)
+        self.image_aspect_ratio = "pad"
 
     def preprocess_images(self, images: list[Image.Image]) -> torch.Tensor:
         return preprocess_images(images, (8, 8), (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))

@@ -37,7 +37,7 @@ def test_padding(side, ids, mask):
     padding = batch["attention_mask"] == 0
     assert (batch["labels"][padding] == -100).all() and (batch["mm_token_type_ids"][padding] == 0).all()
     assert (batch["labels"][~padding] == batch["input_ids"][~padding] * 10).all()
-    counts = {"num_samples", "num_quarantined", "num_filled", "num_overlong"}
+    counts = {"num_samples", "num_quarantined", "num_filled", "num_overlong", "num_declared", "num_too_long"}
     assert set(batch) == {"input_ids", "attention_mask", "mm_token_type_ids", "labels", "samples"} | counts
     assert all(batch[key].dtype == torch.int64 for key in batch.keys() - counts - {"samples"})
 

@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 
 from cambrian_gaze.data.check import check, is_clean
-from cambrian_gaze.data.frame_sampling import BACKENDS, FrameSampling
+from cambrian_gaze.data.frame_sampling import DECODERS, FrameSampling
 from cambrian_gaze.data.inspection import Inspector
 from cambrian_gaze.data.mixture import recipe_of
 from cambrian_gaze.data.quarantine import read_quarantine
@@ -24,7 +24,7 @@ def recipe(corpus):
     return recipe_of([str(path) for path in corpus.files], str(corpus.folder))
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", DECODERS)
 def test_every_damaged_row_is_found_and_named(corpus, backend):
     assert len(corpus.expected) > 300 and len(corpus.good) > 70
     inspector = Inspector("decode", FrameSampling(video_backend=backend))

@@ -74,7 +74,7 @@ def bad_rows(folder) -> tuple[list, list[str]]:
     for row, reason in [
         ({"conversations": []}, "the conversation is empty"),
         ({"conversations": turns("q", "a")[::-1]}, "roles are out of order"),
-        ({"image": "red.png", "conversations": turns("q", "a")}, "0 <image> .* 1 images"),
+        ({"images": "red.png", "conversations": turns("q", "a")}, "0 <image> .* 1 images .*under \"images\""),
         ({"image": "red.png", "conversations": turns("<image><image>", "a")}, "2 <image> .* 1 images"),
         ({"image": "red.png", "conversations": turns("<image>", "<image>")}, "holds the placeholder <image>"),
         ({"video": "missing", "conversations": turns("<video>", "a")}, "'missing' cannot be found"),

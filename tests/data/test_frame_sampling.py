@@ -89,7 +89,7 @@ def test_clips_by_time_begin_with_the_frame_on_the_screen():
     ("values", "reason"),
     [
         ({"video_fps": 0, "video_max_frames": 8}, "video_fps=0 and video_max_frames=8 must be positive"),
-        ({"video_backend": "opencv"}, "video_backend='opencv' is unknown; use one of decord, pyav"),
+        ({"video_backend": "opencv"}, "video_backend='opencv' is unknown; use one of auto, decord, pyav"),
         ({"video_timeout": -1}, "video_timeout=-1 must be a number of seconds"),
     ],
 )

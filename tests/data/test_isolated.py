@@ -12,7 +12,7 @@ import pytest
 from torch.utils.data import DataLoader, Dataset
 
 from cambrian_gaze.data import isolated
-from cambrian_gaze.data.frame_sampling import BACKENDS, FrameSampling
+from cambrian_gaze.data.frame_sampling import DECODERS, FrameSampling
 from cambrian_gaze.data.media import MediaError
 from cambrian_gaze.data.video import count_frames, load_frames
 from tests.data._videos import number_of, write_video
@@ -52,7 +52,7 @@ def alive(pid: int) -> bool:
         return False
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", DECODERS)
 def test_the_same_frames_as_in_this_process(folder, backend):
     inside, child = (FrameSampling(2.0, video_backend=backend, video_timeout=t) for t in (0, 60))
     a, b = (load_frames("good.mp4", folder, sampling) for sampling in (inside, child))

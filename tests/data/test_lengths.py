@@ -8,7 +8,7 @@ import pytest
 
 from cambrian_gaze.data import lengths
 from cambrian_gaze.data.dataset import ConversationDataset
-from cambrian_gaze.data.lengths import BAD_RECORD, BAD_VIDEO, UNCOUNTED, measure_mixture, measure_rows, table_place
+from cambrian_gaze.data.lengths import BAD_RECORD, MISSING_VIDEO, UNCOUNTED, measure_mixture, measure_rows, table_place
 from cambrian_gaze.data.mixture import Mixture, recipe_of
 from cambrian_gaze.data.mixture_dataset import MixtureDataset
 from cambrian_gaze.data.video import FrameSampling
@@ -56,7 +56,7 @@ def test_lengths_are_those_of_the_samples(folder, processor):
         assert units == len(sample.get("pixel_values", []))
         assert frames == {3: 3, 4: 2}.get(row, 0)
     assert measures[5].tolist() == measures[1].tolist()[:0] + [data.parts[0].measure(5).length, 1, 0]
-    assert measures[6:, 0].tolist() == [BAD_VIDEO, BAD_RECORD]
+    assert measures[6:, 0].tolist() == [MISSING_VIDEO, BAD_RECORD]
 
 
 def test_rows_are_counted_once_and_only_those_that_are_read(folder, processor, monkeypatch):

@@ -39,7 +39,7 @@ def test_bomb_warnings_turned_into_errors_are_media_errors_too(tmp_path):
 
 def test_no_folder_and_own_limit(tmp_path):
     write_image(tmp_path / "a.png")
-    with pytest.raises(MediaError, match="'a.png': no folder.*Remedy: pass --image_folder"):
+    with pytest.raises(MediaError, match="'a.png': no folder.*Remedy: pass image_folder"):
         load_image("a.png", None)
     with pytest.raises(MediaError, match="8x8 = 64 pixels, more than the 63 allowed"):
         load_image("a.png", tmp_path, max_pixels=63)

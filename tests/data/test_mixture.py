@@ -14,6 +14,7 @@ from cambrian_gaze.data.mixture import Mixture, Recipe, Source, load_recipe, rec
 from cambrian_gaze.data.mixture_dataset import MixtureDataset
 from cambrian_gaze.data.quarantine import Quarantined
 from cambrian_gaze.data.recipe_file import RecipeError
+from cambrian_gaze.data.records import RecordError
 from cambrian_gaze.data.sampling import ChosenRows, Sampling
 from tests.data._stand_ins import turns, write_image, write_jsonl
 
@@ -254,3 +255,30 @@ def test_seven_million_rows_take_no_memory_until_they_are_drawn(monkeypatch):
     assert len(arrays) == 1 and sum(arrays) == 8 * 1_400_000
     sources, rows = mixture.locate_all(np.arange(8_399_990, 8_400_000))
     assert set(sources.tolist()) == {1} and rows.max() < 7_000_000 and json.dumps(mixture.locate(7_000_000))
+
+
+def test_what_a_source_says_about_its_rows(tmp_path):
+    rows = [{"talk": turns("<image>", "a"), "photo": "a.png", "begin": 3, "video": None}]
+    rows += [
+        {"talk": turns("<video>", "a"), "video": "clip", "begin": 3},
+        {"talk": turns("<video>", "a"), "video": "c", "fps": 9},
+    ]
+    write_jsonl(tmp_path / "a.jsonl", rows)
+    entry = "{path: a.jsonl, columns: {conversations: talk, image: photo}, ignore_keys: [begin], fps: 3}"
+    mixture = Mixture(load_recipe(recipe(tmp_path, f"datasets: [{entry}]")))
+    first, second, third = mixture.records[0]
+    assert first.images == ["a.png"] and first.extra == {}
+    assert second.video == "clip" and second.extra == {"fps": 3} and third.extra == {"fps": 9}
+    plain = Mixture(load_recipe(recipe(tmp_path, "datasets: [{path: a.jsonl, columns: {conversations: talk}}]")))
+    assert plain.records[0].identity() != mixture.records[0].identity()
+    with pytest.raises(RecordError, match='the key "photo" looks like media'):
+        plain.records[0][0]
+    with pytest.raises(RecordError, match='"begin" .3. looks like a clip'):
+        plain.records[0][1]
+
+
+def test_declared_missing_follows_what_is_read(tmp_path):
+    for name in ("a", "b"):
+        write_jsonl(tmp_path / f"{name}.jsonl", [{"conversations": turns("q", "a")}] * 40)
+    entries = "[{path: a.jsonl, expected: {missing: 10}, sampling_strategy: 'random:50%', weight: 2}, {path: b.jsonl}]"
+    assert Mixture(load_recipe(recipe(tmp_path, f"datasets: {entries}"))).expected_missing() == 10

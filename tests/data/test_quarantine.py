@@ -5,7 +5,14 @@ import os
 
 import pytest
 
-from cambrian_gaze.data.quarantine import Quarantined, QuarantineLog, read_list, read_quarantine
+from cambrian_gaze.data.quarantine import (
+    NOTHING_MISSING,
+    ExpectedMissing,
+    Quarantined,
+    QuarantineLog,
+    read_list,
+    read_quarantine,
+)
 
 
 def item(row: int, reason: str = "bad") -> Quarantined:
@@ -72,3 +79,12 @@ def test_lists_of_users_lose_no_line(tmp_path):
 def test_rank_is_taken_from_the_environment(tmp_path, monkeypatch):
     monkeypatch.setenv("RANK", "3")
     assert QuarantineLog(tmp_path / "q").rank == 3
+
+
+def test_expected_missing_is_allowed_evenly_and_never_more_than_all():
+    quarter = ExpectedMissing(250, 1000)
+    assert quarter.beyond(250, 1000) == 0 and quarter.beyond(251, 1000) == 1 and quarter.beyond(500, 2000) == 0
+    assert quarter.beyond(43, 100) == 0 and quarter.beyond(100, 100) == 57  # 25, and four times 4.3
+    in_order = ExpectedMissing(250, 1000, shuffled=False)
+    assert in_order.beyond(250, 250) == 0 and in_order.beyond(251, 251) == 1
+    assert NOTHING_MISSING.beyond(3, 100) == 3 and ExpectedMissing(9, 5).beyond(5, 5) == 0

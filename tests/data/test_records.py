@@ -55,10 +55,11 @@ def test_jsonl_is_read_from_disk_by_every_process(tmp_path):
         ({"conversations": ["hi"]}, "turn 1 of 1 lacks", "write it as"),
         ({"conversations": turns("a", "b")[:1] + [{"from": "gpt"}]}, "turn 2 of 2 lacks", "write it as"),
         ({"conversations": turns("a", "\ud800")}, "turn 2 of 2 lacks", "valid Unicode"),
-        ({"conversations": [{"from": "narrator", "value": "x"}]}, 'from "narrator"', "system, human"),
-        ({**GOOD, "image": ""}, '"image" is neither', "relative paths"),
+        ({"conversations": [{"from": "narrator", "value": "x"}]}, 'from "narrator"', "human, user, gpt"),
+        ({**GOOD, "image": 3}, '"image" is neither', "relative paths"),
+        ({**GOOD, "image": ["a.png", ""]}, '"image" is neither', "relative paths"),
         ({**GOOD, "image": [1]}, '"image" is neither', "relative paths"),
-        ({**GOOD, "video": []}, '"video" is neither', "relative paths"),
+        ({**GOOD, "video": [[]]}, '"video" is neither', "relative paths"),
         ({**GOOD, "video": ["a", None]}, '"video" is neither', "relative paths"),
     ],
 )
@@ -88,7 +89,7 @@ def test_files_without_records(tmp_path, content, reason):
 
 
 def test_a_missing_file(tmp_path):
-    with pytest.raises(RecordError, match=r"none\.json: No such file.*Remedy: check --data_path"):
+    with pytest.raises(RecordError, match=r"none\.json: No such file.*Remedy: check the path"):
         read_records(tmp_path / "none.json")
 
 

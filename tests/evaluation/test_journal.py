@@ -47,3 +47,16 @@ def test_keys_cover_the_identity():
     assert entry_key(**base) == entry_key(**dict(reversed(base.items())))
     assert entry_key(**base) != entry_key(**{**base, "gaze": {"top_k": 1, "context_visible": True}})
     assert entry_key(**base) != entry_key(**{**base, "weights": "v"})
+
+
+def test_arranged_entries_survive_in_the_order_asked_for(tmp_path):
+    """Others first; unknown keys and repeated ones add nothing; later answers are appended to the new file."""
+    path = tmp_path / "answers.jsonl"
+    with Journal(path) as journal:
+        for key in "badce":
+            journal.append({"key": key, "answer": key.upper()})
+        journal.arrange(["a", "x", "c", "b", "a"])
+        assert [json.loads(line)["key"] for line in path.read_text().splitlines()] == list("deacb")
+        journal.append({"key": "f", "answer": "F"})
+    assert list(Journal(path).entries) == list("deacbf")
+    assert [file.name for file in tmp_path.iterdir()] == ["answers.jsonl"], "nothing is left beside it"

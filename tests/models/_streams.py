@@ -10,7 +10,6 @@ from torch import Tensor
 from cambrian_gaze.attention import GazeContext, GazeRecorder, attend, prepare
 from cambrian_gaze.gaze.config import GazeConfig
 from cambrian_gaze.gaze.layout import EMPTY_SLOT, PAD, REGION_FIELDS, TokenLayout
-from cambrian_gaze.gaze.visibility import regions_offered
 from cambrian_gaze.models.cache import GazeCache
 from tests._layouts import draw_case, draw_tensors
 
@@ -51,7 +50,6 @@ class Stream:
             config=self.config,
             layout=part,
             key_layout=cache.key_layout() if reads and not is_step else part,
-            offered=regions_offered(part, self.config),
             cache=cache,
             reads_cache=reads,
             is_step=is_step,
@@ -78,7 +76,7 @@ class Stream:
 
 def at_once(layers, layout, config) -> list[Tensor]:
     """Without a cache."""
-    ctx = GazeContext(config=config, layout=layout, key_layout=layout, offered=regions_offered(layout, config))
+    ctx = GazeContext(config=config, layout=layout, key_layout=layout)
     prepare(ctx, layers[0][0].device, layers[0][0].dtype)
     return [attend(*qkv, ctx, layer=n, scaling=SCALING) for n, qkv in enumerate(layers)]
 

@@ -7,7 +7,6 @@ from cambrian_gaze.attention import GazeContext, attend, prepare
 from cambrian_gaze.gaze.config import GazeConfig, RegionBudget
 from cambrian_gaze.gaze.descriptors import describe
 from cambrian_gaze.gaze.oracle import oracle_attention
-from cambrian_gaze.gaze.visibility import regions_offered
 from tests._layouts import Case, build, draw_tensors
 from tests.models._streams import (
     DIM,
@@ -70,7 +69,7 @@ def test_descriptors_of_keys_before_the_rotary_embedding(descriptor, kind):
     _, after = oracle_attention(q, k, v, layout, case.config, scaling=SCALING)
     assert selected != after, "the choice of keys matters here"
     if kind == "none":
-        ctx = GazeContext(case.config, layout, layout, regions_offered(layout, case.config), rotary=rotary)
+        ctx = GazeContext(case.config, layout, layout, rotary=rotary)
         got = attend(q, k, v, prepare(ctx, q.device, q.dtype), layer=0, scaling=SCALING)
     else:
         (got,) = Stream(case.config).feed_pieces([(q, k, v)], layout, cuts_of_kind(kind, layout, 7), rotary)

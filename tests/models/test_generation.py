@@ -207,3 +207,16 @@ def test_a_foreign_cache_is_refused(model, batch):
 
     with pytest.raises(ValueError, match="GazeCache"):
         model.generate(**batch, max_new_tokens=2, do_sample=False, past_key_values=DynamicCache())
+
+
+def test_what_exceeds_the_positions_is_refused(model):
+    """Padding does not count."""
+    positions = model.config.text_config.max_position_embeddings
+    ids = torch.full((2, positions), 5)
+    mask = torch.ones_like(ids)
+    mask[:, : positions - 4] = 0
+    assert model.generate(input_ids=ids[:, -6:], attention_mask=mask[:, -6:], max_new_tokens=2).shape[1] <= 8
+    with pytest.raises(ValueError, match=f"exceed the {positions} positions.*shorten the text"):
+        model.generate(input_ids=ids, max_new_tokens=1)
+    with pytest.raises(ValueError, match="ask for a shorter answer"):
+        model.generate(input_ids=ids[:, :4], max_new_tokens=positions)

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from cambrian_gaze import CambrianGazeForConditionalGeneration, CambrianGazeProcessor
+from cambrian_gaze.gaze.cost import attended_visual
 
 
 def count(module) -> int:
@@ -43,6 +44,23 @@ def test_published_sizes(name):
     assert attention.k_proj.weight.shape == (kv_heads * 128, width)
     assert model.config.grid == (24, 24)
     assert model.model.vision_tower.embeddings.patch_embedding.weight.shape == (1152, 3, 16, 16)
+
+
+@pytest.mark.parametrize("name", ["4b-512", "7b-512"])
+def test_512_px(name):
+    """32×32 tokens in 16 regions of 8×8, K=2: 128 + 4 of 1,024 (authors' page)."""
+    with torch.device("meta"):
+        model = CambrianGazeForConditionalGeneration.from_preset(name)
+        features = model.model.get_image_features(torch.empty(1, 3, 512, 512))
+    assert model.config.grid == (32, 32) and features.shape == (1, 1024, PUBLISHED[name[:2]][1])
+    kv = attended_visual([(1, 32, 32)], model.config.gaze_config)
+    assert (kv.selected, kv.context, kv.of, kv.regions, kv.kept) == (128, 4, 1024, 16, 2)
+    assert count(model) == count_of(name[:2]) + (32**2 - 24**2) * 1152, "its position embeddings alone are larger"
+
+
+def count_of(name):
+    with torch.device("meta"):
+        return count(CambrianGazeForConditionalGeneration.from_preset(name))
 
 
 @pytest.mark.parametrize("name", ["4b", "7b"])

@@ -148,6 +148,7 @@ def slurm(tmp_path: Path) -> dict[str, str]:
     stand_in(
         folder,
         "srun",
+        f'echo "srun $*" >>"{calls}"\n'
         'while [[ $1 == --* ]]; do shift; done; status=0; pids=""\n'
         'for node in 0 1; do SLURM_NODEID=$node "$@" & pids="$pids $!"; done\n'
         f'echo $pids >"{tmp_path}/pids"\n'
@@ -165,6 +166,7 @@ def slurm(tmp_path: Path) -> dict[str, str]:
         "for i in {1..300}; do sleep 0.1; done; exit 1",
     )
     job = {"SLURM_JOB_ID": 7, "SLURM_JOB_NUM_NODES": 2, "SLURM_JOB_NODELIST": "n[1-2]", "SLURM_SUBMIT_DIR": ROOT}
+    job["SLURM_CPUS_PER_TASK"] = 24
     return environment(PYTHON=python, PATH=f"{folder}:{os.environ['PATH']}", **job)
 
 
@@ -179,7 +181,9 @@ def test_slurm_job_goes_back_into_the_queue_after_its_signal(slurm: dict[str, st
     assert job.wait(timeout=30) == EXIT_REQUEUE
     calls = (tmp_path / "calls").read_text().splitlines()
     assert calls[0] == "scontrol show hostnames n[1-2]"
-    assert [call for call in calls if not call.startswith("agent")][1:] == [
+    [step] = [call for call in calls if call.startswith("srun")]
+    assert "--cpus-per-task=24 " in step, "SLURM 22.05 and later give a step one processor otherwise"
+    assert [call for call in calls if not call.startswith(("agent", "srun"))][1:] == [
         "scancel --signal=USR1 7.0",
         "scontrol requeue 7",
     ]

@@ -26,12 +26,28 @@ RECIPES = {
 }
 
 
+VIDEO_KV = {
+    ("4b", "dense"): (128, 18432, None),
+    ("4b", "dense_4k"): (28, 4032, None),
+    ("4b", "gaze_4k"): (128, 4032, 112),
+    ("4b", "gaze_2k"): (128, 2016, 56),
+    ("7b", "dense"): (64, 9216, None),
+    ("7b", "gaze_1500"): (64, 1512, 42),
+    ("7b", "dense_4k"): (28, 4032, None),
+    ("7b", "gaze_4k"): (64, 4032, 112),
+}
+"""Frames, visual KV entries and K as the authors' page is read: 20K, 4K, 4K, 2K of Cambrian-4B, 10K and 1.5K of
+Cambrian-7B; the last two rows are this project's."""
+
+
 class Row(NamedTuple):
     """What a configuration is named after."""
 
     family: str
     size: str
     compressed: bool
+    large: bool
+    """512 px."""
     row: str
     """`dense`, `dense_4k`, `gaze_72`, … or nothing (stage 1)."""
 
@@ -39,7 +55,8 @@ class Row(NamedTuple):
 def row_of(path: Path) -> Row:
     family, size, rest = re.fullmatch(r"(pretrain|finetune_video|finetune)_cambrian_(4b|7b)_?(\w*)", path.stem).groups()
     compressed = rest.startswith("compressed") or family == "finetune_video"
-    return Row(family, size, compressed, rest.removeprefix("compressed").removeprefix("_"))
+    large = rest.startswith("512")
+    return Row(family, size, compressed, large, rest.removeprefix("compressed").removeprefix("512").removeprefix("_"))
 
 
 @functools.cache
@@ -71,7 +88,7 @@ def test_it_builds_and_is_its_row(path: Path) -> None:
 
     billions = sum(p.numel() for p in model.model.language_model.parameters()) / 1e9
     assert billions == pytest.approx({"4b": 4.02, "7b": 7.07}[row.size], abs=0.01)
-    assert model.config.grid == ((12, 12) if row.compressed else (24, 24))
+    assert model.config.grid == ((12, 12) if row.compressed else (32, 32) if row.large else (24, 24))
     trained = {module_of(name) for name, p in model.named_parameters() if p.requires_grad}
     expected = {"mm_projector"} if row.family == "pretrain" else set(MODULES) - {"context_tokens"}
     assert trained == expected | (set() if "dense" in row.row else {"context_tokens"})
@@ -81,15 +98,21 @@ def test_it_builds_and_is_its_row(path: Path) -> None:
     kv = attended(run, gaze, model.config.grid)
     if "dense" in row.row:
         assert gaze.is_dense and kv.context == 0
-        assert kv.selected == {"dense_4k": 4032}.get(row.row, 9216 if row.family == "finetune_video" else kv.of)
+        assert kv.selected == kv.of
+    if row.family == "finetune_video":
+        frames, entries, kept = VIDEO_KV[row.size, row.row]
+        assert (run.data.video_max_frames, kv.selected, kv.of) == (frames, entries, frames * 144)
+    if "dense" in row.row:
+        pass
     elif row.family == "finetune_video":
-        assert (kv.regions, kv.kept, kv.selected, kv.context) == (256, 113, 4068, 256)
+        assert (kv.regions, kv.kept, kv.context) == (frames * 4, kept, frames * 4)
         image = attended_visual([(1, 12, 12)], gaze)
         assert (image.regions, image.selected, image.context) == (16, 54, 4)
     elif row.family == "finetune":
         budget = int(row.row.removeprefix("gaze_"))
-        assert (kv.regions, kv.kept, kv.selected) == (16, budget // (9 if row.compressed else 36), budget)
-        assert (kv.context, kv.of) == (4, 144 if row.compressed else 576)
+        region = 9 if row.compressed else 64 if row.large else 36
+        assert (kv.regions, kv.kept, kv.selected) == (16, budget // region, budget)
+        assert (kv.context, kv.of) == (4, 16 * region)
     if row.family == "finetune_video":
         per_frame = 144 + gaze.num_context_tokens
         assert run.data.video_max_frames * per_frame + 1024 <= run.data.max_length
@@ -122,7 +145,21 @@ def test_the_batch_divides_over_1_8_and_64_gpus(path: Path) -> None:
 def test_every_value_says_where_it_comes_from(path: Path) -> None:
     for line in path.read_text(encoding="utf-8").splitlines():
         if line and not line.startswith("#"):
-            assert re.search(r"  # .*\b(paper|upstream|ours)\b", line), line
+            assert re.search(r"  # .*\b(paper|authors' page|upstream|ours)\b", line), line
+
+
+def test_upstream_is_named_for_what_upstream_has() -> None:
+    """It has no training of videos, and its code sets no bf16 flag."""
+    said = {
+        (path.stem, line.split(":")[0]): line.split("#")[1].split(":")[0].strip()
+        for path in FOLDER.glob("parts/*.yaml")
+        for line in path.read_text(encoding="utf-8").splitlines()
+        if "  # " in line
+    }
+    for name in ("learning_rate", "warmup_ratio", "global_batch_size"):
+        assert said["stage2_video", name] == "ours" and said["stage2_image", name] == "upstream"
+    assert said["cambrian", "bf16"] == "ours"
+    assert {source for (part, _), source in said.items() if "video" in part} <= {"paper", "authors' page", "ours"}
 
 
 def test_rows_say_which_row_they_are() -> None:
@@ -134,9 +171,11 @@ def test_the_readme_lists_them_all() -> None:
     page = (ROOT / "train" / "README.md").read_text(encoding="utf-8")
     cells = [[cell.strip(" `") for cell in line.split("|")[1:-1]] for line in page.splitlines() if line.startswith("|")]
     listed = {row[0]: row for row in cells if "cambrian_" in row[0] and len(row) == 5}
-    assert {name.replace("{4b,7b}", size) for name in listed for size in ("4b", "7b")} == {p.stem for p in PAPER}
-    for name, (_, _, region, kept, kv_size) in listed.items():
-        path = FOLDER / f"{name.replace('{4b,7b}', '4b')}.yaml"
+    named = {name.replace("{4b,7b}", size): name for name in listed for size in ("4b", "7b")}
+    assert set(named) == {p.stem for p in PAPER}
+    for stem, name in named.items():
+        _, _, region, kept, kv_size = listed[name]
+        path = FOLDER / f"{stem}.yaml"
         run, model = load_one(path), shapes_of(path)
         gaze = model.config.gaze_config
         kv = attended(run, gaze, model.config.grid)

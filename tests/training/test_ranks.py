@@ -33,10 +33,11 @@ def test_flag_then_file_then_one(tmp_path: Path) -> None:
 
 
 def test_a_single_process_and_a_launched_rank_go_on_here(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert start_ranks(["--num_processes", "1", "--seed=3"]) == ["--nproc_per_node", "1", "--seed=3"]
+    assert start_ranks(["--num_processes", "1", "--seed=3"]) == ["--num_processes", "1", "--seed=3"]
+    assert processes_wanted(["--num-processes=2"]) == processes_wanted(["--nproc-per-node", "2"]) == 2
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "2")
-    assert start_ranks(["--num-processes=2"]) == ["--nproc_per_node=2"]
+    assert start_ranks(["--num-processes=2"]) == ["--num-processes=2"]
     assert under_launcher({"RANK": "0", "WORLD_SIZE": "2"})
     assert not under_launcher({"RANK": "0"})
 
@@ -71,7 +72,9 @@ def test_a_rank_leaves_its_process_group_at_the_end(monkeypatch: pytest.MonkeyPa
     from cambrian_gaze.training import run
 
     done = []
-    monkeypatch.setattr(run, "train", lambda *_: done.append("trained"))
+    monkeypatch.setattr(run, "first_rank_decides", lambda decide: decide())
+    monkeypatch.setattr(run, "prepare", lambda *_: (None, None))
+    monkeypatch.setattr(run, "finish", lambda *_: done.append("trained"))
     monkeypatch.setattr(run.dist, "is_initialized", lambda: True)
     monkeypatch.setattr(run.dist, "destroy_process_group", lambda: done.append("left"))
     assert run.main([f"--output_dir={tmp_path}", "--use_cpu"]) == 0

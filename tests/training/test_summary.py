@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -50,7 +51,11 @@ def test_the_page_of_a_folder_without_a_run_says_what_to_name(tmp_path: Path, ca
 def test_pictures_are_those_that_the_model_sees() -> None:
     pixels = torch.stack([torch.full((3, 2, 2), value) for value in (-1.0, 0.0, 1.0)])
     sample = {"pixel_values": pixels, "grid_thw": torch.tensor([[1, 1, 1], [2, 1, 1]])}
-    image, frames = pictures(sample, [0.5] * 3, [0.5] * 3)
+    sample["picture_sizes"] = torch.tensor([[8, 4], [2, 2], [2, 2]])
+    half = SimpleNamespace(image_mean=[0.5] * 3, image_std=[0.5] * 3)
+    wide, _ = pictures(sample, SimpleNamespace(image_processor=half, image_aspect_ratio="square"))
+    assert wide.size == (2, 1)
+    image, frames = pictures(sample, SimpleNamespace(image_processor=half, image_aspect_ratio="pad"))
     assert image.getpixel((0, 0)) == (0, 0, 0)
     assert [frame.getpixel((1, 1)) for frame in frames] == [(128, 128, 128), (255, 255, 255)]
     assert samples_with_pictures([{"labels": torch.tensor([1])}], 2) == []

@@ -91,7 +91,7 @@ class Rows:
             return load_frames(path.name, path.parent, sampling, clip=medium.clip)
         if medium.data is None:
             path = self.path(medium.path).resolve()
-            return load_image(path.name, path.parent)
+            return load_image(path.name, path.parent, flag="")
         try:
             with Image.open(io.BytesIO(medium.data)) as image:
                 image.load()

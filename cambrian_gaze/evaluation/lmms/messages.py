@@ -70,7 +70,7 @@ def _medium(part: Mapping[str, Any], sampling: FrameSampling) -> dict[str, Any]:
         if isinstance(source, Image.Image):
             return {"image": to_rgb(source)}
         path = Path(source).resolve()
-        return {"image": load_image(path.name, path.parent)}
+        return {"image": load_image(path.name, path.parent, flag="")}
     path = Path(source).resolve()
     return {"video": load_frames(path.name, path.parent, sampling, clip=clip)}
 

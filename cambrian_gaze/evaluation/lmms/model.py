@@ -35,6 +35,7 @@ class CambrianGaze(_lmms):
     device: default: cuda where there is one, each process its own.
     fps, max_frames, video_force_sample, video_backend, video_timeout: frames of a video, see `FrameSampling`.
     journal: folder where answers are kept, so that a run that was killed goes on; default: they are not kept.
+    system: what the system turn says; default: as the checkpoint has it.
     gaze: run-time options of the gaze, such as top_k, keep_ratio, kv_budget; none: as the checkpoint has it.
 
     Raises: ValueError for an option that the gaze does not have.
@@ -51,15 +52,15 @@ class CambrianGaze(_lmms):
         fps: float = 1.0,
         max_frames: int = 64,
         video_force_sample: bool = False,
-        video_backend: str = "decord",
+        video_backend: str = "auto",
         video_timeout: float = 120.0,
         journal: str | None = None,
+        system: str | None = None,
         **gaze: Any,
     ) -> None:
         from accelerate import Accelerator
 
-        from cambrian_gaze.models.modeling import CambrianGazeForConditionalGeneration
-        from cambrian_gaze.models.processing import CambrianGazeProcessor
+        from cambrian_gaze.models.loading import load_to_answer
 
         super().__init__()
         if max_batch_size is not None or not str(batch_size).isdecimal() or int(batch_size) < 1:
@@ -67,9 +68,8 @@ class CambrianGaze(_lmms):
         self.accelerator = Accelerator()
         self._rank, self._world_size = self.accelerator.process_index, self.accelerator.num_processes
         self.device = device if device and self._world_size == 1 else self.accelerator.device
-        self._processor = CambrianGazeProcessor.from_pretrained(pretrained)
-        model = CambrianGazeForConditionalGeneration.from_pretrained(pretrained, dtype="auto")
-        self._model = model.to(self.device).eval()
+        model, self._processor = load_to_answer(pretrained, system)
+        self._model = model.to(self.device)
         self._batch_size = int(batch_size)
         if not isinstance(video_force_sample, bool):
             raise ValueError(f"video_force_sample={video_force_sample} must be True or False")

@@ -24,15 +24,17 @@ from cambrian_gaze.attention import GazeContext, GazeRecorder
 from cambrian_gaze.gaze.config import GazeConfig
 from cambrian_gaze.gaze.derive import derive_layout
 from cambrian_gaze.gaze.layout import TOKEN_FIELDS, TokenLayout
-from cambrian_gaze.gaze.visibility import regions_offered
 from cambrian_gaze.models.attach.families import FAMILIES, KINDS, Picture, visuals_of
 from cambrian_gaze.models.backbone import checkpoints_activations
+from cambrian_gaze.models.generation_settings import settle
 from cambrian_gaze.models.hf_internals import ATTENTION_NAME, CACHE, pop_cache
 
 MISSING = object()
 
 
-def attach_gaze(model: nn.Module, gaze: GazeConfig | dict[str, Any] | None = None) -> AttachedGaze:
+def attach_gaze(
+    model: nn.Module, gaze: GazeConfig | dict[str, Any] | None = None, tokenizer: Any = None
+) -> AttachedGaze:
     """Give the decoder of a dense vision-language model gaze attention. Its weights stay as they are.
 
     Args:
@@ -40,6 +42,8 @@ def attach_gaze(model: nn.Module, gaze: GazeConfig | dict[str, Any] | None = Non
             or not.
         gaze: region size and budget, a `GazeConfig` or its fields; there are no context tokens (|C| = 0). None: as
             `config.gaze` has it, which `save_pretrained` keeps.
+        tokenizer: where it is given, `generate` also ends at its own end and at the end of a ChatML turn; otherwise
+            the model ends its answers as it did.
 
     Returns: the handle that changes the budget, records and detaches.
 
@@ -60,8 +64,11 @@ def attach_gaze(model: nn.Module, gaze: GazeConfig | dict[str, Any] | None = Non
             "patches; gaze attaches to towers without a class token ('full')"
         )
     config = gaze if isinstance(gaze, GazeConfig) else GazeConfig.from_dict({"num_context_tokens": 0} | dict(gaze))
-    _check(config)
-    return AttachedGaze(base, config)
+    _check(config, base)
+    attached = AttachedGaze(base, config)
+    if tokenizer is not None:
+        settle(model, tokenizer)
+    return attached
 
 
 class AttachedGaze:
@@ -92,7 +99,7 @@ class AttachedGaze:
     def use(self, **options: Any) -> None:
         """Change the budget or other options from the next call on, such as `top_k=4`."""
         config = self.config.override(**options)
-        _check(config)
+        _check(config, self._base)
         self.config = config
         self._base.config.gaze = config.to_dict()
 
@@ -160,6 +167,11 @@ class AttachedGaze:
             visuals.types, mask[:, -length:], grids, self.config, past=last, routed=~visuals.off_grid
         )
         if not self.config.route_prompt and length > 1:
+            if past is not None:
+                raise ValueError(
+                    f"{length} tokens came at once after {past.shape[1]} others, and with route_prompt=False only the "
+                    "last token of the whole prompt routes: give the prompt in one call (prefill_chunk_size=None)"
+                )
             end = torch.arange(length, device=embeds.device) == length - 1
             layout = layout.with_routed(layout.routed & end)
         self._keys = layout if past is None else _joined(past, layout)
@@ -171,7 +183,6 @@ class AttachedGaze:
             config=self.config,
             layout=layout,
             key_layout=self._keys,
-            offered=regions_offered(layout, self.config),
             recorder=recorder,
             saved={} if module.training and torch.is_grad_enabled() and checkpoints_activations(module) else None,
         )
@@ -219,7 +230,8 @@ def _base_of(model: nn.Module) -> nn.Module:
     )
 
 
-def _check(config: GazeConfig) -> None:
+def _check(config: GazeConfig, base: nn.Module) -> None:
+    config.check_layers(base.config.get_text_config().num_hidden_layers)
     if config.num_context_tokens:
         raise ValueError(
             f"num_context_tokens is {config.num_context_tokens}, but an attached model has no context tokens: set it "

@@ -27,9 +27,11 @@ from transformers import (
 )
 from transformers.models.deepseek_vl.image_processing_pil_deepseek_vl import DeepseekVLImageProcessorPil
 from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
+from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
 from cambrian_gaze.data.conversation import IMAGE_TOKEN
 from cambrian_gaze.models.configuration import CambrianGazeConfig
+from cambrian_gaze.models.generation_settings import settle
 from cambrian_gaze.models.lineage import parent, write_lineage
 from cambrian_gaze.models.modeling import CambrianGazeForConditionalGeneration
 from cambrian_gaze.models.processing import CambrianGazeProcessor
@@ -50,10 +52,12 @@ def export_dense(layout: str, source: Path | str, out: Path | str) -> Path:
         raise ValueError(f"{source} cannot be written as {layout}: " + "; ".join(reasons))
     with new_folder(out) as folder:
         model = CambrianGazeForConditionalGeneration.from_pretrained(source, dtype="auto")
+        processor = CambrianGazeProcessor.from_pretrained(source)
+        settle(model, processor.tokenizer)
         dense = to_llava(model) if layout == "llava" else to_deepseek_vl(model)
         dense.generation_config = model.generation_config
         dense.save_pretrained(folder)
-        _processor(layout, CambrianGazeProcessor.from_pretrained(source), config, folder)
+        _processor(layout, processor, config, folder)
         write_lineage(folder, f"export, {layout}", [parent("model", source)])
     return Path(out)
 
@@ -159,21 +163,22 @@ def _built(
 
 
 def _processor(layout: str, own: CambrianGazeProcessor, config: CambrianGazeConfig, folder: Path) -> None:
-    """Write a processor that makes the same pixels of a square picture and the same ids of messages. Around others it
-    pads with 127 where ours pads with 128, and DeepSeek-VL's resizes before it pads."""
-    images = own.image_processor
+    """Write a processor that makes the same ids of messages and the same pixels; but DeepSeek-VL's, where ours pads,
+    resizes before it pads."""
+    images, pads = own.image_processor, own.image_aspect_ratio == "pad"
     side = config.vision_config.image_size
     common = {"image_mean": images.image_mean, "image_std": images.image_std, "size": {"height": side, "width": side}}
     if layout == "llava":
         crop = {"do_center_crop": False, "crop_size": common["size"]}
-        image_processor = LlavaImageProcessorPil(**common, **crop, do_pad=True)
+        image_processor = LlavaImageProcessorPil(**common, **crop, do_pad=pads)
         options = {"patch_size": config.vision_config.patch_size, "vision_feature_select_strategy": "full"}
         options |= {"image_token": IMAGE_TOKEN}
         processor = LlavaProcessor(image_processor, own.tokenizer, chat_template=own.chat_template, **options)
     else:
         own.tokenizer.save_pretrained(folder)
         tokenizer = AutoTokenizer.from_pretrained(folder, extra_special_tokens={"image_token": IMAGE_TOKEN})
-        image_processor = DeepseekVLImageProcessorPil(**common, do_pad=True)
+        kind = DeepseekVLImageProcessorPil if pads else SiglipImageProcessorPil  # which stretches
+        image_processor = kind(**common)
         tokens = config.grid[0] * config.grid[1]
         processor = DeepseekVLProcessor(
             image_processor, tokenizer, chat_template=own.chat_template, num_image_tokens=tokens

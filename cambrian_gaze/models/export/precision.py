@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from cambrian_gaze.extras import require
+from cambrian_gaze.models.generation_settings import settle
 from cambrian_gaze.models.lineage import parent, write_lineage
 from cambrian_gaze.models.modeling import CambrianGazeForConditionalGeneration
 from cambrian_gaze.models.processing import CambrianGazeProcessor
@@ -26,9 +27,10 @@ def export_precision(kind: str, source: Path | str, out: Path | str) -> Path:
     quantised already, or that has layers which cannot be.
     """
     with new_folder(out) as folder:
-        model = _loaded(kind, source)
+        model, processor = _loaded(kind, source), CambrianGazeProcessor.from_pretrained(source)
+        settle(model, processor.tokenizer)
         model.save_pretrained(folder, max_shard_size="1000GB")
-        CambrianGazeProcessor.from_pretrained(source).save_pretrained(folder)
+        processor.save_pretrained(folder)
         write_lineage(folder, f"export, {kind}", [parent("model", source)])
     return Path(out)
 

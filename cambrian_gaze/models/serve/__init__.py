@@ -1,2 +1,3 @@
-"""A chat endpoint in the form of OpenAI's API: `chat.py` answers requests, `stop.py` ends them at stop texts, and
-`server.py` speaks HTTP."""
+"""A chat endpoint in the form of OpenAI's API: `fields.py` and `media.py` check a request, `chat.py` answers it,
+`stop.py` ends answers at stop texts, `app.py` speaks HTTP on Starlette, `protocol.py` bounds what slow clients may
+take, and `server.py` runs it all on uvicorn."""

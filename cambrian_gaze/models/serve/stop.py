@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -39,6 +40,16 @@ class StopText(StoppingCriteria):
         """Whether a stop text is in these tokens, special ones counted as text."""
         text = self._tokenizer.decode(ids)
         return any(stop in text for stop in self._stops)
+
+
+class Halted(StoppingCriteria):
+    """Ends generation at the next token once an event is set: nobody waits for the answer any more."""
+
+    def __init__(self, event: threading.Event) -> None:
+        self._event = event
+
+    def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs: Any) -> Tensor:
+        return torch.full((len(input_ids),), self._event.is_set(), dtype=torch.bool, device=input_ids.device)
 
 
 class Saying(TextStreamer):

@@ -1,0 +1,72 @@
+"""Counting, from the masks of `masks.py`, what a layer attended to: of text queries and of each row's last query.
+
+Shapes: B rows, H query heads, G KV heads, Q queries, S keys, T queries that choose, C queries that are counted.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from cambrian_gaze.attention.context import GazeContext
+from cambrian_gaze.attention.masks import MaskedRows
+from cambrian_gaze.gaze.layout import CONTEXT, TEXT, VISUAL
+from cambrian_gaze.gaze.visibility import regions_offered
+
+_COUNTED = "rows that are counted"
+
+
+def count_masked(ctx: GazeContext, layer: int, heads: int, regions: Tensor | None, tokens: Tensor | None) -> None:
+    """Count the pairs that entered the softmax.
+
+    Args:
+        regions: int64 [B, H or G, T, K], what the queries int64 [B, T] (`tokens`) chose, -1 for none; None: the layer
+            does not choose.
+    """
+    if _COUNTED not in ctx.prepared:
+        at = _counted(ctx)
+        ctx.prepared[_COUNTED] = at, MaskedRows(ctx.layout.tokens(at), ctx.key_layout, ctx.config)
+    at, rows = ctx.prepared[_COUNTED]
+    chosen = None if regions is None else at_queries(regions, tokens, ctx.layout.shape[1], at)
+    keys, queries = ctx.key_layout, rows.queries
+    counts, before = [], []
+    for block, end in rows.blocks(heads):
+        allowed = rows.allowed(block, end, chosen)
+        counts.append([(allowed & (keys.role == role)[:, None, None]).sum(-1) for role in (VISUAL, CONTEXT, TEXT)])
+        mine = queries.tokens(block)
+        earlier = (keys.index[:, None, :] <= mine.index[:, :, None]) & (keys.role == VISUAL)[:, None, :]
+        before.append((earlier & (keys.sample[:, None, :] == mine.sample[:, :, None])).sum(-1))
+    visual, context, text = (
+        torch.cat(parts, dim=-1).repeat_interleave(heads // parts[0].shape[1], dim=1)
+        for parts in zip(*counts, strict=True)
+    )
+    seen = torch.cat(before, dim=-1)
+    chosen = every_region(ctx, at) if chosen is None else chosen
+    ctx.recorder.record(layer, chosen, visual, context, text, seen, (queries.role == TEXT) & (seen > 0))
+
+
+def at_queries(regions: Tensor, tokens: Tensor, length: int, at: Tensor | None = None) -> Tensor:
+    """Regions int64 [B, H or G, T, K] of the queries int64 [B, T] among all `length`, as those of all or of the
+    queries `at`, int64 [B, C]; -1 for those that chose nothing."""
+    place = tokens.new_full((len(tokens), length), -1)
+    place.scatter_(1, tokens, torch.arange(tokens.shape[1], device=tokens.device).expand_as(tokens))
+    place = (place if at is None else place.gather(1, at))[:, None, :, None]
+    taken = regions.gather(2, place.clamp(min=0).expand(-1, regions.shape[1], -1, regions.shape[3]))
+    return taken.masked_fill(place < 0, -1)
+
+
+def every_region(ctx: GazeContext, at: Tensor | None = None) -> Tensor:
+    """The "choice" of a layer that does not route: all regions offered, int64 [B, 1, Q, R]; of the queries int64
+    [B, C], where given."""
+    offered = regions_offered(ctx.layout if at is None else ctx.layout.tokens(at), ctx.config)
+    return torch.arange(offered.shape[2], device=offered.device).where(offered, -1)[:, None]
+
+
+def _counted(ctx: GazeContext) -> Tensor:
+    """int64 [B, C]: text queries and the last one, which is last here too, filled up with others before them."""
+    last = torch.arange(ctx.layout.shape[1], device=ctx.layout.role.device) == ctx.layout.shape[1] - 1
+    wanted = last.expand(ctx.layout.shape)
+    if not ctx.recorder.last_only:
+        wanted = wanted | (ctx.layout.role == TEXT)
+    most = int(wanted.sum(1).max())
+    return wanted.to(torch.uint8).argsort(dim=1, stable=True)[:, -most:]
