@@ -77,9 +77,6 @@ class GazeContext:
     key_layout: TokenLayout
     """Layout of the keys that a backend is handed, in their order."""
 
-    hidden: Tensor | None = None
-    """bool [B, R], regions that text queries are not offered, although they lie before them."""
-
     cache: PagedCache | None = None
     """The gaze cache, already extended by this call's tokens."""
 
@@ -106,6 +103,9 @@ class GazeContext:
 
     shards: SequenceShards | None = None
     """How the tokens are spread over ranks, under sequence parallelism. The layouts are of all tokens all the same."""
+
+    hidden: Tensor | None = None
+    """bool [B, R], regions that text queries are not offered, although they lie before them."""
 
     prepared: dict[str, Any] = field(default_factory=dict)
     """What the backend derived from the layouts once for all layers."""

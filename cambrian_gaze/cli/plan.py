@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -45,9 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         configs.append(words.pop(0))
     parser = build_parser()
     # As `train` has it: hyphens and underscores mean the same.
-    words = [
-        re.sub(r"(?<=\w)-(?=\w)", "_", word) if word.startswith("--") and "=" not in word else word for word in words
-    ]
+    words = [_underscored(word) if word.startswith("--") else word for word in words]
     options, flags = parser.parse_known_args(words)
     if not configs:
         parser.error("name at least one configuration, before the options")
@@ -69,6 +66,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         partial.write_text(json.dumps([plan.as_dict() for plan in plans], indent=2) + "\n", encoding="utf-8")
         os.replace(partial, options.json)
     return 0
+
+
+def _underscored(flag: str) -> str:
+    name, equals, value = flag[2:].partition("=")
+    return f"--{name.replace('-', '_')}{equals}{value}"
 
 
 def table(plan: Plan) -> str:

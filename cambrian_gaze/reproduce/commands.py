@@ -81,7 +81,7 @@ def steps(chain: Chain, options: Options) -> list[Step]:
     answers = ["--model", str(found[-1].output), "--num_processes", str(options.gpus)]
     if options.benchmarks is not None:
         answers += ["--data_root", str(options.benchmarks)]
-    if chain.is_video:
+    if chain.is_video and "video_max_frames" not in chain.row.frame_options():
         answers += ["--video_max_frames", str(frames_of(chain.runs[-1].values, options))]
     if options.preset == "tiny":
         answers += ["--max_new_tokens", "4", "--batch_size", "8"]

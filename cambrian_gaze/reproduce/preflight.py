@@ -58,8 +58,11 @@ def _of_benchmarks(chain: Chain, options: Options) -> list[str]:
     if root is None:
         remedy = "videos are read from local copies: give --data_root (eval/README.md lists them)"
         return [remedy] if chain.is_video else []
-    wanted = dict.fromkeys(benchmark.source.dataset for benchmark in chain.table.benchmarks)
-    return [f"{root / dataset} (benchmark)" for dataset in wanted if not _holds_anything(root / dataset)]
+    # A dataset that has moved may lie under any of its names.
+    wanted = dict.fromkeys(tuple(p.dataset for p in benchmark.source.places) for benchmark in chain.table.benchmarks)
+    return [
+        f"{root / names[0]} (benchmark)" for names in wanted if not any(_holds_anything(root / name) for name in names)
+    ]
 
 
 def _holds_anything(folder: Path) -> bool:

@@ -159,6 +159,7 @@ _OPPOSITE = {"unfreeze_language_model"}
 
 OWN_CHOICES: Mapping[str, tuple[tuple[str, ...], str]] = {
     "version": (("chatml", "qwen", "qwen_2"), "prompts are in Qwen's ChatML in both stages"),
+    "image_aspect_ratio": (("pad", "square"), f"{_ONE_PICTURE}; pad or square"),
     "mm_projector_type": (
         ("mlp2x_gelu", "conv3x3_mlp2x_gelu", "avgpool2_mlp2x_gelu", "maxpool2_mlp2x_gelu"),
         "the projector is mlp2x_gelu, or one of conv3x3_, avgpool2_ and maxpool2_mlp2x_gelu with 4 times fewer tokens",

@@ -149,6 +149,7 @@ def prepare(
         expected_missing=expected_missing(train_data, args),
         origin=origin_of(run) if args.should_save else None,
     )
+    trainer.get_optimizer_cls_and_kwargs(args, model)  # Raises where its package is missing.
     if eval_data is not None:
         trainer.get_eval_dataloader()  # Raises where they cannot be evaluated.
     trainer.fits_save_steps = run.sources.get("save_steps") != COMMAND_LINE

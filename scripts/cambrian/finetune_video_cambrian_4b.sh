@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Stage 2 of Cambrian-4B on videos. Environment: see scripts/launch.sh.
 #   scripts/cambrian/finetune_video_cambrian_4b.sh [ROW] [--key value ...]
-# ROW: dense (20K), dense_4k, gaze_4k (default), gaze_2k
+# ROW: dense, dense_4k, gaze_4k (default), gaze_2k
 set -euo pipefail
 row=gaze_4k
 if [[ $# -gt 0 && $1 != -* ]]; then

@@ -1,4 +1,4 @@
-"""The flex backend: its blocks and mask function against the masked backend's mask, outputs against the oracle (forward
+"""The flex backend: its blocks and mask function against the mask over all pairs, outputs against the oracle (forward
 on a CPU, where FlexAttention has no gradients; gradients on a GPU), no recompilation, and what it refuses."""
 
 import dataclasses
@@ -8,11 +8,13 @@ import pytest
 import torch
 import torch._dynamo.testing
 
-from cambrian_gaze.attention import GazeRecorder, attend, flex, masked, prepare, registry
+from cambrian_gaze.attention import GazeRecorder, attend, flex, prepare, registry
+from cambrian_gaze.attention.counted import at_queries
 from cambrian_gaze.gaze.config import GazeConfig, RegionBudget
 from cambrian_gaze.gaze.oracle import oracle_attention
 from tests._layouts import build, draw_case, draw_tensors
 from tests.attention._run import SCALING, context, gradients, real, reference, run
+from tests.attention._square import square_mask
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
@@ -67,15 +69,17 @@ def visible_by_blocks(ctx, mask, blocks, heads):
     ids=str,
 )
 def test_blocks_and_mask_function_are_the_mask(options):
-    """Pair by pair the mask of the masked backend, over blocks that are skipped, whole and partial."""
+    """Pair by pair the mask over all pairs, over blocks that are skipped, whole and partial."""
     config, layout, (q, k, _) = with_blocks(text=140, **options)
     ctx = prepare(context(layout, config), CPU, torch.float32)
-    other = prepare(context(layout, dataclasses.replace(config, backend="masked")), CPU, torch.float32)
-    want, regions = masked._allowed(q, k, other, 0, SCALING)
+    want = square_mask(layout, config, None)
     if config.routes(0):
         router, rows = ctx.prepared["router"], ctx.prepared["rows"]
         asking = q.gather(2, rows[:, None, :, None].expand(-1, 4, -1, 16))
-        selected = flex.as_mask(router.choose(0, asking, k, layout.region, SCALING), layout.num_regions)
+        regions = router.choose(0, asking, k, layout.region, SCALING)
+        want = square_mask(layout, config, at_queries(regions, rows, layout.shape[1]))
+        want = want.repeat_interleave(4 // want.shape[1], dim=1)
+        selected = flex.as_mask(regions, layout.num_regions)
         mask = ctx.prepared["routed"](selected, torch.arange(4) // (4 // selected.shape[1]))
         blocks = ctx.prepared["routed_blocks"]
     else:

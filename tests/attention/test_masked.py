@@ -4,7 +4,6 @@ import dataclasses
 
 import pytest
 import torch
-from torch.nn.functional import scaled_dot_product_attention
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -13,23 +12,11 @@ from cambrian_gaze.attention.bench_cases import Case
 from cambrian_gaze.attention.blocks import PlainBlocks
 from cambrian_gaze.gaze.config import GazeConfig, RegionBudget
 from cambrian_gaze.gaze.layout import PAD
-from cambrian_gaze.gaze.routing import as_mask
-from cambrian_gaze.gaze.visibility import offered_any, regions_offered, routable, structure
+from cambrian_gaze.gaze.visibility import offered_any, regions_offered
 from cambrian_gaze.models.cache import GazeCache
 from tests._layouts import build, draw_case
-from tests.attention._run import SCALING, context, gradients, real, reference, run
-
-
-def square(q, k, v, layout, config, regions):
-    """Attention under the mask of all pairs; regions: int64 [B, H, Q, K], or None."""
-    allowed = structure(layout, layout, config)[:, None]
-    if regions is not None:
-        at_key = layout.region.clamp(min=0)[:, None, None].expand(*regions.shape[:3], -1)
-        chosen = as_mask(regions, layout.num_regions).gather(-1, at_key)
-        allowed = allowed & (chosen | ~routable(layout, layout, config)[:, None])
-    k, v = (x.repeat_interleave(q.shape[1] // k.shape[1], dim=1) for x in (k, v))
-    return scaled_dot_product_attention(q, k, v, attn_mask=allowed, scale=SCALING)
-
+from tests.attention._run import context, gradients, real, reference, run
+from tests.attention._square import square_attention
 
 OPTIONS = [
     {},
@@ -70,7 +57,7 @@ def test_equals_the_square(monkeypatch, options, left, block):
     regions = None
     if saved:
         regions = masked.at_queries(saved[0], tokens_that_choose(layout, config), layout.shape[1])
-    want = square(*inputs, layout, config, regions)
+    want = square_attention(*inputs, layout, config, regions)
     assert torch.allclose(got[where], want[where], atol=1e-12)
     for a, b in zip(gradients(got, inputs, where), gradients(want, inputs, where), strict=True):
         assert torch.allclose(a, b, atol=1e-12)

@@ -11,7 +11,7 @@ from cambrian_gaze.evaluation.results import journals
 from tests.evaluation._interrupted import Interrupter
 
 KILLS = 20
-TASKS = "mme,mmbench_en,mmvp,mmmu_val,mlvu"
+TASKS = "mme,mmbench_en,mmvp,mmmu_val,mlvu,nextqa,tempcompass"
 
 
 def answers(output: Path) -> dict[str, bytes]:
@@ -35,7 +35,7 @@ def test_killed_and_resumed(tiny, data_root: Path, tmp_path: Path) -> None:
 
     assert interrupter.run(arguments("whole"), world=1)
     expected = answers(tmp_path / "whole")
-    assert len(expected) == 10
+    assert len(expected) == 14
 
     chance = random.Random(0)
     for worlds, last in (((1,), 2), ((2, 1), 1)):

@@ -112,7 +112,7 @@ def test_ablations_have_the_published_averages_and_options_that_make_their_kv_si
     [({"average": "median"}, "average must be"), ({"columns": ["gqaa"]}, "no benchmark fills the columns gqaa"),
      ({"average_of": ["mmvp"]}, "not in columns"), ({"rows": [{"name": "x"}]}, "row 1: a row holds"),
      ({"rows": [{"name": "x", "kv_size": "1", "paper": {"gqq": 1}}]}, "unknown columns: gqq"),
-     ({"averages": {"gqa": "mean"}}, "must hold"), ({"colour": "red"}, "must hold"),
+     ({"averages": {"gqa": "mean"}}, "gqa is the name of a column and an average"), ({"colour": "red"}, "must hold"),
      ({"rows": [{"name": "x", "kv_size": "1", "paper": {}, "model_args": {"video_frames": 3}}]}, "row 1: model_args")],
 )  # fmt: skip
 def test_bad_tables_are_named(change: dict, message: str, tmp_path: Path) -> None:

@@ -169,7 +169,7 @@ def test_continued_answers_and_masks_of_answers(processor):
 
 
 def test_padding_and_truncation(processor):
-    rows = [ask(noise(0)), ask(text="a much longer question, without a picture" * 4)]
+    rows = [ask(noise(0)), ask(text="a much longer question, without a picture" * 12)]
 
     def call(**options):
         return processor.apply_chat_template(rows, tokenize=True, **options)

@@ -8,7 +8,7 @@ from tests.evaluation._data_root import write_data_root
 from tests.training._runs import write_data
 
 
-def write_folder(root: Path) -> Path:
+def write_folder(root: Path, benchmarks: bool = True) -> Path:
     """Records of every run, their pictures and a clip, and copies of all benchmarks."""
     records = write_data(root / "images", list("iiititii"))
     shutil.copy(records, root / "align.jsonl")
@@ -20,5 +20,6 @@ def write_folder(root: Path) -> Path:
     turns = [{"from": "human", "value": "<video>\nRead B3"}, {"from": "gpt", "value": "B3 7"}]
     clips = [{"id": str(number), "video": "clip", "conversations": turns} for number in range(6)]
     (root / "video.jsonl").write_text("".join(json.dumps(clip) + "\n" for clip in clips))
-    write_data_root(root / "benchmarks")
+    if benchmarks:
+        write_data_root(root / "benchmarks")
     return root

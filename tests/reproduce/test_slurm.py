@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from cambrian_gaze.cli.main import main
+from cambrian_gaze.evaluation.tables import read_table
+from cambrian_gaze.reproduce import run
 from tests.reproduce._data import write_folder
 from tests.training._runs import ROOT
 from tests.training.test_launchers import stand_in
@@ -35,8 +37,13 @@ def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def words(tmp_path: Path) -> list[str]:
-    data = write_folder(tmp_path / "data")
+def words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The command for a tiny row, its plan made in this process; benchmarks that are there and not read."""
+    monkeypatch.setattr(run, "run_command", main)
+    data = write_folder(tmp_path / "data", benchmarks=False)
+    for benchmark in read_table(ROOT / "eval" / "tables" / "table1.yaml").benchmarks:
+        (data / "benchmarks" / benchmark.source.dataset).mkdir(parents=True, exist_ok=True)
+        (data / "benchmarks" / benchmark.source.dataset / "data").touch()
     options = ["--preset", "tiny", "--data", str(data), "--work", str(tmp_path / "work")]
     return ["reproduce", "table1", "--row", ROW, "--slurm", "--gpus", "2", *options]
 

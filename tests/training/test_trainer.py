@@ -248,6 +248,11 @@ def test_a_short_run_has_checkpoints_on_its_way(pages: Path, tmp_path: Path, cap
     assert [path.name for path in (tmp_path / "flag").glob("checkpoint-*")] == ["checkpoint-24"]
 
 
+def test_an_optimizer_that_is_not_installed_is_said_before_training(pages: Path, tmp_path: Path, capsys) -> None:
+    assert run.main(flags(pages, tmp_path, optim="grokadamw")) == 2
+    assert "pip install grokadamw" in capsys.readouterr().err
+
+
 def test_the_layer_of_the_tower_is_checked(pages: Path, tmp_path: Path) -> None:
     run.prepare(config.load(flags(pages, tmp_path, mm_vision_select_layer=-1)))
     with pytest.raises(ValueError, match="mm_vision_select_layer -2: the model reads its output after the last norm"):
