@@ -109,7 +109,9 @@ class FlopsModel:
             projector_per_image=projector,
         )
 
-    def total(self, tokens: float, squared_tokens: float, images: float, supervised: float | None = None) -> float:
+    def total(
+        self, tokens: float, squared_tokens: float, images: float, supervised: float | None = None
+    ) -> float:
         """FLOPs of a batch: its tokens, the sum of (tokens of a row)², its images and frames, and how many tokens the
         output layer is computed for (default: all)."""
         flops = self.per_token * tokens + self.per_squared_token * squared_tokens + self.per_image * images

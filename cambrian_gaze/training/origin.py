@@ -18,7 +18,9 @@ _NOT_SEEN = ("eval_data_path", "max_quarantined_share", "quarantine_log")
 def origin_of(run: RunConfig) -> dict[str, Any]:
     """`parents` and `data` of the lineage that is written beside the run's checkpoints. Reads the parents' weights and
     the record files once."""
-    parents = [parent(role, name) for field, role in PARENTS.items() if (name := getattr(run.model, field)) is not None]
+    parents = [
+        parent(role, name) for field, role in PARENTS.items() if (name := getattr(run.model, field)) is not None
+    ]
     if run.model.preset is not None and run.model.model_name_or_path is None:
         parents.insert(0, {"role": "preset, fresh weights", "name": run.model.preset})
     values = {k: v for k, v in dataclasses.asdict(run.data).items() if k not in (*_PLACES, *_NOT_SEEN)}

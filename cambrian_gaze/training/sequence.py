@@ -29,7 +29,9 @@ def sequence_group(args: TrainingArguments, model: PreTrainedModel) -> SequenceG
     text = model.config.get_text_config()
     check_heads(text.num_attention_heads, text.num_key_value_heads, size)
     limit = timedelta(seconds=args.ddp_timeout)
-    groups = [dist.new_group(range(first, first + size), timeout=limit) for first in range(0, args.world_size, size)]
+    groups = [
+        dist.new_group(range(first, first + size), timeout=limit) for first in range(0, args.world_size, size)
+    ]
     return SequenceGroup(groups[args.data_parallel_rank])
 
 

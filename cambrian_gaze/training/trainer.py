@@ -39,7 +39,6 @@ from cambrian_gaze.training.sequence import check_same_batches, sequence_group
 FEWEST_SEEN = 100
 """As long as fewer samples were seen, `max_quarantined_share` is of these, or of an epoch that has fewer."""
 
-
 class CambrianTrainer(CheckpointedTrainer):
     """Takes this package's `TrainingArguments`, and a model with `gaze`, `return_gaze` and `num_items_in_batch`."""
 
