@@ -209,7 +209,8 @@ def test_trl_trains(processor, pictures, form, tmp_path):
 def test_compiled_as_a_whole(batch, backend):
     from cambrian_gaze.models.presets import preset
 
-    model = make_model(text_config=preset("tiny")["text_config"] | {"num_hidden_layers": 1}).train()
+    parts = ("text_config", "vision_config")  # one layer each: Inductor compiles every graph as C++
+    model = make_model(**{part: preset("tiny")[part] | {"num_hidden_layers": 1} for part in parts}).train()
     labels = batch["input_ids"].masked_fill((batch["mm_token_type_ids"] != 0) | (batch["attention_mask"] == 0), -100)
 
     def step(call):
