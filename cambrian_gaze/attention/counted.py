@@ -10,7 +10,7 @@ from torch import Tensor
 
 from cambrian_gaze.attention.context import GazeContext
 from cambrian_gaze.attention.masks import MaskedRows
-from cambrian_gaze.gaze.layout import CONTEXT, TEXT, VISUAL
+from cambrian_gaze.gaze.layout import CONTEXT, PAD, TEXT, VISUAL
 from cambrian_gaze.gaze.visibility import regions_offered
 
 _COUNTED = "rows that are counted"
@@ -31,7 +31,8 @@ def count_masked(ctx: GazeContext, layer: int, heads: int, regions: Tensor | Non
     keys, queries = ctx.key_layout, rows.queries
     counts, before = [], []
     for block, end in rows.blocks(heads):
-        allowed = rows.allowed(block, end, chosen)
+        # The masks let padding see all keys, so that its softmax is a number; it attends to nothing.
+        allowed = rows.allowed(block, end, chosen) & (queries.role[:, block] != PAD)[:, None, :, None]
         counts.append([(allowed & (keys.role == role)[:, None, None]).sum(-1) for role in (VISUAL, CONTEXT, TEXT)])
         mine = queries.tokens(block)
         earlier = (keys.index[:, None, :] <= mine.index[:, :, None]) & (keys.role == VISUAL)[:, None, :]

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from cambrian_gaze.cli.arguments import device, positive
+from cambrian_gaze.cli.arguments import positive
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--runs", nargs="+", default=[], metavar="DIR", help="outputs of `cambrian-gaze eval run` to stand beside"
     )
-    parser.add_argument("--device", type=device, help="cpu, cuda, cuda:1, …; default: cuda where there is one")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1, …; default: cuda where there is one")
 
 
 def run(arguments: argparse.Namespace, gaze: dict[str, Any]) -> int:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cambrian_gaze.cli import eval_cost, eval_lmms, eval_routing
-from cambrian_gaze.cli.arguments import add_system, add_video, device, positive, sampling_from
+from cambrian_gaze.cli.arguments import add_system, add_video, positive, sampling_from
 
 ACTIONS = {
     "run": "answer benchmarks with a model, and score the answers",
@@ -132,9 +132,7 @@ def _add_run(parser: argparse.ArgumentParser, limited: str) -> None:
     )
     add_video(parser)
     add_system(parser)
-    parser.add_argument(
-        "--device", type=device, help="cpu, cuda, cuda:1, …; default: cuda where there is one, one per process"
-    )
+    parser.add_argument("--device", help="cpu, cuda, cuda:1, …; default: cuda where there is one, one per process")
 
 
 def _add_gaze(parser: argparse.ArgumentParser) -> None:

@@ -24,6 +24,7 @@ from cambrian_gaze.training.checkpoint import (
     read_marker,
 )
 from cambrian_gaze.training.guarded import GuardedTrainer
+from cambrian_gaze.training.pickles import check_checkpoint
 from cambrian_gaze.training.resume import VIEW, drop_universal, is_universal, zero_stage
 
 logger = logging.getLogger(__name__)
@@ -55,6 +56,11 @@ class CheckpointedTrainer(GuardedTrainer):
             if self.is_world_process_zero():
                 drop_universal(checkpoint)
             self.wait_for_all()
+
+    def _load_best_model(self) -> None:
+        """As Trainer's; where the best one lies is what `trainer_state.json` says, so it is checked as well."""
+        check_checkpoint(self.state.best_model_checkpoint)
+        super()._load_best_model()
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         """The rank's own generators as they were; on another number of ranks new ones from seed, step and rank."""

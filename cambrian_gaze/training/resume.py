@@ -29,6 +29,7 @@ from cambrian_gaze.training.checkpoint import (
 )
 from cambrian_gaze.training.config import RunConfig
 from cambrian_gaze.training.continuation import check_continues
+from cambrian_gaze.training.pickles import check_checkpoint
 
 logger = logging.getLogger(__name__)
 
@@ -72,8 +73,9 @@ def checkpoint_to_resume(run: RunConfig) -> str | None:
     """The folder that the run continues from: the checkpoint named, or with `auto_resume` the last complete one; or a
     view of it, where DeepSpeed's files were written by other ranks or another ZeRO stage.
 
-    Raises: ValueError where the named one is not complete, this run cannot load its optimizer's state, its
-    configuration would have no effect, or `output_dir` holds later ones than that from which it would begin.
+    Raises: PickleError where loading it may run code; ValueError where the named one is not complete, this run cannot
+    load its optimizer's state, its configuration would have no effect, or `output_dir` holds later ones than that from
+    which it would begin.
     """
     args = run.training
     found = first_rank_decides(lambda: _loadable(run))
@@ -120,6 +122,7 @@ def _loadable(run: RunConfig) -> str | None:
         _check_is_last(folder, args.output_dir)
     if folder is None:
         return None
+    check_checkpoint(folder)
     for applied in check_continues(run, folder):
         logger.warning("from here on another value is in force: %s", applied)
     logger.warning("continuing from %s", folder)

@@ -18,7 +18,6 @@ from tests._layouts import build, draw_case
 from tests.attention._run import context, gradients, real, reference, run
 from tests.attention._square import square_attention
 
-
 OPTIONS = [
     {},
     {"visual_queries": "unit"},

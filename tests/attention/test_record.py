@@ -101,3 +101,20 @@ def test_mass_inside_the_chosen_regions_is_that_of_dense_attention(backend):
     assert 0 < last / 4 < 1
     run(q[:, :, -1:].expand_as(q).contiguous(), key, v, layout, config, mass=mass)
     assert (mass[1][0] / mass[1][1]).item() == pytest.approx((last / 4).item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("backend", CPU_BACKENDS)
+@pytest.mark.parametrize("dense_layers", [(), (0,)])
+def test_a_last_token_of_padding_attends_to_nothing(backend, dense_layers):
+    config = GazeConfig(
+        image=RegionBudget((1, 2, 2), top_k=2), num_context_tokens=1, backend=backend, dense_layers=dense_layers
+    )
+    row = [("image", (1, 4, 4)), ("text", (3,))]
+    layout = build([[row], [row[:1]]], config).layout()
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(2, n, layout.shape[1], DIM, generator=generator) for n in (4, 2, 2))
+    recorder = GazeRecorder()
+    run(q, k, v, layout, config, recorder=recorder)
+    last = recorder.layers[0]
+    assert last.text[0].eq(3).all()
+    assert not any(x[1].any() for x in (last.visual, last.context, last.text))

@@ -86,8 +86,8 @@ def test_what_cannot_be_answered_is_named_and_the_others_are_answered(
     assert answer(model_dir, records, "--batch_size", "4") == 1
     said = capsys.readouterr()
     assert ids() == ["0", "8"] and "7 records were not answered" in said.out
-    for row, reason in {2: "late.png", 3: "text.png", 4: "JSON", 5: "positions", 6: "conversations", 7: "outside",
-                        8: "placeholders"}.items():  # fmt: skip
+    reasons = ("late.png", "text.png", "JSON", "positions", "conversation is empty", "outside", "placeholders")
+    for row, reason in enumerate(reasons, 2):
         (line,) = (line for line in said.err.splitlines() if f"records.jsonl, row {row}:" in line)
         assert reason in line
 

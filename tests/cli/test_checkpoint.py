@@ -1,8 +1,10 @@
+import json
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
+from transformers import TrainerState
 
 from cambrian_gaze.cli.main import main
 from cambrian_gaze.models.lineage import LINEAGE, write_lineage
@@ -40,9 +42,10 @@ def output_dir(tmp_path: Path) -> Path:
         save_file({"a": torch.zeros(2)}, folder / "model.safetensors")
         (folder / "config.json").write_text("{}")
         (folder / "optimizer.pt").write_bytes(b"state")
-        (folder / "data_position.json").write_text("{}")
+        (folder / "data_position.json").write_text(json.dumps({"epoch": 0, "packs": 0, "step": step}))
         BadSteps(tmp_path, 20.0, 10).save(folder)
-        (folder / "trainer_state.json").write_text('{"log_history": [{"loss": 1.25}, {"eval_loss": 3}]}')
+        history = [{"loss": 1.25, "step": step}, {"eval_loss": 3, "step": step}]
+        TrainerState(global_step=step, max_steps=8, log_history=history).save_to_json(folder / "trainer_state.json")
         if step != 6:
             mark_complete(folder, step, world_size=2, zero_stage=2)
     save_file({"a": torch.ones(2)}, tmp_path / "checkpoint-8" / "model.safetensors")

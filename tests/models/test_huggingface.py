@@ -21,8 +21,8 @@ def close():
         torch.manual_seed(1)
         other.lm_head.weight.add_(0.4 * torch.randn_like(other.lm_head.weight))
     # Otherwise transformers drafts up to 20 tokens for each that is taken, and more from call to call.
-    drafts = {"num_assistant_tokens": 3, "num_assistant_tokens_schedule": "constant", "assistant_confidence_threshold": 0}
-    other.generation_config.update(**drafts)
+    drafts = {"num_assistant_tokens": 3, "num_assistant_tokens_schedule": "constant"}
+    other.generation_config.update(**drafts, assistant_confidence_threshold=0)
     return other
 
 

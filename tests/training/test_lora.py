@@ -192,9 +192,9 @@ def test_generate_merge_and_push_on_the_command_line(
     assert capsys.readouterr().out == expected
     assert main(["merge", "--model", str(base), "--adapter", str(tuned), "--out", out]) == 1
     assert "not an empty folder" in capsys.readouterr().err
-    assert main(["generate", "--model", str(tuned), *asked]) == 1
+    assert main(["generate", "--model", str(tuned), *asked]) == 2
     assert f"give --model {base} --adapter {tuned}" in capsys.readouterr().err
-    assert main(["generate", "--model", str(base), "--adapter", str(base), *asked]) == 1
+    assert main(["generate", "--model", str(base), "--adapter", str(base), *asked]) == 2
     assert "holds no adapter_config.json" in capsys.readouterr().err
     assert main(["merge", "--model", out, "--adapter", str(tuned), "--out", str(tmp_path / "twice")]) == 1
     assert "was trained on" in capsys.readouterr().err and not (tmp_path / "twice").exists()

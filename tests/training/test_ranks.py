@@ -72,7 +72,9 @@ def test_a_rank_leaves_its_process_group_at_the_end(monkeypatch: pytest.MonkeyPa
     from cambrian_gaze.training import run
 
     done = []
-    monkeypatch.setattr(run, "train", lambda *_: done.append("trained"))
+    monkeypatch.setattr(run, "first_rank_decides", lambda decide: decide())
+    monkeypatch.setattr(run, "prepare", lambda *_: (None, None))
+    monkeypatch.setattr(run, "finish", lambda *_: done.append("trained"))
     monkeypatch.setattr(run.dist, "is_initialized", lambda: True)
     monkeypatch.setattr(run.dist, "destroy_process_group", lambda: done.append("left"))
     assert run.main([f"--output_dir={tmp_path}", "--use_cpu"]) == 0

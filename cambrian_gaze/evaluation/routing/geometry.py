@@ -5,21 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from cambrian_gaze.data.aspect import check_aspect
+
 if TYPE_CHECKING:
     import numpy as np
 
 Box = Sequence[int]
 """(item, frame0, frame1, top, left, bottom, right) in tokens of the grid, ends exclusive."""
-ASPECTS = ("pad", "square")
 
 
 def shown(size_wh: tuple[int, int], aspect: str = "pad") -> tuple[float, float, float, float]:
     """What the token grid spans, (x0, y0, x1, y1) in pixels of the picture: under "square" (stretched) the picture,
     under "pad" the square that it stands in the middle of, which reaches beyond it on two sides."""
-    if aspect not in ASPECTS:
-        raise ValueError(f"image_aspect_ratio is {aspect!r}; known: {', '.join(ASPECTS)}")
     width, height = size_wh
-    if aspect == "square":
+    if check_aspect(aspect) == "square":
         return 0.0, 0.0, float(width), float(height)
     side = max(width, height)
     left, top = (side - width) // 2, (side - height) // 2  # as `pad_to_square` places it

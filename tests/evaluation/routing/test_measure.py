@@ -23,6 +23,11 @@ def place(row: int, column: int) -> list[int]:
     return [x + 3, y + 3, x + 17, y + 3, x + 17, y + 17, x + 3, y + 17]
 
 
+@pytest.fixture(autouse=True)
+def padded(tiny, monkeypatch) -> None:
+    monkeypatch.setattr(tiny[1], "image_aspect_ratio", "pad")
+
+
 @pytest.fixture
 def record(tmp_path) -> RoutingRecord:
     noise = np.random.default_rng(0).integers(0, 255, (40, 80, 3), dtype=np.uint8)

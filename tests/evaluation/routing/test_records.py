@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cambrian_gaze.data.images import pad_to_square
+from cambrian_gaze.data.aspect import pad_to_square, region_pixels
 from cambrian_gaze.evaluation.routing.captions import phrase_of_tokens
 from cambrian_gaze.evaluation.routing.geometry import covered, shown
 from cambrian_gaze.evaluation.routing.masks import read_mask
@@ -110,5 +110,17 @@ def test_fractions_of_pixels_count() -> None:
     mask = np.ones((3, 3), dtype=bool)
     boxes = [(0, 0, 1, y, x, y + 1, x + 1) for y in range(2) for x in range(2)]
     assert covered(mask, boxes, (2, 2), "square").tolist() == [2.25] * 4
-    with pytest.raises(ValueError, match="image_aspect_ratio is 'anyres'"):
+    with pytest.raises(ValueError, match="image_aspect_ratio 'anyres'"):
         shown((3, 3), "anyres")
+
+
+@pytest.mark.parametrize("aspect", ["pad", "square"])
+def test_regions_lie_where_their_pictures_are_drawn(aspect: str) -> None:
+    """Where borders fall on pixels, areas are those of `region_pixels`, cut to the picture."""
+    boxes = [(0, 0, 1, y, x, y + 1, x + 1) for y in range(4) for x in range(4)]
+    for width, height in ((80, 40), (40, 80), (80, 80)):
+        areas = covered(np.ones((height, width), dtype=bool), boxes, (4, 4), aspect)
+        for box, area in zip(boxes, areas, strict=True):
+            x0, y0, x1, y1 = region_pixels(box[3:], (4, 4), (width, height), aspect)
+            inside = max(0, min(x1, width) - max(x0, 0)) * max(0, min(y1, height) - max(y0, 0))
+            assert area == pytest.approx(inside)
