@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from cambrian_gaze.models.cache import GazeCache
+from cambrian_gaze.models.hf_internals import CACHE
 from cambrian_gaze.models.paging import PagedGazeCache, parse_size
 from tests.models._streams import Stream, cast, cuts_of_kind, drawn, real_places
 from tests.models.conftest import ask, make_model, noise
@@ -86,7 +87,7 @@ def test_beams(model, videos, beams):
     paged = model.generate(**videos, **options, gaze_offload=pool_of(model, videos, 0.2, beams))
     assert torch.equal(paged.sequences, resident.sequences)
     assert paged.gaze_paging.evictions > 0 and paged.gaze_paging.hits > 0
-    cache = paged.cache
+    cache = paged[CACHE]
     assert cache.row_of is not None and cache.layers[0].stores["keys"].data.shape[0] == 2 * beams
 
 
@@ -274,5 +275,5 @@ def test_pinned_pages_on_a_gpu(videos, granularity, beams):
         **batch, **options, gaze_offload=pool_of(model, videos, 0.2, beams), return_dict_in_generate=True
     )
     assert torch.equal(paged.sequences, resident)
-    store = paged.cache.layers[0].stores["keys"]
-    assert store.data.is_pinned() and paged.cache.layers[0].pool.buffers[0].is_cuda
+    store = paged[CACHE].layers[0].stores["keys"]
+    assert store.data.is_pinned() and paged[CACHE].layers[0].pool.buffers[0].is_cuda
