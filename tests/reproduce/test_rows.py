@@ -89,7 +89,7 @@ def test_what_is_wrong_is_named(capsys: pytest.CaptureFixture, monkeypatch: pyte
     assert main(["reproduce", "table1", "--row", ROW, *options]) == 2
     error = capsys.readouterr().err
     assert f"row {ROW!r} of table1 lacks data" in error
-    for name in ("align.jsonl", "finetune.jsonl", "images", "benchmarks/lmms-lab/MME"):
+    for name in ("align.jsonl", "finetune.jsonl", "images", "benchmarks/lmms-lab-encoder/MME"):
         assert str(tmp_path / "no data" / name) in error
     assert not (tmp_path / "runs").exists() and not (tmp_path / "checkpoints").exists()
     for words in ([], ["table1"], ["--row", ROW], ["table1", "--row", ROW, "--preset", "tiny"]):
