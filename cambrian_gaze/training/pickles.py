@@ -25,12 +25,23 @@ LARGEST = 64 * 2**20
 
 _DTYPES = "float64 float32 float16 bfloat16 float8_e4m3fn float8_e5m2 int64 int32 int16 int8 uint8 bool"
 _STORAGES = "Double Float Half BFloat16 Long Int Short Char Byte Bool Untyped"
-VALUES = frozenset({*(f"torch {name}" for name in _DTYPES.split()), *(f"torch {s}Storage" for s in _STORAGES.split())})
-"""Globals that are values, and are not called."""
+_STATES = "subclass_8bit OptimState8bit,subclass_4bit OptimState4bit,subclass_fp8 OptimStateFp8"
+VALUES = frozenset(
+    {
+        *(f"torch {name}" for name in _DTYPES.split()),
+        *(f"torch {name}Storage" for name in _STORAGES.split()),
+        *(f"torchao.optim.{name}" for name in _STATES.split(",")),
+    }
+)
+"""Globals that are values, and are not called by the pickle: types of numbers, and the tensors in which torchao's
+optimizers of 8 and 4 bits keep their states."""
 CALLED = frozenset(
     {
         *("collections OrderedDict", "torch Size", "torch device", "_codecs encode"),
         *("torch._utils _rebuild_tensor_v2", "torch._utils _rebuild_parameter"),
+        # Of tensors of other types; torch's own weights-only reader takes them, too.
+        *("torch._tensor _rebuild_from_type_v2", "torch._utils _rebuild_wrapper_subclass"),
+        "torch.serialization _get_layout",
         *("deepspeed.runtime.fp16.loss_scaler LossScaler", "deepspeed.runtime.fp16.loss_scaler DynamicLossScaler"),
         *("deepspeed.runtime.zero.config ZeroStageEnum", "deepspeed.utils.tensor_fragment fragment_address"),
     }
