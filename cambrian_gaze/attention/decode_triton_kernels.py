@@ -55,8 +55,8 @@ def select(
         out = tl.load(hidden + (b * POOLS + pool) * R + r, mask=r < R, other=1) != 0
         mine = tl.where(there & (out == 0)[None, :], rank, -1)
         least = tl.zeros([SP], tl.int64)
-        for step in tl.static_range(32):
-            higher = least | (1 << (31 - step))
+        for step in range(32):  # a loop: laid out in a row, its steps spill registers
+            higher = least | (tl.full([SP], 1, tl.int64) << (31 - step))
             reach = tl.sum((mine >= higher[:, None]).to(tl.int32), 1)
             least = tl.where(reach >= most, higher, least)
         above, level = (mine > least[:, None]).to(tl.int32), (mine == least[:, None]).to(tl.int32)
