@@ -44,7 +44,7 @@ check() {
     [ "$status" = 0 ] || failed=1
 }
 if [ "$#" = 0 ]; then set -- tests; fi
-check tests "$VENV/bin/python" -m pytest -m "not slow and not gpu" "$@"
+check tests "$VENV/bin/python" -m pytest "${IN_PARALLEL[@]}" -m "not slow and not gpu" "$@"
 check quickstart "$VENV/bin/cambrian-gaze" quickstart --smoke --force --output_dir "$OUT/quickstart"
 
 echo

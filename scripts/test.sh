@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Style, import floors and the default tests, in .venv. Arguments go to pytest:
+# Style, import floors and the default tests, in .venv, a file of tests on each core at a time. Arguments go to pytest:
 #   ./scripts/test.sh -k layout
 #   ./scripts/test.sh -m slow       another selection of tests
+#   ./scripts/test.sh -n 0          one test after the other, in pytest's own process
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/lib/venv.sh"
 
@@ -9,4 +10,4 @@ ensure_venv test
 cd "$REPO"
 "$VENV/bin/python" -m ruff check .
 "$VENV/bin/lint-imports" --no-cache
-"$VENV/bin/python" -m pytest -m "not slow and not gpu" "$@"
+"$VENV/bin/python" -m pytest "${IN_PARALLEL[@]}" -m "not slow and not gpu" "$@"

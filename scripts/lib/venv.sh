@@ -9,6 +9,9 @@ VENV="${CAMBRIAN_GAZE_VENV:-$REPO/.venv}"
 # another file of this kind; empty, the newest of everything that pyproject.toml takes.
 CONSTRAINTS="${CONSTRAINTS-$REPO/requirements/lock.txt}"
 
+# Arguments for pytest: a file of tests on each core at a time.
+IN_PARALLEL=(-n auto --maxprocesses 8 --dist loadfile)
+
 _find_python() {
     local candidate
     for candidate in "${PYTHON:-python3}" python3.13 python3.12 python3.11 python3.10; do

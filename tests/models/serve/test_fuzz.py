@@ -234,6 +234,13 @@ def test_slow_clients_keep_nobody_waiting(server: ChatServer) -> None:
         connection.close()
 
 
+@pytest.fixture
+def endless(chat: ChatModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Answers end at their limit alone: at random, an end token comes soon."""
+    monkeypatch.setattr(chat.model.generation_config, "eos_token_id", None)
+
+
+@pytest.mark.usefixtures("endless")
 @pytest.mark.parametrize("stream", [False, True])
 def test_clients_that_go_away_free_their_slot(server: ChatServer, stream: bool) -> None:
     """Three, of which one is answered and two wait; each would take many seconds."""
@@ -306,6 +313,7 @@ def test_what_is_too_much_is_refused_for_now(chat: ChatModel, start: Any) -> Non
         connection.close()
 
 
+@pytest.mark.usefixtures("endless")
 def test_the_end_of_the_server_is_told(chat: ChatModel, start: Any) -> None:
     """To one that is answered whole, one that waits for its stream, and one that streams."""
 
