@@ -102,7 +102,7 @@ def check_pytest(words: list[str]) -> None:
         if word == "-m":
             known = {marker.split(":")[0] for marker in PYPROJECT["tool"]["pytest"]["ini_options"]["markers"]}
             assert set(re.findall(r"\w+", next(arguments))) - {"not", "and", "or"} <= known
-        elif word == "-k":
+        elif word in ("-k", "-n"):
             next(arguments)
         elif not word.startswith("-"):
             assert (ROOT / word.split("::")[0]).exists(), f"no tests at {word}"
