@@ -45,7 +45,7 @@ class TaskArguments:
             raise ValueError(f"{' and '.join(given)}: without effect, since eval_tasks names no benchmark")
         if self.eval_tasks_limit < 0 or (self.eval_tasks_steps is not None and self.eval_tasks_steps < 1):
             raise ValueError(
-                "eval_tasks_limit must be 0 (all) or a number of scoring groups, eval_tasks_steps a number of steps from 1, "
+                "eval_tasks_limit must be 0 (all) or more scoring groups, eval_tasks_steps a number of steps from 1, "
                 f"got {self.eval_tasks_limit} and {self.eval_tasks_steps}"
             )
 
