@@ -133,7 +133,12 @@ class BenchmarkParts:
                 f"its videos are read from a local copy only; unpack {dataset} in ROOT/{dataset} and set "
                 "eval_tasks_data_root: ROOT"
             )
-        rows = sound_rows(benchmark, options.data_root)
+        try:
+            rows = sound_rows(benchmark, options.data_root)
+        except ValueError as error:
+            if options.data_root is not None:
+                raise
+            raise ValueError(f"{error}; local copies are read from eval_tasks_data_root") from error
         numbers = fixed_part(benchmark, rows, options.limit)
         # One process looks for all: the pictures and videos are the same files.
         if problems := check_media(benchmark, rows, numbers=numbers) if self.ranks.first else []:

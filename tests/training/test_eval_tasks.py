@@ -3,10 +3,12 @@
 The benchmarks here are scripted; `tests/cli/test_train.py` answers real ones.
 """
 
+import contextlib
 import dataclasses
 import json
 import random
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,6 +21,8 @@ from cambrian_gaze.training import config
 from cambrian_gaze.training.config import ConfigError, RunConfig
 from cambrian_gaze.training.log import read_log
 from cambrian_gaze.training.run import main, prepare, train
+from cambrian_gaze.training.samples import looking
+from cambrian_gaze.training.task_scores import TaskScores
 from tests.training._ranks import launch
 from tests.training._runs import ROOT, flags, run, write_data
 
@@ -203,6 +207,48 @@ def test_the_training_is_the_same_with_them_and_resumes(pages: Path, tmp_path: P
     assert again.asked == [3, 4, 5, 6, 7, 8], "eval_on_start: where it goes on"
     assert trainer.state.best_metric == 50.0, "of the attempt before"
     assert trainer.state.best_model_checkpoint == str(tmp_path / "parts" / "checkpoint-3")
+
+
+def test_the_generators_are_as_they_were() -> None:
+    model = SmallModel().train()
+    model.frozen.eval()
+    before = (torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate())
+    with looking(model):
+        assert not model.training
+        Scripted({}).scores(model, None, 1, lambda what: None)
+    after = (torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate())
+    assert torch.equal(before[0], after[0]) and before[1:] == after[1:]
+    assert model.training and not model.frozen.training
+
+
+class SmallModel(torch.nn.Module):
+    device = torch.device("cpu")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.frozen = torch.nn.Linear(1, 1)
+
+
+def test_it_is_asked_with_the_weights_that_an_optimizer_evaluates() -> None:
+    """Schedule-free optimizers train other weights than those that they end with."""
+    order: list[str] = []
+
+    class Benchmarks(Scripted):
+        def scores(self, *what: Any) -> dict[str, float]:
+            order.append("asked")
+            return {"mme_score": 1.0}
+
+    trainer = SimpleNamespace(
+        model=SmallModel(),
+        processing_class=None,
+        optimizer=SimpleNamespace(eval=lambda: order.append("weights")),
+        state=SimpleNamespace(global_step=2, max_steps=8),
+        watchdog=SimpleNamespace(beat=print),
+        compute_loss_context_manager=contextlib.nullcontext,
+    )
+    assert TaskScores(trainer, Benchmarks({}), None).measure("eval") == {"eval_mme_score": 1.0}
+    assert order == ["weights", "asked"]
+    assert TaskScores(trainer, Benchmarks({}), 4).measure("eval") == {} and order == ["weights", "asked"]
 
 
 def scripted_run(argv: list[str]) -> int:
