@@ -209,6 +209,16 @@ def test_the_training_is_the_same_with_them_and_resumes(pages: Path, tmp_path: P
     assert trainer.state.best_model_checkpoint == str(tmp_path / "parts" / "checkpoint-3")
 
 
+def test_a_best_figure_is_not_compared_with_another_kind(pages: Path, tmp_path: Path) -> None:
+    options = {"load_best_model_at_end": True, "eval_tasks": "mme", "metric_for_best_model": "mme_score"}
+    train(config.load(flags(pages, tmp_path / "run", **options | {"max_steps": 3})), benchmarks=Scripted({3: 50.0}))
+    for key, value in {"eval_tasks_limit": 7, "metric_for_best_model": "mme_low"}.items():
+        with pytest.raises(ValueError, match=f"other values, which it keeps: {key}: .* then, {value} now"):
+            prepare(config.load(flags(pages, tmp_path / "run", **options | {key: value})), benchmarks=Scripted({}))
+    unled = {"eval_tasks": "mme", "eval_tasks_limit": 7}
+    prepare(config.load(flags(pages, tmp_path / "run", **unled)), benchmarks=Scripted({}))
+
+
 def test_the_generators_are_as_they_were() -> None:
     model = SmallModel().train()
     model.frozen.eval()
