@@ -56,7 +56,7 @@ if [[ -n ${HOSTFILE:-} ]]; then
   [[ -z ${MASTER_ADDR:-} ]] || options+=(--master_addr "$MASTER_ADDR")
   [[ -z ${MASTER_PORT:-} ]] || options+=(--master_port "$MASTER_PORT")
   [[ -z ${NODE_RANK:-} ]] || options+=(--no_ssh --node_rank "$NODE_RANK")
-  exec "$PYTHON" -m deepspeed.launcher.runner "${options[@]}" --module cambrian_gaze.training.run "$@"
+  exec "$PYTHON" -m deepspeed.launcher.runner "${options[@]}" --module cambrian_gaze.cli.train "$@"
 fi
 
 options=(--nproc_per_node "$nproc")
@@ -74,4 +74,4 @@ if ((nnodes > 1)); then
 else
   options+=(--standalone)
 fi
-exec "$PYTHON" -m cambrian_gaze.training.agent "${options[@]}" -m cambrian_gaze.training.run "$@"
+exec "$PYTHON" -m cambrian_gaze.training.agent "${options[@]}" -m cambrian_gaze.cli.train "$@"

@@ -162,7 +162,7 @@ def check_training(arguments: list[str]) -> None:
 def check_launcher(words: list[str]) -> None:
     """`torchrun … -m MODULE ARGUMENTS` (or `deepspeed`, `accelerate launch`) of this project's training."""
     where = words.index("-m") if "-m" in words else words.index("--module")
-    assert words[where + 1].startswith("cambrian_gaze.training."), words
+    assert words[where + 1] == "cambrian_gaze.cli.train", words
     assert (ROOT / (words[where + 1].replace(".", "/") + ".py")).is_file()
     check_training(words[where + 2 :])
 

@@ -26,7 +26,7 @@ COMMANDS: dict[str, Command] = {
     ),
     "init": Command("make a model folder from a language model and a SigLIP tower", "cambrian_gaze.cli.init:main"),
     "convert": Command("convert checkpoints from and to Cambrian's layout", "cambrian_gaze.cli.convert:main"),
-    "train": Command("train from a YAML config: stage 1 or stage 2", "cambrian_gaze.training.launch:main"),
+    "train": Command("train from a YAML config: stage 1 or stage 2", "cambrian_gaze.cli.train:main"),
     "plan": Command("say what training runs will take: memory, FLOPs, hours", "cambrian_gaze.cli.plan:main"),
     "merge": Command("add a LoRA adapter into the weights of its model", "cambrian_gaze.cli.merge:main"),
     "generate": Command("answer a prompt about images with a saved model", "cambrian_gaze.cli.generate:main"),

@@ -102,6 +102,11 @@ def answer_questions(
     return [journal[question.key] for question in questions if question.key in journal]
 
 
+def check_answerable(model: Any, processor: Any, question: Question, options: AnswerOptions) -> None:
+    """Raises ValueError where a question cannot be asked: a medium that cannot be read, too many tokens."""
+    _inputs(model, processor, [question], options, None)
+
+
 def answer_records(
     model: Any,
     processor: Any,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from cambrian_gaze.data.records import RecordError
@@ -38,6 +39,14 @@ def examine(benchmark: Benchmark, data_root: str | None) -> tuple[list[str], int
     return problems, len(rows), rows.revision
 
 
+def sound_rows(benchmark: Benchmark, data_root: str | Path | None) -> Rows:
+    """The rows of a benchmark of which something can be asked. Raises ValueError with what is wrong with them."""
+    rows = Rows(benchmark, data_root)
+    if problems := check_schema(benchmark, rows):
+        raise ValueError("; ".join(problems))
+    return rows
+
+
 def check_schema(benchmark: Benchmark, rows: Rows) -> list[str]:
     """Fields that are missing, and values of the wrong kind. Each is fatal: nothing could be asked."""
     missing = sorted(set(benchmark.fields) - rows.columns)
@@ -67,11 +76,18 @@ def check_counts(benchmark: Benchmark, rows: Rows) -> list[str]:
     return problems + _shown([f"id {name!r} occurs more than once" for name in same])
 
 
-def check_media(benchmark: Benchmark, rows: Rows, progress: Callable[[int], object] | None = None) -> list[str]:
-    """Pictures and videos that cannot be read; questions and answers that cannot be made of their row."""
+def check_media(
+    benchmark: Benchmark,
+    rows: Rows,
+    progress: Callable[[int], object] | None = None,
+    numbers: Sequence[int] | None = None,
+) -> list[str]:
+    """Pictures and videos that cannot be read; questions and answers that cannot be made of their row. Of all rows, or
+    of those with these `numbers`."""
     problems = []
     once = FrameSampling(video_max_frames=1)
-    for number, row in enumerate(rows):
+    for number in range(len(rows)) if numbers is None else numbers:
+        row = rows[number]
         if benchmark.keep is None or benchmark.keep(row):
             try:
                 for protocol in PROTOCOLS:

@@ -117,6 +117,14 @@ class Journal:
         self.close()
 
 
+class KeptAnswers(dict[str, dict[str, Any]]):
+    """A journal without a file: what is answered again in any case need not survive the process."""
+
+    def append(self, entry: dict[str, Any]) -> None:
+        """Keep an entry under its `key`."""
+        self[entry["key"]] = entry
+
+
 @contextmanager
 def alone(path: str | Path) -> Iterator[None]:
     """Holds a lock that ends with this process. Raises ValueError where another process holds it."""

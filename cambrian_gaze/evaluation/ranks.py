@@ -49,14 +49,20 @@ class Ranks:
 
     def merged(self, errors: dict[str, str]) -> dict[str, str]:
         """The errors of all processes by task; of several about one task, the first process's."""
-        if self.world == 1:
-            return errors
-        from accelerate.utils import gather_object
-
         merged: dict[str, str] = {}
-        for one in gather_object([errors]):
+        for one in self.gathered(errors):
             merged = one | merged
         return merged
+
+    def gathered(self, one: Any) -> list[Any]:
+        """What each process has, in their order, on all of them. A collective."""
+        if self.world == 1:
+            return [one]
+        import torch.distributed as dist
+
+        found: list[Any] = [None] * self.world
+        dist.all_gather_object(found, one)
+        return found
 
     def bar(self, items: Iterable[Any], what: str) -> Any:
         """The items, with a progress bar in the first process."""

@@ -19,7 +19,7 @@ from cambrian_gaze.data.video import FrameSampling
 from cambrian_gaze.evaluation.answers import AnswerOptions, answer_questions
 from cambrian_gaze.evaluation.benchmarks.declare import Benchmark
 from cambrian_gaze.evaluation.benchmarks.rows import Rows
-from cambrian_gaze.evaluation.doctor import check_schema
+from cambrian_gaze.evaluation.doctor import sound_rows
 from cambrian_gaze.evaluation.fingerprint import processor_fingerprint, weights_fingerprint
 from cambrian_gaze.evaluation.journal import Journal, alone
 from cambrian_gaze.evaluation.ranks import Ranks
@@ -101,10 +101,7 @@ def _prepare(options: RunOptions, ranks: Ranks, errors: dict[str, str]) -> list[
         for protocol in options.protocols:
             with _kept(task_name(benchmark, protocol), errors):
                 if rows is None:
-                    rows = Rows(benchmark, options.data_root)
-                    problems = check_schema(benchmark, rows)
-                    if problems:
-                        raise ValueError("; ".join(problems))
+                    rows = sound_rows(benchmark, options.data_root)
                 samples = read_samples(benchmark, protocol, rows)
                 tasks.append(_Task(benchmark, protocol, rows, first_groups(samples, options.limit), len(samples)))
     return tasks

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -27,14 +28,15 @@ class Sample:
     """Fingerprints of its pictures and videos."""
 
 
-def read_samples(benchmark: Benchmark, protocol: str, rows: Rows) -> list[Sample]:
-    """The samples of a benchmark in the order of its rows.
+def read_samples(benchmark: Benchmark, protocol: str, rows: Rows, numbers: Sequence[int] | None = None) -> list[Sample]:
+    """The samples of a benchmark in the order of its rows; with `numbers`, those of these rows.
 
     Raises: ValueError naming the row where two have one id; MediaError where a file is missing.
     """
     samples: list[Sample] = []
     seen: dict[str, int] = {}
-    for number, row in enumerate(rows):
+    for number in range(len(rows)) if numbers is None else numbers:
+        row = rows[number]
         if benchmark.keep is not None and not benchmark.keep(row):
             continue
         identity = benchmark.identity(row, number)
@@ -55,6 +57,36 @@ def read_samples(benchmark: Benchmark, protocol: str, rows: Rows) -> list[Sample
 def sample_group(benchmark: Benchmark, row: Row, number: int) -> str:
     """The scoring group of a row: by itself where the benchmark names none."""
     return str(number) if benchmark.group is None else benchmark.group(row)
+
+
+def fixed_part(benchmark: Benchmark, rows: Rows, limit: int) -> list[int]:
+    """Numbers of the rows of `limit` scoring groups, in their order; of all groups for 0.
+
+    A group's digest draws it, so that the part neither depends on the order of the rows nor ever changes. The strata
+    give one in turn: a figure that is made of all of them keeps its scale.
+
+    Raises: ValueError where `limit` leaves strata out, or there is nothing to answer.
+    """
+    numbers: dict[str, list[int]] = {}
+    strata: dict[str, list[tuple[str, str]]] = {}
+    for number, row in enumerate(rows):
+        if benchmark.keep is not None and not benchmark.keep(row):
+            continue
+        name = benchmark.identity(row, number) if benchmark.group is None else benchmark.group(row)
+        if name not in numbers:
+            drawn = hashlib.sha256(f"{benchmark.name} {name}".encode()).hexdigest()
+            strata.setdefault(benchmark.stratum(row), []).append((drawn, name))
+        numbers.setdefault(name, []).append(number)
+    if not numbers:
+        raise ValueError(f"{rows.source.dataset} has no row that {benchmark.name} asks about")
+    if 0 < limit < len(strata):
+        raise ValueError(
+            f"a part of {limit} scoring groups leaves out some of the {len(strata)} categories of {benchmark.name}; "
+            f"take at least {len(strata)}"
+        )
+    turns = sorted((turn, *one) for groups in strata.values() for turn, one in enumerate(sorted(groups)))
+    chosen = [name for _, _, name in turns[: limit or None]]
+    return sorted(number for name in chosen for number in numbers[name])
 
 
 def shard(samples: Sequence[Sample], rank: int, world: int) -> list[Sample]:

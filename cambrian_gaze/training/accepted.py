@@ -20,7 +20,7 @@ IN_EFFECT: dict[str, tuple[str, ...]] = {
     "batches": ("per_device_train_batch_size", "gradient_accumulation_steps", "per_device_eval_batch_size"),
     "the optimizer's groups": ("learning_rate", "weight_decay", "max_grad_norm"),
     "the schedule of learning rates": ("lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps"),
-    "the device and its arithmetic": ("bf16", "tf32", "use_cpu", "torch_compile", "use_liger_kernel"),
+    "the device and its arithmetic": ("bf16", "tf32", "use_cpu", "torch_compile"),
     "recomputing activations": ("activation_checkpointing", "gradient_checkpointing"),
     "logs": (
         *("logging_strategy", "logging_steps", "logging_first_step", "log_on_each_node", "log_level"),
@@ -41,6 +41,10 @@ _FSDP = (
     "shard with DeepSpeed instead (train/deepspeed/zero2.json): checkpoints, bad steps and learning rates by module "
     "are not made for FSDP"
 )
+_LIGER = (
+    "Liger patches the model families that it knows, and this is none of them; the memory that its fused cross-entropy "
+    "saves is saved in any case: training computes head and loss in chunks of tokens, and keeps no logits"
+)
 _EXACT = "batches follow a plan that resumes exactly, on any number of workers and ranks"
 
 REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
@@ -50,6 +54,8 @@ REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
     "bf16_full_eval": ((False,), "an evaluation within training has the training's precision (bf16)"),
     "fp16_full_eval": ((False,), "an evaluation within training has the training's precision (fp16)"),
     "use_cache": ((False,), "a training step keeps no cache; the saved model's own setting stays as it is"),
+    "use_liger_kernel": ((False,), _LIGER),
+    "liger_kernel_config": ((None, {}), _LIGER),
     "auto_find_batch_size": (
         (False,),
         "it would change the global batch; `cambrian-gaze plan` says what fits, and global_batch_size holds the batch "
@@ -114,10 +120,14 @@ def _evaluates(args: Any) -> bool:
     return _word(args.eval_strategy) != "no" or bool(args.do_eval)
 
 
-def _follows_a_metric(args: Any) -> bool:
-    plateau = _word(args.lr_scheduler_type) in ("reduce_lr_on_plateau", "greedy")
-    best = _word(args.save_strategy) == "best"
-    return args.load_best_model_at_end or plateau or best
+def schedules_by_metric(args: Any) -> bool:
+    """Whether the learning rate waits for a metric at every evaluation."""
+    return _word(args.lr_scheduler_type) in ("reduce_lr_on_plateau", "greedy")
+
+
+def follows_a_metric(args: Any) -> bool:
+    """Whether anything depends on `metric_for_best_model`."""
+    return args.load_best_model_at_end or schedules_by_metric(args) or _word(args.save_strategy) == "best"
 
 
 def _reports_to(args: Any, name: str) -> bool:
@@ -154,7 +164,6 @@ CONDITIONS: tuple[Condition, ...] = (
     Condition(("activation_checkpointing_kwargs", "gradient_checkpointing_kwargs"), _recomputes,
               "gradient_checkpointing is off"),
     Condition(("torch_compile_backend", "torch_compile_mode"), lambda a: bool(a.torch_compile), "torch_compile is off"),
-    Condition(("liger_kernel_config",), lambda a: bool(a.use_liger_kernel), "use_liger_kernel is off"),
     Condition(("neftune_noise_alpha",), lambda a: a.sequence_parallel_size == 1,
               "the ranks of a sequence-parallel group would add different noise to one sample"),
     Condition(("project", "trackio_space_id", "trackio_bucket_id", "trackio_static_space_id"),
@@ -165,7 +174,7 @@ CONDITIONS: tuple[Condition, ...] = (
     Condition(("do_eval",), lambda a: _word(a.eval_strategy) != "no",
               "eval_strategy says when eval_data_path is evaluated"),
     Condition(("load_best_model_at_end",), _evaluates, "nothing is evaluated: eval_strategy is no"),
-    Condition(("metric_for_best_model", "greater_is_better"), _follows_a_metric, "nothing follows a metric: neither "
+    Condition(("metric_for_best_model", "greater_is_better"), follows_a_metric, "nothing follows a metric: neither "
               "load_best_model_at_end, nor save_strategy best, nor a schedule by a metric"),
     Condition(("dataloader_persistent_workers", "dataloader_prefetch_factor", "dataloader_multiprocessing_context"),
               lambda a: a.dataloader_num_workers > 0, "dataloader_num_workers is 0"),

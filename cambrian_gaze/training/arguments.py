@@ -17,6 +17,7 @@ from cambrian_gaze.training.gaze_arguments import GazeArguments
 from cambrian_gaze.training.group import start_cpu_group
 from cambrian_gaze.training.lora_arguments import LoraArguments
 from cambrian_gaze.training.ranks import launched_ranks
+from cambrian_gaze.training.task_arguments import TaskArguments
 
 ProjectorType = Literal["mlp2x_gelu", "conv3x3_mlp2x_gelu", "avgpool2_mlp2x_gelu", "maxpool2_mlp2x_gelu"]
 
@@ -309,6 +310,6 @@ class TrainingArguments(transformers.TrainingArguments):
 
 ARGUMENT_CLASSES: tuple[type[Any], ...] = (
     *(ModelArguments, GazeArguments, DataArguments, TrainingArguments),
-    LoraArguments,
+    *(LoraArguments, TaskArguments),
 )
 """What a configuration file may set, in the order in which `config.load` returns them."""

@@ -11,7 +11,6 @@ import dataclasses
 import difflib
 import inspect
 import json
-import logging
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,8 +30,7 @@ from cambrian_gaze.training.arguments import (
 from cambrian_gaze.training.flags import COMMAND_LINE, read_layered
 from cambrian_gaze.training.layers import ConfigError
 from cambrian_gaze.training.lora_arguments import LoraArguments
-
-logger = logging.getLogger(__name__)
+from cambrian_gaze.training.task_arguments import TaskArguments, choose_times, contradictions
 
 PATH_FIELDS = ("deepspeed", "fsdp_config", "accelerator_config")
 """Paths of configuration files: where the working directory has no such file, the YAML file's folder is tried."""
@@ -47,6 +45,7 @@ class RunConfig:
     data: DataArguments
     training: TrainingArguments
     lora: LoraArguments
+    tasks: TaskArguments
     values: dict[str, Any]
     """Key → value as written, after bases and overrides: with `sources` the record of the run."""
     sources: dict[str, str]
@@ -56,20 +55,23 @@ class RunConfig:
 def load(argv: Sequence[str]) -> RunConfig:
     """Read `[CONFIG.yaml] [--flag value …]`.
 
-    Raises: ConfigError on unknown keys, unreadable files and values of the wrong type.
+    Raises: ConfigError on unknown keys, unreadable files, values of the wrong type, and keys that contradict others.
     """
     values, sources = gather(argv)
-    _choose_evaluation(values, sources)
+    if problems := choose_times(values, sources):
+        raise ConfigError("\n".join(problems))
     tokens = [token for key, value in values.items() for token in as_tokens(key, value)]
     parser = _Parser(ARGUMENT_CLASSES, sources)
     try:
-        model, gaze, data, training, lora = parser.parse_args_into_dataclasses(tokens, look_for_args_file=False)
+        *parts, training, lora, tasks = parser.parse_args_into_dataclasses(tokens, look_for_args_file=False)
     except ConfigError:
         raise
     except (ValueError, TypeError) as error:
         places = ", ".join(sorted(set(sources.values()))) or "the defaults"
         raise ConfigError(f"{places}: {error}") from error
-    return RunConfig(model, gaze, data, training, lora, values, sources)
+    if problems := contradictions(tasks, training):
+        raise ConfigError("\n".join(problems))
+    return RunConfig(*parts, training, lora, tasks, values, sources)
 
 
 def gather(argv: Sequence[str]) -> tuple[dict[str, Any], dict[str, str]]:
@@ -140,20 +142,6 @@ def _without_effect(values: dict[str, Any]) -> list[str]:
     """Keys of `TrainingArguments` that only one value is taken of, see `accepted.REFUSED`."""
     found = [refusal(key, value) for key, value in values.items() if value is not None]
     return [text for text in found if text is not None]
-
-
-def _choose_evaluation(values: dict[str, Any], sources: dict[str, str]) -> None:
-    """Evaluation data without a strategy are evaluated after every epoch, or every `eval_steps`; a strategy without
-    data is an error."""
-    strategy = values.get("eval_strategy")
-    if values.get("eval_data_path"):
-        if strategy is None:
-            values["eval_strategy"] = "steps" if "eval_steps" in values else "epoch"
-            sources["eval_strategy"] = f"eval_data_path, {sources['eval_data_path']}"
-        elif str(strategy) in ("no", "False"):
-            logger.warning("eval_data_path is not evaluated: eval_strategy is no")
-    elif strategy is not None and str(strategy) not in ("no", "False") and not values.get("eval_tasks"):
-        raise ConfigError(f"{sources['eval_strategy']}: eval_strategy {strategy} needs eval_data_path")
 
 
 def _beside(key: str, value: Any, path: Path) -> Any:

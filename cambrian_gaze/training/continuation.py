@@ -15,7 +15,7 @@ from typing import Any
 
 from cambrian_gaze.models.lineage import read_lineage
 from cambrian_gaze.models.writing import write_json
-from cambrian_gaze.training.accepted import spelled
+from cambrian_gaze.training.accepted import follows_a_metric, spelled
 from cambrian_gaze.training.arguments import ARGUMENT_CLASSES
 from cambrian_gaze.training.checkpoint import last_complete_checkpoint
 from cambrian_gaze.training.config import RunConfig
@@ -39,6 +39,9 @@ FIXED = frozenset(
     }
 )
 """Keys whose values lie in the checkpoint's weights and in its optimizer, and stay those of the run's beginning."""
+
+MEASURES = frozenset({"metric_for_best_model", "greater_is_better", "eval_tasks_limit"})
+"""Keys of the figure that a checkpoint names as the best one so far; under others it could not be compared."""
 
 LENGTH = ("max_steps", "num_train_epochs")
 
@@ -109,7 +112,8 @@ def check_continues(run: RunConfig, checkpoint: Path) -> list[str]:
     """
     folder = checkpoint.parent
     found = differences(read_run_config(folder).get("values", {}), run, checkpoint)
-    if refused := [one for one in found if one.key in FIXED]:
+    fixed = FIXED | MEASURES if follows_a_metric(run.training) and _has_best(checkpoint) else FIXED
+    if refused := [one for one in found if one.key in fixed]:
         raise ValueError(
             f"{checkpoint} was trained with other values, which it keeps: {'; '.join(map(str, refused))}. To go on, "
             "give those of then; or begin another run: choose another output_dir (or this one by --auto_resume false, "
@@ -147,6 +151,10 @@ def write_run_config(run: RunConfig, finished_step: int | None = None) -> None:
     finished = None if finished_step is None else {"step": finished_step, "time": time.time()}
     content = {"values": run.values, "sources": run.sources, "finished": finished}
     write_json(Path(run.training.output_dir) / NAME, content)
+
+
+def _has_best(checkpoint: Path) -> bool:
+    return read_json(checkpoint / TRAINER_STATE).get("best_metric") is not None
 
 
 def _finished_step(folder: Path, before: Mapping[str, Any]) -> int | None:

@@ -49,15 +49,20 @@ def with_system(recipe: Recipe, processor: Any) -> Recipe:
     return dataclasses.replace(recipe, sources=sources)
 
 
+def frame_sampling(args: DataArguments) -> FrameSampling:
+    """Which frames of a video the run sees."""
+    return FrameSampling(
+        args.video_fps, args.video_max_frames, args.video_force_sample, args.video_backend, args.video_timeout
+    )
+
+
 def build_dataset(
     args: DataArguments, paths: list[str], processor: Any, quarantine: QuarantineLog
 ) -> MixtureDataset | StreamDataset:
     """The mixture of recipes and data files, or their stream. Raises RecipeError where only some are streamed."""
     recipe = with_system(recipe_of(paths, args.image_folder, args.video_folder), processor)
     options = dict(
-        sampling=FrameSampling(
-            args.video_fps, args.video_max_frames, args.video_force_sample, args.video_backend, args.video_timeout
-        ),
+        sampling=frame_sampling(args),
         max_length=args.max_length,
         overlong=args.overlong,
         quarantine=quarantine,

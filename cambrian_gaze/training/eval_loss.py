@@ -75,14 +75,19 @@ class LossSum:
         return report | ({f"{prefix}_quarantined": unused} if unused else {})
 
 
+def take_evaluation_weights(trainer: Any) -> None:
+    """Schedule-free optimizers keep two sets of weights; the next training step takes the others again."""
+    if callable(getattr(trainer.optimizer, "eval", None)):
+        trainer.optimizer.eval()
+
+
 def measure_loss(trainer: Any, batches: DataLoader, prefix: str) -> dict[str, float]:
     """What `LossSum` reports of a trainer's model and its share of the rows, in eval mode."""
     model = trainer._wrap_model(trainer.model, training=False)
     if not trainer.accelerator._models and model is trainer.model and not trainer.is_deepspeed_enabled:
         model = trainer.accelerator.prepare_model(model, evaluation_mode=True)
     model.eval()
-    if callable(getattr(trainer.optimizer, "eval", None)):  # Schedule-free optimizers keep two sets of weights.
-        trainer.optimizer.eval()
+    take_evaluation_weights(trainer)
     trainer.callback_handler.eval_dataloader = batches
     losses = LossSum(trainer.args.device)
     for batch in batches:

@@ -6,7 +6,7 @@ import ast
 from pathlib import Path
 from textwrap import fill
 
-SOURCES = ("arguments.py", "gaze_arguments.py", "lora_arguments.py")
+SOURCES = ("arguments.py", "gaze_arguments.py", "lora_arguments.py", "task_arguments.py")
 """Modules of the dataclasses in `arguments.ARGUMENT_CLASSES`."""
 
 USAGE = "usage: cambrian-gaze train [CONFIG.yaml] [--nproc_per_node N] [--key value …]"

@@ -5,14 +5,18 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from cambrian_gaze.training.help import short_help
 from cambrian_gaze.training.layers import ConfigError
 from cambrian_gaze.training.ranks import start_ranks
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run in this process, or replace it by a launcher of several. Returns the exit status."""
+def main(argv: Sequence[str] | None = None, benchmarks: Any = None) -> int:
+    """Run in this process, or replace it by a launcher of several. Returns the exit status.
+
+    `benchmarks`: see `run.main`, an `OpenBenchmarks`.
+    """
     argv = list(sys.argv[1:] if argv is None else argv)
     if not argv or "--help" in argv or "-h" in argv:
         print(short_help())
@@ -24,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     from cambrian_gaze.training.run import main as run
 
-    return run(argv)
+    return run(argv, benchmarks=benchmarks)
 
 
 if __name__ == "__main__":

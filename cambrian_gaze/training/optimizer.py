@@ -61,3 +61,10 @@ def parameter_groups(model: nn.Module, args: Any, decay_names: Iterable[str]) ->
             group["modules"].append(module)
     # The decoder first: Trainer logs the first group's rate as `learning_rate`.
     return sorted(groups.values(), key=lambda group: DECODER not in group["modules"])
+
+
+def frozen_parts(model: nn.Module) -> list[nn.Module]:
+    """The largest modules of which no parameter is trained."""
+    if not any(p.requires_grad for p in model.parameters()):
+        return [model]
+    return [part for child in model.children() for part in frozen_parts(child) if any(True for _ in part.parameters())]

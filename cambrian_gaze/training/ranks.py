@@ -16,6 +16,9 @@ from cambrian_gaze.training.layers import ConfigError
 FLAG = "nproc_per_node"
 """Number of processes, by torchrun's name; Accelerate's `--num_processes` is taken too."""
 
+TRAINING = "cambrian_gaze.cli.train"
+"""The module of a training run's ranks: the command, which hands in what training does not know."""
+
 
 def start_ranks(argv: Sequence[str]) -> list[str]:
     """Replace this process by a launcher where several ranks or DeepSpeed are wanted and none has started us; else
@@ -55,7 +58,7 @@ def processes_wanted(argv: Sequence[str]) -> int:
     return number
 
 
-def launch_command(processes: int, argv: Sequence[str], module: str = "cambrian_gaze.training.run") -> list[str]:
+def launch_command(processes: int, argv: Sequence[str], module: str = TRAINING) -> list[str]:
     """The command that runs `module` on `processes` ranks of this machine, on a free port."""
     agent = [sys.executable, "-m", "cambrian_gaze.training.agent"]
     return [*agent, "--standalone", "--nproc_per_node", str(processes), "-m", module, *argv]

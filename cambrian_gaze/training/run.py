@@ -37,13 +37,21 @@ from cambrian_gaze.training.requests import StopRequest
 from cambrian_gaze.training.resume import FirstRankFailed, checkpoint_to_resume, first_rank_decides
 from cambrian_gaze.training.samples import GazeSamples
 from cambrian_gaze.training.summary import write_summary
+from cambrian_gaze.training.task_scores import OpenBenchmarks, open_benchmarks, try_out
 from cambrian_gaze.training.trainer import CambrianTrainer
 
 logger = logging.getLogger(__name__)
 
 
-def main(argv: Sequence[str] | None = None, callbacks: Sequence[TrainerCallback] = ()) -> int:
-    """Parse, build, train, save. Returns the exit status."""
+def main(
+    argv: Sequence[str] | None = None,
+    callbacks: Sequence[TrainerCallback] = (),
+    benchmarks: OpenBenchmarks | None = None,
+) -> int:
+    """Parse, build, train, save. Returns the exit status.
+
+    `benchmarks` reads those that `eval_tasks` names; the command `train` hands in the evaluation's.
+    """
     argv = list(sys.argv[1:] if argv is None else argv)
     if "--help_all" in argv or "--help-all" in argv:
         print(configuration.help_text())
@@ -65,7 +73,7 @@ def main(argv: Sequence[str] | None = None, callbacks: Sequence[TrainerCallback]
             finished = first_rank_decides(lambda: finished_text(run))
             if finished is None:
                 first_rank_decides(lock.take)
-                trainer, checkpoint = prepare(run, callbacks, request)
+                trainer, checkpoint = prepare(run, callbacks, request, benchmarks)
         except FirstRankFailed:
             return 2  # The first rank has said why.
         except (ValueError, OSError, ImportError) as error:
@@ -95,7 +103,10 @@ def main(argv: Sequence[str] | None = None, callbacks: Sequence[TrainerCallback]
 
 
 def train(
-    run: RunConfig, callbacks: Sequence[TrainerCallback] = (), request: StopRequest | None = None
+    run: RunConfig,
+    callbacks: Sequence[TrainerCallback] = (),
+    request: StopRequest | None = None,
+    benchmarks: OpenBenchmarks | None = None,
 ) -> CambrianTrainer | None:
     """Run a configuration to its end, continuing from the last complete checkpoint. A `request` to stop ends it after
     a step with a checkpoint, and the model is not saved. None where the run in `output_dir` is finished already.
@@ -106,22 +117,28 @@ def train(
         return None
     with RunLock(run.training.output_dir).releasing() as lock:
         first_rank_decides(lock.take)
-        trainer, checkpoint = prepare(run, callbacks, request)
+        trainer, checkpoint = prepare(run, callbacks, request, benchmarks)
         return finish(run, trainer, checkpoint)
 
 
 def prepare(
-    run: RunConfig, callbacks: Sequence[TrainerCallback] = (), request: StopRequest | None = None
+    run: RunConfig,
+    callbacks: Sequence[TrainerCallback] = (),
+    request: StopRequest | None = None,
+    benchmarks: OpenBenchmarks | None = None,
 ) -> tuple[CambrianTrainer, str | None]:
     """The trainer of a run with its model and data, and the checkpoint that it goes on from."""
     args = run.training
     if args.process_index > 0:
         quieten()
     check_folders(run.data)
+    opened = open_benchmarks(run, benchmarks)
     checkpoint = checkpoint_to_resume(run)
     set_seed(args.seed)
     model, processor = build_model(run.model, run.gaze, args, run.lora)
     check_select_layer(run.model.mm_vision_select_layer, model.config.vision_feature_layer)
+    if opened is not None:
+        try_out(opened, model, processor)
     if args.stage == 2:
         asked = {"progressive", "random_k"} & run.values.keys()
         dense = dense_because(model.config.gaze_config, model.config.grid, run.data.video_max_frames, bool(asked))
@@ -148,6 +165,8 @@ def prepare(
         max_quarantined_share=run.data.max_quarantined_share,
         expected_missing=expected_missing(train_data, args),
         origin=origin_of(run) if args.should_save else None,
+        benchmarks=opened,
+        benchmark_steps=run.tasks.eval_tasks_steps,
     )
     trainer.get_optimizer_cls_and_kwargs(args, model)  # Raises where its package is missing.
     if eval_data is not None:

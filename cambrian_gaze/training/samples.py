@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import random
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -53,10 +54,13 @@ def looking(model: Any) -> Iterator[None]:
     modes = {module: module.training for module in model.modules()}
     model.eval()
     devices = [model.device] if model.device.type == "cuda" else []
+    plain, array = random.getstate(), np.random.get_state()
     try:
         with torch.random.fork_rng(devices), torch.no_grad():
             yield
     finally:
+        random.setstate(plain)
+        np.random.set_state(array)
         for module, training in modes.items():
             module.training = training
 

@@ -13,6 +13,7 @@ from cambrian_gaze.data.quarantine import read_quarantine
 from cambrian_gaze.training.bad_steps import LOG_NAME as BAD_STEPS
 from cambrian_gaze.training.log import LOG_NAME, read_log
 from cambrian_gaze.training.samples import FOLDER as SAMPLES
+from cambrian_gaze.training.task_arguments import FIGURES
 from cambrian_gaze.viz import html
 from cambrian_gaze.viz.charts import Series
 from cambrian_gaze.viz.html import Column
@@ -88,6 +89,11 @@ def _curves(lines: Lines, evaluations: Lines) -> list[Curve]:
         names = sorted({key for line in lines for key in line if key.startswith(prefix)})
         return [one for name in names for one in series(name, name.removeprefix(prefix))]
 
+    def task(name: str) -> Curve:
+        figures = [one for figure in FIGURES for one in series(f"{name}_{figure}", figure, evaluations)]
+        return Curve(f"Score: {name.removeprefix('eval_')}", figures, y_label="score and 95 % interval")
+
+    tasks = sorted({key.removesuffix("_score") for line in evaluations for key in line if key.endswith("_score")})
     loss = series("loss", "training") + series("eval_loss", "evaluation", evaluations)
     spread = series("routing_entropy", "entropy") + series("region_coverage", "coverage")
     spread += series("probe_mass", "dense mass in TopK")
@@ -96,6 +102,7 @@ def _curves(lines: Lines, evaluations: Lines) -> list[Curve]:
     norm = series("grad_norm", "over all ranks")
     curves = [
         Curve("Loss", loss, y_label="cross-entropy"),
+        *map(task, tasks),
         Curve("Loss by modality", family("loss/modality/"), y_label="cross-entropy"),
         Curve("Loss by source", family("loss/source/"), y_label="cross-entropy"),
         Curve("Gradient norm", norm, y_label="before clipping", log_y=True),

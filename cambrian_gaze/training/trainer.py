@@ -31,10 +31,11 @@ from cambrian_gaze.training.gaze_report import gaze_report
 from cambrian_gaze.training.keep_ratio import keep_ratio
 from cambrian_gaze.training.log import LOG_NAME, TrainLog
 from cambrian_gaze.training.meter import Meter
-from cambrian_gaze.training.optimizer import parameter_groups
+from cambrian_gaze.training.optimizer import frozen_parts, parameter_groups
 from cambrian_gaze.training.probe import MassProbe
 from cambrian_gaze.training.projector import EXPORT_NAME, export_projector
 from cambrian_gaze.training.sequence import check_same_batches, sequence_group
+from cambrian_gaze.training.task_scores import Benchmarks, TaskScores
 
 FEWEST_SEEN = 100
 """As long as fewer samples were seen, `max_quarantined_share` is of these, or of an epoch that has fewer."""
@@ -51,6 +52,8 @@ class CambrianTrainer(CheckpointedTrainer):
         max_quarantined_share: float = 1.0,
         expected_missing: ExpectedMissing = NOTHING_MISSING,
         origin: dict[str, Any] | None = None,
+        benchmarks: Benchmarks | None = None,
+        benchmark_steps: int | None = None,
         **kwargs: Any,
     ) -> None:
         """Args beyond those of `CheckpointedTrainer`, `GuardedTrainer` and `OrderedTrainer`:
@@ -59,10 +62,14 @@ class CambrianTrainer(CheckpointedTrainer):
         max_quarantined_share: the run stops with a summary beyond it; over-long samples do not count.
         expected_missing: samples without their media that do not count either.
         origin: `parents` and `data` of the lineage beside every model that is saved (`origin.py`); None: none there.
+        benchmarks: answered in each evaluation, or every `benchmark_steps` steps of those (`task_scores.py`).
         """
         model = kwargs.get("model", args[0] if args else None)
         self._saved_use_cache = getattr(model.config, "use_cache", None)
+        if benchmarks is not None and kwargs.get("eval_dataset") is None:
+            kwargs["eval_dataset"] = []  # Trainer evaluates nothing without data.
         super().__init__(*args, **kwargs)
+        self.task_scores = None if benchmarks is None else TaskScores(self, benchmarks, benchmark_steps)
         self.progressive = progressive
         self.max_quarantined_share = max_quarantined_share
         self.expected_missing = expected_missing
@@ -251,9 +258,19 @@ class CambrianTrainer(CheckpointedTrainer):
         ignore_keys: list[str] | None = None,
         metric_key_prefix: str = "eval",
     ) -> EvalLoopOutput:
-        """The loss over all supervised tokens; there are no predictions."""
-        metrics = measure_loss(self, dataloader, metric_key_prefix)
-        return EvalLoopOutput(predictions=None, label_ids=None, metrics=metrics, num_samples=len(dataloader.dataset))
+        """The loss over all supervised tokens, where there are data, and the benchmarks' scores; no predictions."""
+        samples = len(dataloader.dataset)
+        metrics = measure_loss(self, dataloader, metric_key_prefix) if samples else {}
+        if self.task_scores is not None and (scores := self.task_scores.measure(metric_key_prefix)):
+            metrics |= scores
+            samples += self.task_scores.benchmarks.questions
+        return EvalLoopOutput(predictions=None, label_ids=None, metrics=metrics, num_samples=samples)
+
+    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
+        """As Trainer's; an evaluation in which the benchmarks were not due changes nothing."""
+        if self.task_scores and self.task_scores.leaves_open(self.args.metric_for_best_model, metrics):
+            return False
+        return super()._determine_best_metric(metrics=metrics, trial=trial)
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """As Trainer's; its time does not count as training."""
@@ -295,10 +312,3 @@ class CambrianTrainer(CheckpointedTrainer):
         with self.watchdog.slowly(f"saving step {self.state.global_step}"):
             super()._save_checkpoint(model, trial)
         self.meter.exclude(time.perf_counter() - began)
-
-
-def frozen_parts(model: nn.Module) -> list[nn.Module]:
-    """The largest modules of which no parameter is trained."""
-    if not any(p.requires_grad for p in model.parameters()):
-        return [model]
-    return [part for child in model.children() for part in frozen_parts(child) if any(True for _ in part.parameters())]

@@ -22,7 +22,7 @@ OTHER_VALUES = {
     **{"fsdp": "full_shard", "fsdp_config": "fsdp.json", "accelerator_config": '{"split_batches": true}'},
     **{"hub_token": "secret", "hub_model_id": "me/mine", "hub_revision": "main", "hub_private_repo": True},
     **{"eval_accumulation_steps": 2, "optim_target_modules": "all-linear", "parallelism_config": "{}"},
-    **{"label_smoothing_factor": 0.1},
+    **{"label_smoothing_factor": 0.1, "liger_kernel_config": {"rope": True}},
 }
 
 
@@ -64,7 +64,6 @@ CONDITIONAL = [
     ({"optim": "sgd", "adam_beta1": 0.8}, "adam_beta1: .* none of Adam's kind"),
     ({"gradient_checkpointing_kwargs": {"use_reentrant": False}}, "gradient_checkpointing is off"),
     ({"torch_compile_mode": "default"}, "torch_compile is off"),
-    ({"liger_kernel_config": {"rope": True}}, "use_liger_kernel is off"),
     ({"trackio_space_id": "me/mine"}, "report_to does not name trackio"),
     ({"eval_steps": 5}, "eval_strategy is not steps"),
     ({"eval_on_start": True}, "nothing is evaluated"),
@@ -112,6 +111,18 @@ def test_where_they_have_their_effect_they_are_taken(tmp_path: Path) -> None:
         neftune_noise_alpha=5.0,
     )
     assert dataclasses.replace(args, seed=3).seed == 3, "filled in values are no contradiction"
+
+
+@pytest.mark.parametrize("flag", ["--use_liger_kernel", '--liger_kernel_config={"rope": true}'])
+def test_liger_is_refused_with_what_stands_in_for_it(flag: str, tmp_path: Path) -> None:
+    """It would need the package, or change nothing: Liger knows none of this project's models."""
+    with pytest.raises(ConfigError) as error:
+        load([flag, f"--output_dir={tmp_path}"])
+    [line] = str(error.value).splitlines()
+    assert "is not offered; Liger" in line and "head and loss in chunks" in line
+    load(["--use_liger_kernel=false", "--use_cpu", f"--output_dir={tmp_path}"])
+    with pytest.raises(ValueError, match="use_liger_kernel=true is not offered"):
+        TrainingArguments(output_dir=str(tmp_path), use_cpu=True, use_liger_kernel=True)
 
 
 def test_all_refusals_come_at_once(tmp_path: Path) -> None:

@@ -119,7 +119,7 @@ def test_it_says_which_machine_listens(tmp_path: Path) -> None:
         for part in ("--nnodes 4", "--nproc_per_node 2", "--rdzv_endpoint 10.0.0.1:1234", f"is_host={is_host}"):
             assert part in agent
         assert agent.endswith(
-            "--local_addr 10.0.0.2 -m cambrian_gaze.training.run run.yaml --seed 3 --global_batch_size 4"
+            "--local_addr 10.0.0.2 -m cambrian_gaze.cli.train run.yaml --seed 3 --global_batch_size 4"
         )
 
 

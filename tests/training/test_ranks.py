@@ -59,7 +59,7 @@ def test_the_launcher_shares_out_the_cores(monkeypatch: pytest.MonkeyPatch) -> N
     assert launch_environment(2, {"OMP_NUM_THREADS": "3"})["OMP_NUM_THREADS"] == "3"
     command = launch_command(2, ["run.yaml", "--seed=1"])
     assert command[:3] == [sys.executable, "-m", "cambrian_gaze.training.agent"]
-    assert command[-4:] == ["-m", "cambrian_gaze.training.run", "run.yaml", "--seed=1"]
+    assert command[-4:] == ["-m", "cambrian_gaze.cli.train", "run.yaml", "--seed=1"]
 
 
 def test_the_launcher_does_not_import_torch() -> None:

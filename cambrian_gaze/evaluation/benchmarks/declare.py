@@ -117,6 +117,8 @@ class Benchmark:
     column: str = ""
     """Its name in tables, where it is not `name`."""
     video: bool = False
+    judge: str = ""
+    """What its authors have a judge model decide; without one such answers are undecided, which counts as wrong."""
 
     @property
     def in_table(self) -> str:

@@ -149,6 +149,7 @@ TEMPCOMPASS_CAPTIONING = Benchmark(
     },
     score=both(tempcompass.captioning),
     video=True,
+    judge="which option a caption describes",
 )
 
 EXTRA_VIDEO_BENCHMARKS = (MVBENCH, PERCEPTIONTEST, VSIBENCH, TEMPCOMPASS_CAPTIONING)
