@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cambrian_gaze.viz.charts import Interval, Series, heat_map, interval_chart, line_chart, thinned, ticks
+from cambrian_gaze.viz.axes import ticks
+from cambrian_gaze.viz.charts import Interval, Series, heat_map, interval_chart, line_chart, spread, thinned
 from tests.viz.test_html import HOSTILE, checked
 
 finite = st.floats(-1e12, 1e12, allow_nan=False).map(lambda value: round(value, 3))
