@@ -67,11 +67,11 @@ def _fixed_k(rows: Sequence[Row]) -> Iterator[str]:
     for k in sorted({row["regions"] for row in gaze}):
         times = list(of.line(of.select(gaze, regions=k), "visual_tokens").values())
         if len(times) > 1:
-            said.append(f"{times[-1] / times[0]:.1f}× with K = {k}")
+            said.append(f"{times[-1] / times[0]:.1f}× with K fixed at {k}")
     if said and len(dense) > 1:
         sizes = sorted({row["visual_tokens"] for row in rows})
         more, longer = sizes[-1] / sizes[0], dense[-1] / dense[0]
-        yield f"over {more:g}× the visual tokens dense takes {longer:.1f}× as long, gaze {', '.join(said)}."
+        yield f"with {more:g}× the visual tokens dense takes {longer:.1f}× as long, gaze {', '.join(said)}."
 
 
 def _share(rows: Iterable[Row]) -> str:
@@ -100,9 +100,9 @@ def _attention(sections: Mapping[str, list[Row]]) -> Iterator[str]:
     for arm in dict.fromkeys(row["arm"] for row in rows):
         for mode in ("forward", "forward+backward"):
             if ratios := _ratios(of.select(rows, arm=arm, mode=mode)):
-                said.append(f"`{arm}` {mode.replace('+', ' and ')} {of.speed(ratios)}")
+                said.append(f"`{arm}` {mode.replace('+', ' and ')}: {of.speed(ratios)}")
     if said:
-        yield f"{'; '.join(said)}, over {_tokens(rows)}."
+        yield f"over {_tokens(rows)}, {'; '.join(said)}."
 
 
 def _train_step(sections: Mapping[str, list[Row]]) -> Iterator[str]:

@@ -3,7 +3,6 @@ folder of its name a page of tables per bench and the pictures."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -21,7 +20,7 @@ PAGE = "docs/benchmarks.md"
 
 DEVICES = {"cpu": "On a CPU", "cuda": "On a GPU"}
 OPENING, CLOSING = "<!-- measured -->", "<!-- /measured -->"
-HINT = "<!-- Made by `cambrian-gaze bench page` of the JSON files here; its words are in cambrian_gaze/bench/texts.py -->"
+HINT = "<!-- Made by `cambrian-gaze bench page` of the JSON files here; words: cambrian_gaze/bench/texts.py -->"
 
 Results = dict[str, dict[str, list[Run]]]
 """Bench → device → runs, in the order of the pages."""
@@ -104,26 +103,25 @@ def _front(found: Results, pictures: Mapping[tuple[str, str], Sequence[Picture]]
         for bench, runs in here.items():
             notes = dict.fromkeys(run.note for run in runs if run.note)
             said = " ".join(text[0].upper() + text[1:] for text in (*find(bench, runs), *notes))
-            bullets.append(f"- **[{TEXTS[bench].title}]({folder}/{bench}.md)**: {said}")
+            bullets.append(f"- **[{TEXTS[bench].title}]({folder}/{bench}.md).** {said}")
         parts.append("\n".join(bullets))
-        shown = [
-            _image(f"{folder}/{one.name}-{device}.svg", one.alt, f"{folder}/{bench}.md")
-            for bench in here for one in pictures[bench, device] if one.front
-        ]
-        if shown:
-            parts.append("\n".join(shown))
+        shown = [(bench, one) for bench in here for one in pictures[bench, device] if one.place is not None]
+        shown.sort(key=lambda pair: pair[1].place)
+        parts.append("\n".join(_image(one, device, f"{folder}/", f"{folder}/{bench}.md") for bench, one in shown))
     if missing := list(_missing(found)):
         parts += ["## Not measured", "\n".join(f"- {line}" for line in missing)]
-    return "\n\n".join(parts)
+    return "\n\n".join(filter(None, parts))
 
 
 def _machines(here: Mapping[str, Sequence[Run]]) -> str:
-    """Hardware, versions and day, each with the benches that ran there."""
+    """Hardware, torch and day, each with the benches that ran there; the pages of tables name all versions."""
     where: dict[str, list[str]] = {}
     for bench, runs in here.items():
         for run in runs:
-            where.setdefault(f"{measure.machine_line(run.machine)}; {run.date}", []).append(bench)
-    return " ".join(f"{', '.join(dict.fromkeys(benches))}: {machine}." for machine, benches in where.items())
+            short = {name: run.machine[name] for name in ("gpu", "cpu", "torch") if name in run.machine}
+            where.setdefault(f"{measure.machine_line(short)}; {run.date}", []).append(TEXTS[bench].title)
+    lines = (f"{', '.join(dict.fromkeys(titles))}: {machine}." for machine, titles in where.items())
+    return " ".join(lines)
 
 
 def _missing(found: Results) -> Iterator[str]:
@@ -150,7 +148,7 @@ def _tables(
     parts = [HINT, f"# {text.title}", f"[All benchmarks](../benchmarks.md). {text.intro}"]
     for device, runs in devices.items():
         parts += [f"## {DEVICES[device]}", f"As rows: [{bench}-{device}.json]({bench}-{device}.json)."]
-        parts += [_image(f"{one.name}-{device}.svg", one.alt) for one in pictures[bench, device]]
+        parts.append("\n".join(_image(one, device) for one in pictures[bench, device]))
         for run in sorted(runs, key=lambda run: _order(text, run)):
             heading, told = text.sections.get(run.section, (run.section.capitalize(), ""))
             parts += [f"### {heading}", told, f"```bash\n{run.command} --page {PAGE}\n```"]
@@ -165,7 +163,7 @@ def _order(text: Text, run: Run) -> int:
     return names.index(run.section) if run.section in names else len(names)
 
 
-def _image(address: str, alt: str, link: str | None = None) -> str:
+def _image(one: Picture, device: str, folder: str = "", link: str | None = None) -> str:
     """A picture as wide as half the page."""
-    image = element("img", src=address, alt=re.sub(r"\s+", " ", alt), width="49%")
+    image = element("img", src=f"{folder}{one.name}-{device}.svg", alt=one.alt, width="49%", align="top")
     return image if link is None else element("a", image, href=link)

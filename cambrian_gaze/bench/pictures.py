@@ -14,6 +14,12 @@ from cambrian_gaze.viz.dot_chart import Dots, Mark, bar_chart, dot_chart
 from cambrian_gaze.viz.picture import DENSE, FIRST, SECOND, THIRD, picture
 
 GRANULARITIES = {"kv_group": FIRST, "q_head": SECOND}
+FRONT = (
+    *("decode-time-bf16", "decode-over-k-bf16", "prefill-time", "prefill-memory", "decode-ratios", "attention-ratios"),
+    *("data-padding", "data-index"),
+)
+"""The pictures of the first page, two in a row."""
+
 SIDES = ("gaze slower", "gaze faster")
 
 
@@ -25,8 +31,11 @@ class Picture:
     """Of the file, without device and ending."""
     svg: str
     alt: str
-    front: bool = True
-    """Whether the first page shows it too."""
+
+    @property
+    def place(self) -> int | None:
+        """Where on the first page it stands; None: nowhere."""
+        return FRONT.index(self.name) if self.name in FRONT else None
 
 
 def draw(bench: str, runs: Sequence[Run]) -> list[Picture]:
@@ -36,7 +45,7 @@ def draw(bench: str, runs: Sequence[Run]) -> list[Picture]:
 
 
 def _lines(
-    name: str, title: str, note: str, series: Sequence[Series], *, x_label: str, y_label: str, form, front: bool = True,
+    name: str, title: str, note: str, series: Sequence[Series], *, x_label: str, y_label: str, form,
     log: bool = True, x_ticks: Sequence[float] | None = None, x_form=of.count,
 ) -> Iterator[Picture]:
     series = [one for one in series if len(one.x)]
@@ -49,7 +58,7 @@ def _lines(
         named_at_ends=True, height=290,
     )
     names = ", ".join(one.name for one in real)
-    yield Picture(name, picture(chart, title, note), f"{title}: {names}. {note}", front)
+    yield Picture(name, picture(chart, title, note), f"{title} ({note}): {names}")
 
 
 def _mebibytes(value: float) -> str:
@@ -112,7 +121,7 @@ def _attention(sections: Mapping[str, Sequence[Row]]) -> Iterator[Picture]:
     note = f"one layer, {rows[0]['text_tokens']} text tokens, {rows[0]['dtype']}"
     yield from _lines(
         "attention-memory", "Memory of attention, forward and backward", note, lines + _guide(_points(lines[1]), 1),
-        x_label="visual tokens N", y_label="memory", form=_mebibytes, front=False,
+        x_label="visual tokens N", y_label="memory", form=_mebibytes,
     )
 
 
@@ -125,7 +134,6 @@ def _points(one: Series) -> dict[float, float]:
 
 def _dots(
     name: str, title: str, note: str, cases: Mapping[str, Mapping[str, float]], marks: Mapping[str, Mark],
-    front: bool = True,
 ) -> Iterator[Picture]:
     if not any(cases.values()):
         return
@@ -133,11 +141,11 @@ def _dots(
         [Dots(label, values) for label, values in cases.items()], marks, label=title, sides=SIDES,
         x_label="time of dense / time of gaze",
     )
-    yield Picture(name, picture(chart, title, note), f"{title}: {', '.join(marks)} by case. {note}", front)
+    yield Picture(name, picture(chart, title, note), f"{title} ({note}): {', '.join(marks)}")
 
 
 def _decode(sections: Mapping[str, Sequence[Row]]) -> Iterator[Picture]:
-    for dtype, front in (("bf16", True), ("fp32", False)):
+    for dtype in ("bf16", "fp32"):
         rows = of.select(sections.get("bench decode", ()), dtype=dtype)
         dense = of.line(of.select(rows, arm="dense"), "visual_tokens")
         arms = {name: of.line(of.select(rows, granularity=name), "visual_tokens") for name in GRANULARITIES}
@@ -145,14 +153,14 @@ def _decode(sections: Mapping[str, Sequence[Row]]) -> Iterator[Picture]:
         yield from _lines(
             f"decode-time-{dtype}", "Time of a decoding step over the visual tokens",
             f"one layer of the 4B decoder, {dtype}, an eighth of the regions kept", lines + _guide(dense, 1),
-            x_label="visual tokens N", y_label="time", form=of.duration, front=front,
+            x_label="visual tokens N", y_label="time", form=of.duration,
         )
-        yield from _over_k(of.select(sections.get("bench decode shares", ()), dtype=dtype), dtype, front)
+        yield from _over_k(of.select(sections.get("bench decode shares", ()), dtype=dtype), dtype)
     yield from _fixed_k(of.select(sections.get("bench decode regions", ())))
     yield from _decode_ratios(sections)
 
 
-def _over_k(rows: Sequence[Row], dtype: str, front: bool) -> Iterator[Picture]:
+def _over_k(rows: Sequence[Row], dtype: str) -> Iterator[Picture]:
     """At the most visual tokens there are."""
     rows = of.select(rows, visual_tokens=max((r["visual_tokens"] for r in rows), default=0))
     if not rows:
@@ -165,7 +173,7 @@ def _over_k(rows: Sequence[Row], dtype: str, front: bool) -> Iterator[Picture]:
         f"decode-over-k-{dtype}", "Time of a decoding step over K",
         f"one layer of the 4B decoder, {dtype}, {tokens:,} visual tokens",
         [_series("dense", flat, DENSE), *(_series(name, arms[name], stroke) for name, stroke in GRANULARITIES.items())],
-        x_label=f"regions kept K, of {max(ks, default=0):,}", y_label="time", form=of.duration, front=front, log=False,
+        x_label=f"regions kept K, of {max(ks, default=0):,}", y_label="time", form=of.duration, log=False,
         x_form=lambda k: f"{k:,.0f}",
     )
 
@@ -182,7 +190,7 @@ def _fixed_k(rows: Sequence[Row]) -> Iterator[Picture]:
         "decode-fixed-k", "Time of a decoding step with K as a number",
         "one layer of the 4B decoder, {dtype}, {granularity}".format(**gaze[0]),
         [_series("dense", dense, DENSE), *lines, *_guide(dense, 1)], x_label="visual tokens N", y_label="time",
-        form=of.duration, front=False,
+        form=of.duration,
     )
 
 
@@ -223,7 +231,7 @@ def _train_step(sections: Mapping[str, Sequence[Row]]) -> Iterator[Picture]:
             cases[f"{row['preset']}, {name}"] = {"steps": row["ratio_to_dense"]}
     note = "{text_tokens} text and {visual_tokens:,} visual tokens, {dtype}".format(**rows[0]) if rows else ""
     title = "Whole training steps, speed beside dense"
-    yield from _dots("train-step-ratios", title, note, cases, {"steps": Mark(FIRST)}, front=False)
+    yield from _dots("train-step-ratios", title, note, cases, {"steps": Mark(FIRST)})
 
 
 def _data(sections: Mapping[str, Sequence[Row]]) -> Iterator[Picture]:
@@ -232,7 +240,7 @@ def _data(sections: Mapping[str, Sequence[Row]]) -> Iterator[Picture]:
         bars = [("eight padded to the longest", row["padded_share"], DENSE), ("packed", row["packed_share"], FIRST)]
         chart = bar_chart(bars, label="Padding", form=lambda share: f"{share:.2%}", x_label="share of all tokens")
         title, note = "Padding in a batch", row["case"]
-        yield Picture("data-padding", picture(chart, title, note), f"{title}: {note}")
+        yield Picture("data-padding", picture(chart, title, note), f"{title} ({note})")
     lines = of.select(rows, kind="lines")
     reads = of.select(lines, arm="read a row at random")
     yield from _lines(

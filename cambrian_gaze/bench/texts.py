@@ -19,26 +19,6 @@ class Text:
 
 
 TEXTS = {
-    "attention": Text(
-        "Attention of a training sample",
-        "One layer over a little text, pictures of N_v tokens in regions of 6×6 with four context tokens per 576, and "
-        "text, T tokens of text in all. Dense is plain causal attention without a mask in memory; `dense / this` is "
-        "the time of its fastest form over the row's own. The times of gaze include describing, scoring and choosing "
-        "regions; what is derived from the layout once for all layers of a forward call has a column of its own. "
-        "Errors are the largest differences from float64 under the same selection, of outputs or of dq, dk and dv. "
-        "`varlen_reference` is there to check others against and is in no picture.",
-        {"bench attention": ("All backends", "")},
-        "one layer with 32 query heads on 8 KV heads of 128, up to 147,456 visual tokens: `masked` beside `flex`, "
-        "`flash_varlen` and `triton`",
-    ),
-    "prefill": Text(
-        "Prefill of a long video",
-        "One layer's prefill without gradients: layout, descriptors, choice, attention and cache, beside causal "
-        "attention and a plain cache. Peak memory is beyond queries, keys, values and the cache left behind, the "
-        "output included. The last columns are exponents from one size to the next: time goes to N², memory to N.",
-        {"bench prefill": ("Sizes", "")},
-        "the same at the 4B decoder's sizes, 32 query heads on 8 KV heads of 128 in bf16",
-    ),
     "decode": Text(
         "Decoding",
         "One decoding step of one layer at the 4B decoder's sizes: 32 query heads on 8 KV heads of 128, regions of "
@@ -76,6 +56,26 @@ TEXTS = {
             ),
         },
         "the same steps as CUDA graphs, in plain torch and with `triton`",
+    ),
+    "prefill": Text(
+        "Prefill of a long video",
+        "One layer's prefill without gradients: layout, descriptors, choice, attention and cache, beside causal "
+        "attention and a plain cache. Peak memory is beyond queries, keys, values and the cache left behind, the "
+        "output included. The last columns are exponents from one size to the next: time goes to N², memory to N.",
+        {"bench prefill": ("Sizes", "")},
+        "the same at the 4B decoder's sizes, 32 query heads on 8 KV heads of 128 in bf16",
+    ),
+    "attention": Text(
+        "Attention of a training sample",
+        "One layer over a little text, pictures of N_v tokens in regions of 6×6 with four context tokens per 576, and "
+        "text, T tokens of text in all. Dense is plain causal attention without a mask in memory; `dense / this` is "
+        "the time of its fastest form over the row's own. The times of gaze include describing, scoring and choosing "
+        "regions; what is derived from the layout once for all layers of a forward call has a column of its own. "
+        "Errors are the largest differences from float64 under the same selection, of outputs or of dq, dk and dv. "
+        "`varlen_reference` is there to check others against and is in no picture.",
+        {"bench attention": ("All backends", "")},
+        "one layer with 32 query heads on 8 KV heads of 128, up to 147,456 visual tokens: `masked` beside `flex`, "
+        "`flash_varlen` and `triton`",
     ),
     "train-step": Text(
         "Training step",

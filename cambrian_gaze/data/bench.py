@@ -20,7 +20,7 @@ import numpy as np
 Row = dict[str, Any]
 
 SECTION = "bench data"
-"""Mark of this bench's table in `docs/benchmarks.md`."""
+"""Name of this bench's table; its words are in `bench/texts.py`."""
 
 COLUMNS = {
     "arm": "what",
