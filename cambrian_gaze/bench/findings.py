@@ -14,7 +14,7 @@ REFERENCES = ("dense", "varlen_reference")
 
 def find(bench: str, runs: Sequence[Run]) -> list[str]:
     """A bench's findings on one device, as Markdown; none where the rows are missing that they need."""
-    sections = {run.section: of.select(run.rows) for run in runs}
+    sections = {run.section: run.told for run in runs}
     return list(_FOUND[bench](sections))
 
 
@@ -29,10 +29,11 @@ def _ratios(rows: Iterable[Row]) -> list[float]:
 
 
 def _decode(sections: Mapping[str, list[Row]]) -> Iterator[str]:
-    rows = [row for row in sections.get("bench decode", ()) if row["arm"] != "dense"]
+    rows = [row for row in of.select(sections.get("bench decode", ())) if row["arm"] != "dense"]
     for arm in dict.fromkeys(row["arm"] for row in rows):
         mine, by = of.select(rows, arm=arm), "" if arm == "decode" else f" by `{arm}`"
-        yield f"a step{by} with {_share(mine)} of the regions kept, over {_tokens(mine)}: {of.speed(_ratios(mine))}."
+        if ratios := _ratios(mine):
+            yield f"a step{by} with {of.share(mine)} of the regions kept, over {_tokens(mine)}: {of.speed(ratios)}."
     others = {
         "bench decode batches": "several rows at once",
         "bench decode layers": "with keys and values that the processor's cache does not hold",
@@ -74,11 +75,6 @@ def _fixed_k(rows: Sequence[Row]) -> Iterator[str]:
         yield f"with {more:g}× the visual tokens dense takes {longer:.1f}× as long, gaze {', '.join(said)}."
 
 
-def _share(rows: Iterable[Row]) -> str:
-    kept = {row["kept"] for row in rows}
-    return "an eighth" if kept == {0.125} else of.span([100 * share for share in kept], " %")
-
-
 def _prefill(sections: Mapping[str, list[Row]]) -> Iterator[str]:
     rows = sections.get("bench prefill", ())
     gaze = [row for row in rows if row["arm"] == "gaze"]
@@ -106,12 +102,9 @@ def _attention(sections: Mapping[str, list[Row]]) -> Iterator[str]:
 
 
 def _train_step(sections: Mapping[str, list[Row]]) -> Iterator[str]:
-    rows = sections.get("bench train-step", ())
-    for row in (row for row in rows if row["arm"] == "gaze"):
-        yield (
-            f"a whole step of the {row['preset']} preset with {row['visual_tokens']:,} visual tokens: "
-            f"{of.speed([row['ratio_to_dense']])}."
-        )
+    for row in of.select(sections.get("bench train-step", ()), arm="gaze"):
+        if ratios := _ratios([row]):
+            yield f"a whole step of the {row['preset']} preset with {_tokens([row])}: {of.speed(ratios)}."
 
 
 def _data(sections: Mapping[str, list[Row]]) -> Iterator[str]:

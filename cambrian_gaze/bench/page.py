@@ -103,7 +103,7 @@ def _front(found: Results, pictures: Mapping[tuple[str, str], Sequence[Picture]]
         for bench, runs in here.items():
             notes = dict.fromkeys(run.note for run in runs if run.note)
             said = " ".join(text[0].upper() + text[1:] for text in (*find(bench, runs), *notes))
-            bullets.append(f"- **[{TEXTS[bench].title}]({folder}/{bench}.md).** {said}")
+            bullets.append(f"- **[{TEXTS[bench].title}]({folder}/{bench}.md).** {said}".rstrip())
         parts.append("\n".join(bullets))
         shown = [(bench, one) for bench in here for one in pictures[bench, device] if one.place is not None]
         shown.sort(key=lambda pair: pair[1].place)

@@ -40,7 +40,7 @@ class Picture:
 
 def draw(bench: str, runs: Sequence[Run]) -> list[Picture]:
     """All pictures of a bench's runs on one device, as far as there are rows for them."""
-    sections = {run.section: run.rows for run in runs}
+    sections = {run.section: run.told for run in runs}
     return list(_DRAWN[bench](sections))
 
 
@@ -152,7 +152,7 @@ def _decode(sections: Mapping[str, Sequence[Row]]) -> Iterator[Picture]:
         lines = [_series("dense", dense, DENSE), *(_series(name, arms[name], GRANULARITIES[name]) for name in arms)]
         yield from _lines(
             f"decode-time-{dtype}", "Time of a decoding step over the visual tokens",
-            f"one layer of the 4B decoder, {dtype}, an eighth of the regions kept", lines + _guide(dense, 1),
+            f"one layer of the 4B decoder, {dtype}, {_kept(rows)}", lines + _guide(dense, 1),
             x_label="visual tokens N", y_label="time", form=of.duration,
         )
         yield from _over_k(of.select(sections.get("bench decode shares", ()), dtype=dtype), dtype)
@@ -200,6 +200,7 @@ def _decode_ratios(sections: Mapping[str, Sequence[Row]]) -> Iterator[Picture]:
         for granularity, stroke in GRANULARITIES.items() for dtype in ("bf16", "fp32")
     }
     cases: dict[str, dict[str, float]] = {}
+    shown = []
     for section, words in _CASES.items():
         for row in of.select(sections.get(section, ())):
             if row["arm"] == "dense" or (section == "bench decode batches" and row["batch"] == 1):
@@ -207,10 +208,14 @@ def _decode_ratios(sections: Mapping[str, Sequence[Row]]) -> Iterator[Picture]:
             case = cases.setdefault(f"{row['visual_tokens']:,} tokens{words.format(**row)}", {})
             name = f"{row['granularity']} {row['dtype']}"
             case[name] = max(row["ratio_to_dense"] or 0, case.get(name, 0))
-    yield from _dots(
-        "decode-ratios", "Decoding steps, speed beside dense",
-        "one layer of the 4B decoder, an eighth of the regions kept", cases, marks,
-    )
+            shown.append(row)
+    note = f"one layer of the 4B decoder, {_kept(shown)}"
+    yield from _dots("decode-ratios", "Decoding steps, speed beside dense", note, cases, marks)
+
+
+def _kept(rows: Iterable[Row]) -> str:
+    gaze = [row for row in rows if row["arm"] != "dense"]
+    return f"{of.share(gaze)} of the regions kept" if gaze else "dense alone"
 
 
 _CASES = {

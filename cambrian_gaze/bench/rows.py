@@ -69,6 +69,12 @@ def span(values: Sequence[float], unit: str = "×") -> str:
     return f"{low}{unit}" if low == high else f"{low}–{high}{unit}"
 
 
+def share(rows: Iterable[Row]) -> str:
+    """How many of the regions rows keep, for the middle of a sentence."""
+    kept = {row["kept"] for row in rows}
+    return "an eighth" if kept == {0.125} else span([100 * one for one in kept], " %")
+
+
 def speed(ratios: Sequence[float]) -> str:
     """How gaze compares by `ratio_to_dense`, losses said as plainly as wins."""
     slower = sum(ratio < 1 for ratio in ratios)
