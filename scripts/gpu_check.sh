@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Everything that needs a GPU, in one call of under ten minutes: the tests marked gpu, then the benches. Tables, rows and
+# Everything that needs a GPU, in one call of under ten minutes: the tests marked gpu, then the benches. Pages, rows and
 # logs go to the folder $OUT (default runs/gpu_check). Runs from the source tree with the Python at hand ($PYTHON), and
 # needs torch with CUDA, the project's other dependencies and pytest; none of the optional dependencies.
 #   OUT=/tmp/tables ./scripts/gpu_check.sh
@@ -9,8 +9,9 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 PYTHON="${PYTHON:-python3}"
 OUT="${OUT:-runs/gpu_check}"
 export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}"
-mkdir -p "$OUT"
+mkdir -p "$OUT/benchmarks"
 cp docs/benchmarks.md "$OUT/benchmarks.md"
+cp docs/benchmarks/* "$OUT/benchmarks/"
 
 "$PYTHON" -c 'import torch; assert torch.cuda.is_available(), "no CUDA device"; print(torch.cuda.get_device_name())'
 

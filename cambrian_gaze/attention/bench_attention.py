@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from cambrian_gaze.attention.bench_cases import Case
 
 SECTION = "bench attention"
-"""Mark of this bench's tables in `docs/benchmarks.md`; the device's name follows."""
+"""Name of this bench's table; its words are in `bench/texts.py`."""
 
 COLUMNS = {
     "text_tokens": "T",

@@ -15,7 +15,7 @@ from typing import Any
 from cambrian_gaze.attention import measure
 
 SECTION = "bench decode"
-"""Mark of this bench's table in `docs/benchmarks.md`."""
+"""Name of this bench's table; its words are in `bench/texts.py`."""
 
 SECTION_OF_REGIONS = "bench decode regions"
 """The same where K is given as a number of regions."""
@@ -116,8 +116,3 @@ def _section(args: argparse.Namespace) -> str:
     if len(args.kept or ()) > 1:
         return SECTION_OF_SHARES
     return SECTION_OF_REGIONS if args.regions else SECTION
-
-
-def table(rows: list[measure.Row]) -> str:
-    """Markdown for `docs/benchmarks.md`."""
-    return measure.markdown_table(rows, COLUMNS)

@@ -1,4 +1,4 @@
-"""Measuring: medians after warm-up, peak memory, the machine, and the tables and rows that benches write.
+"""Measuring: medians after warm-up, peak memory, the machine, and the rows and tables of benches.
 
 Imports torch only inside functions: a bench's `--help` must not wait for it.
 """
@@ -7,13 +7,10 @@ from __future__ import annotations
 
 import argparse
 import importlib.metadata
-import json
 import math
 import os
 import platform
-import re
 import statistics
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -38,7 +35,6 @@ ROW_KEYS = (
 """Keys of every row; a bench adds its own. None: does not apply, or was not measured. `kept` is the share of the
 regions that a query keeps, 1.0 for dense attention; `device` is the device's type."""
 
-NOT_MEASURED = "not measured"
 NO_TIME_LEFT = "no time left"
 PACKAGES = ("torch", "triton", "transformers", "flash-attn")
 
@@ -180,8 +176,7 @@ def markdown_table(rows: Sequence[Row], columns: Mapping[str, str]) -> str:
     """Rows as a Markdown table.
 
     Args:
-        columns: key → heading. Times in µs, bytes and errors are formatted by the key's ending or name. A row without
-            `median_us` says "not measured" there, and has "—" in every other place that is None.
+        columns: key → heading. Times in µs, bytes and errors are formatted by the key's ending or name; None is "—".
     """
     lines = ["| " + " | ".join(columns.values()) + " |", "|" + "---|" * len(columns)]
     lines += ["| " + " | ".join(_cell(r, key) for key in columns) + " |" for r in rows]
@@ -191,7 +186,7 @@ def markdown_table(rows: Sequence[Row], columns: Mapping[str, str]) -> str:
 def _cell(values: Row, key: str) -> str:
     value = values.get(key)
     if value is None:
-        return NOT_MEASURED if key == "median_us" else "—"
+        return "—"
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return str(value)
     if key == "max_error":
@@ -205,49 +200,3 @@ def _cell(values: Row, key: str) -> str:
     if key.startswith("ratio"):
         return f"{value:.2f}×"
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
-
-
-def write_json(path: str | Path, rows: Sequence[Row]) -> None:
-    """Write the rows as a JSON array, whole or not at all."""
-    _replace(Path(path), json.dumps(list(rows), indent=1) + "\n")
-
-
-def read_section(path: str | Path, section: str) -> str:
-    """What stands between `<!-- SECTION -->` and `<!-- /SECTION -->`, stripped.
-
-    Raises: ValueError where the page does not hold these two marks exactly once, in this order.
-    """
-    text = Path(path).read_text(encoding="utf-8")
-    return text[slice(*_bounds(path, text, section))].strip()
-
-
-def update_page(path: str | Path, section: str, markdown: str) -> None:
-    """Replace one section of a page, see `read_section`; the file is replaced whole or not at all."""
-    path = Path(path)
-    text = path.read_text(encoding="utf-8")
-    start, end = _bounds(path, text, section)
-    _replace(path, f"{text[:start]}\n{markdown.strip()}\n{text[end:]}")
-
-
-def _bounds(path: str | Path, text: str, section: str) -> tuple[int, int]:
-    opening, closing = f"<!-- {section} -->", f"<!-- /{section} -->"
-    start, end = text.find(opening), text.find(closing)
-    if text.count(opening) != 1 or text.count(closing) != 1 or end < start:
-        known = ", ".join(re.findall(r"<!-- /(.+?) -->", text)) or "none"
-        raise ValueError(f"{path} must hold {opening} and then {closing}, once each; its sections: {known}")
-    return start + len(opening), end
-
-
-def _replace(path: Path, text: str) -> None:
-    """Write beside the file, then rename: a reader never sees half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    mode = path.stat().st_mode & 0o777 if path.exists() else 0o644
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.chmod(name, mode)
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise

@@ -1,26 +1,26 @@
-"""`cambrian-gaze bench`: measure attention, decoding, data or training steps, and write what was measured.
+"""`cambrian-gaze bench`: measure attention, decoding, data or training steps, write what was measured, make its pages.
 
-A bench is a module with `add_arguments(parser)`, `run(args)` → rows (`attention/measure.py`), `COLUMNS`, `SECTION` and
-`QUICK`. The one that is asked for is imported, no other.
+The benches are listed in `cambrian_gaze/bench/registry.py`.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib
 import sys
 from collections.abc import Sequence
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING
 
+from cambrian_gaze.bench import registry
 from cambrian_gaze.cli.arguments import table_parser
 
-BENCHES = {
-    "attention": ("cambrian_gaze.attention.bench_attention", "one layer of a training sample, every backend"),
-    "decode": ("cambrian_gaze.attention.bench_decode", "one decoding step of one layer"),
-    "prefill": ("cambrian_gaze.models.bench_prefill", "one layer's prefill of a long video, and how it grows"),
-    "data": ("cambrian_gaze.data.bench", "the row index, records, pictures and videos per worker, padding"),
-    "train-step": ("cambrian_gaze.training.bench", "a whole training step of a preset, with random weights"),
+if TYPE_CHECKING:
+    from cambrian_gaze.bench.results import Run
+
+REDRAW = "page"
+ACTIONS = {
+    **registry.BENCHES,
+    REDRAW: ("cambrian_gaze.bench.page", "no measuring: pages and pictures made anew of the results there are"),
 }
 """Name → module and summary."""
 
@@ -30,52 +30,79 @@ def build_parser(name: str, bench: ModuleType) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=f"cambrian-gaze bench {name}",
         allow_abbrev=False,
-        description=f"Measure {BENCHES[name][1]}: medians after a warm-up, all arms in one run, on random data.",
+        description=f"Measure {ACTIONS[name][1]}: medians after a warm-up, all arms in one run, on random data.",
     )
     bench.add_arguments(parser)
     parser.add_argument("--quick", action="store_true", help="few and small cases, for a look")
-    parser.add_argument("--json", metavar="FILE", help="write the rows there")
+    parser.add_argument("--json", metavar="FILE", help="write the rows there, with machine, versions and command")
     parser.add_argument(
-        "--page", metavar="FILE", help="put the tables in the place of those in FILE, such as docs/benchmarks.md"
+        "--page",
+        metavar="FILE",
+        help="a page such as docs/benchmarks.md: results go to the folder of its name in the place of earlier ones of "
+        "the same kind, and findings, pictures and tables are made anew",
     )
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one bench. Returns the exit status."""
+    """Run one bench, or make the pages anew. Returns the exit status."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    name = table_parser("cambrian-gaze bench", "Measure one of:", BENCHES).parse_args(arguments[:1]).name
-    bench = importlib.import_module(BENCHES[name][0])
+    name = table_parser("cambrian-gaze bench", "Measure one of:", ACTIONS).parse_args(arguments[:1]).name
+    if name == REDRAW:
+        return redraw(arguments[1:])
+    bench = registry.load(name)
     parser = build_parser(name, bench)
     if "--quick" in arguments:
         parser.set_defaults(**bench.QUICK)
     options = parser.parse_args(arguments[1:])
+    from cambrian_gaze.bench import page, results
+
     try:
-        rows = bench.run(options)
-        report(rows, bench, options.json, options.page)
+        if options.page is not None:
+            page.check(options.page)  # before, not after, an hour of measuring
+        runs = results.as_runs(bench.run(options), bench.SECTION, ["bench", name, *measuring(arguments[1:])])
+        report(runs, bench)
+        if options.json is not None:
+            results.write(options.json, name, runs)
+        if options.page is not None:
+            page.record(options.page, name, runs)
     except ValueError as error:
         parser.error(str(error))
     return 0
 
 
-def report(rows: list[dict[str, Any]], bench: ModuleType, json_file: str | None, page: str | None) -> None:
-    """Print a table per device; write the rows and the page where asked to. A bench with several tables names the
-    section in its rows."""
+def measuring(arguments: Sequence[str]) -> list[str]:
+    """The arguments without those that say where results go."""
+    where = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    for option in ("--json", "--page"):
+        where.add_argument(option)
+    return where.parse_known_args(list(arguments))[1]
+
+
+def report(runs: Sequence[Run], bench: ModuleType) -> None:
+    """Print a table per run."""
     from cambrian_gaze.attention import measure
 
-    if json_file is not None:
-        measure.write_json(json_file, rows)
-    for device in dict.fromkeys(str(row["device"]).partition(":")[0] for row in rows):
-        mine = [row for row in rows if str(row["device"]).partition(":")[0] == device]
-        measured = any(row["median_us"] is not None for row in mine)
-        text = measure.markdown_table(mine, bench.COLUMNS)
-        if measured:
-            text = f"{measure.machine_line(measure.describe_machine(device))}\n\n{text}"
-        section = f"{mine[0].get('section', bench.SECTION)} {device}"
-        print(f"\n{section}\n\n{text}", flush=True)
-        if page is None:
-            continue
-        if not measured and measure.read_section(page, section):
-            print(f"\n{page}: {section!r} stays as it is, nothing was measured", file=sys.stderr)
-        else:
-            measure.update_page(page, section, text)
+    for run in runs:
+        table = measure.markdown_table(run.rows, bench.COLUMNS)
+        machine = [measure.machine_line(run.machine)] if run.machine else []
+        print("\n" + "\n\n".join([f"{run.section} {run.device}", *machine, table]), flush=True)
+
+
+def redraw(arguments: Sequence[str]) -> int:
+    """`cambrian-gaze bench page`."""
+    from cambrian_gaze.bench import page
+
+    parser = argparse.ArgumentParser(
+        prog=f"cambrian-gaze bench {REDRAW}",
+        allow_abbrev=False,
+        description="Make findings, pictures and tables anew of the JSON files in the folder of the page's name.",
+    )
+    parser.add_argument("--page", metavar="FILE", default=page.PAGE, help="default: %(default)s")
+    options = parser.parse_args(arguments)
+    try:
+        changed = page.refresh(options.page)
+    except ValueError as error:
+        parser.error(str(error))
+    print("\n".join(map(str, changed)) or "nothing changed")
+    return 0

@@ -20,7 +20,7 @@ import numpy as np
 Row = dict[str, Any]
 
 SECTION = "bench data"
-"""Mark of this bench's table in `docs/benchmarks.md`."""
+"""Name of this bench's table; its words are in `bench/texts.py`."""
 
 COLUMNS = {
     "arm": "what",
@@ -68,6 +68,7 @@ def _index_rows(folder: Path, count: int, kind: str) -> Iterator[Row]:
 
     file = write_rows(folder / "rows.json", count, kind)
     case = f"{kind}: {count:,} rows, {file.stat().st_size / 1e6:,.1f} MB"
+    about = {"case": case, "kind": kind, "rows": count, "file_bytes": file.stat().st_size}
     try:
         context = multiprocessing.get_context("spawn")
         built, opened = (_in_a_process(context, file, count) for _ in range(2))
@@ -75,14 +76,16 @@ def _index_rows(folder: Path, count: int, kind: str) -> Iterator[Row]:
         file.unlink()
     seconds = built["open_seconds"]
     rate = f"{built['bytes'] / 1e6 / seconds:,.0f} MB/s"
-    yield {"arm": "build the index", "case": case, "median_us": 1e6 * seconds, "rate": rate} | {
+    yield {"arm": "build the index", **about, "median_us": 1e6 * seconds, "rate": rate} | {
         "resident_bytes": built["peak"],
         "note": f"index of {built['index_bytes'] / 1e6:,.1f} MB",
     }
     each = opened["access_us"]
     note = f"opened in {1e3 * opened['open_seconds']:.1f} ms; slowest of {ACCESSES:,}: {opened['slowest_us']:,.0f} µs"
-    yield {"arm": "read a row at random", "case": case, "median_us": each, "rate": f"{1e6 / each:,.0f} rows/s"} | {
+    yield {"arm": "read a row at random", **about, "median_us": each, "rate": f"{1e6 / each:,.0f} rows/s"} | {
         "resident_bytes": opened["peak"],
+        "open_us": 1e6 * opened["open_seconds"],
+        "slowest_us": opened["slowest_us"],
         "note": note,
     }
 
@@ -202,7 +205,9 @@ def _padding_rows() -> Iterator[Row]:
     each_us = 1e6 * (time.perf_counter() - began) / len(lengths)
     share = 1 - lengths.sum() / (len(packs) * capacity)
     yield {"arm": "pack samples", "case": case, "median_us": each_us, "rate": f"{share:.2%} padding"} | {
-        "note": f"{padded:.1%} where eight samples are padded to the longest"
+        "packed_share": float(share),
+        "padded_share": float(padded),
+        "note": f"{padded:.1%} where eight samples are padded to the longest",
     }
 
 

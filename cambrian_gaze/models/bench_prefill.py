@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from cambrian_gaze.attention.bench_cases import Case
 
 SECTION = "bench prefill"
-"""Mark of this bench's table in `docs/benchmarks.md`; the device's name follows."""
+"""Name of this bench's table; its words are in `bench/texts.py`."""
 
 COLUMNS = {
     "visual_tokens": "N_v",

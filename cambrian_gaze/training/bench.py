@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import torch
 
 SECTION = "bench train-step"
-"""Mark of this bench's tables in `docs/benchmarks.md`; the device's name follows."""
+"""Name of this bench's table; its words are in `bench/texts.py`."""
 
 COLUMNS = {
     "preset": "preset",

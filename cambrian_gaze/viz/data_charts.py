@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from cambrian_gaze.data.stats import aspect_ratios, even_bins, summary, used_share
 from cambrian_gaze.data.survey import Facts
-from cambrian_gaze.viz.charts import ticks
+from cambrian_gaze.viz.axes import ticks
 from cambrian_gaze.viz.histograms import Histogram
 
 _BARS = 40

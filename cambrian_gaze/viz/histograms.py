@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from PIL import Image, ImageDraw
 
 from cambrian_gaze.viz import canvas
-from cambrian_gaze.viz.charts import number, ticks
+from cambrian_gaze.viz.axes import number, ticks
 
 _SCALE = 2
 """Pixels per unit of the layout, so that text is crisp on dense screens."""

@@ -22,7 +22,7 @@ def test_rows_of_a_small_run():
     assert group["attended_entries"] == head["attended_entries"] == 4 * 36 + 2 * 4 + 64
     assert group["union_fraction"] == 4 / 32 < head["union_fraction"] <= 16 / 32
     assert group["read_bytes"] < head["read_bytes"] < dense["read_bytes"]
-    assert bench_decode.table(rows).count("\n") == len(rows) + 1
+    assert measure.markdown_table(rows, bench_decode.COLUMNS).count("\n") == len(rows) + 1
     assert max(r["ratio_to_dense"] for r in rows[:3]) == 1.0 and torch.is_grad_enabled()
 
 

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import shutil
 import sys
 import types
 from pathlib import Path
@@ -10,23 +11,30 @@ import pytest
 import torch
 
 from cambrian_gaze.attention import measure
+from cambrian_gaze.bench import registry
 from cambrian_gaze.cli import bench
 from cambrian_gaze.cli.main import main
 
+ROOT = Path(__file__).resolve().parents[2]
 CPU_ATTENTION = "attention --quick --device cpu --heads 4 --kv_heads 2 --head_dim 8 --text 8 --repeats 1".split()
 NO_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is there")
 
 
-def page_with(*sections: str, folder: Path) -> Path:
+def empty_page(folder: Path) -> Path:
     page = folder / "page.md"
-    page.write_text("# Numbers\n" + "".join(f"<!-- {s} -->\n<!-- /{s} -->\n" for s in sections))
+    page.write_text("# Numbers\n<!-- measured -->\n<!-- /measured -->\n")
     return page
 
 
+def rows_of(file: Path) -> list[dict]:
+    (run,) = json.loads(file.read_text())["runs"]
+    return run["rows"]
+
+
 def test_attention_rows_and_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    page = page_with("bench attention cpu", folder=tmp_path)
-    assert main(["bench", *CPU_ATTENTION, "--json", str(tmp_path / "rows.json"), "--page", str(page)]) == 0
-    rows = json.loads((tmp_path / "rows.json").read_text())
+    page = empty_page(tmp_path)
+    assert main(["bench", *CPU_ATTENTION, "--json", str(tmp_path / "rows.json"), f"--page={page}"]) == 0
+    rows = rows_of(tmp_path / "rows.json")
     assert all(set(measure.ROW_KEYS) <= set(row) for row in rows)
     by_arm = {(row["arm"], row["form"], row["mode"]): row for row in rows}
     assert {"dense", "masked", "flex"} <= {arm for arm, _, _ in by_arm}
@@ -39,34 +47,38 @@ def test_attention_rows_and_page(tmp_path: Path, capsys: pytest.CaptureFixture[s
         assert masked["ratio_to_dense"] == pytest.approx(fastest / masked["median_us"])
         flex = by_arm["flex", None, mode]
         assert flex["median_us"] is None and "cpu" in flex["note"]
-    printed, written = capsys.readouterr().out, page.read_text()
-    assert f"torch {torch.__version__.split('+')[0]}" in written and "| masked |" in written
-    assert measure.read_section(page, "bench attention cpu") in printed
+    printed, written = capsys.readouterr().out, (tmp_path / "page" / "attention.md").read_text()
+    assert f"torch {torch.__version__.split('+')[0]}" in written
+    assert "| masked |" in written and "| flex |" not in written
+    assert f"cambrian-gaze bench {' '.join(CPU_ATTENTION)} --page" in written, "the command that measured it"
+    assert "bench attention cpu" in printed and "| flex |" in printed
+    assert rows_of(tmp_path / "page" / "attention-cpu.json") == rows
+    assert (tmp_path / "page" / "attention-ratios-cpu.svg").is_file() and "attention-ratios-cpu.svg" in page.read_text()
 
 
 @NO_GPU
-def test_rows_of_a_missing_gpu_say_so_and_leave_measured_ones_alone(tmp_path: Path) -> None:
-    page = page_with("bench attention cuda", "bench train-step cuda", folder=tmp_path)
+def test_rows_of_a_missing_gpu_are_printed_and_leave_the_page_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = empty_page(tmp_path)
     for name in ("attention", "train-step"):
         assert main(["bench", name, "--device", "cuda", "--quick", "--page", str(page)]) == 0
-        assert measure.read_section(page, f"bench {name} cuda").count("not measured") >= 4
-    measure.update_page(page, "bench attention cuda", "measured elsewhere")
-    assert main(["bench", "attention", "--device", "cuda", "--quick", "--page", str(page)]) == 0
-    assert measure.read_section(page, "bench attention cuda") == "measured elsewhere"
+        assert capsys.readouterr().out.count("no GPU here") >= 4
+    assert not (tmp_path / "page").exists()
 
 
 @pytest.mark.parametrize("bench", [CPU_ATTENTION, ["train-step", "--quick", "--device", "cpu"]], ids=lambda x: x[0])
 def test_a_bench_stops_at_its_time_limit(tmp_path: Path, bench: list[str]) -> None:
     rows = tmp_path / "rows.json"
     assert main(["bench", *bench, "--time_limit", "0", "--json", str(rows)]) == 0
-    notes = {row["note"] for row in json.loads(rows.read_text()) if row["arm"] in ("dense", "masked", "gaze")}
+    notes = {row["note"] for row in rows_of(rows) if row["arm"] in ("dense", "masked", "gaze")}
     assert notes == {"no time left"}
 
 
 def test_training_step(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = "train-step --quick --device cpu --text 12 --layers 1 --repeats 1 --checkpointing".split()
     assert main(["bench", *arguments, "--json", str(tmp_path / "rows.json")]) == 0
-    sdpa, all_regions, gaze, compressed = json.loads((tmp_path / "rows.json").read_text())
+    sdpa, all_regions, gaze, compressed = rows_of(tmp_path / "rows.json")
     assert [r["arm"] for r in (sdpa, all_regions, gaze, compressed)] == ["dense", "dense", "gaze", "gaze, compressed"]
     assert sdpa["form"] == "sdpa" and gaze["form"] == "gaze (masked)"
     assert sdpa["loss"] == pytest.approx(all_regions["loss"], rel=1e-5), "one model, two ways to dense attention"
@@ -111,16 +123,31 @@ def test_nonsense_is_refused(arguments: list[str], said: str, capsys: pytest.Cap
     assert said in capsys.readouterr().err
 
 
-def test_a_page_without_the_section_is_refused(
+def test_a_page_without_a_place_is_refused_before_anything_is_measured(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     fake = types.ModuleType("fake_bench")
     fake.SECTION, fake.COLUMNS, fake.QUICK = "bench fake", {"arm": "arm", "median_us": "µs"}, {}
     fake.add_arguments = lambda parser: None
-    fake.run = lambda args: [measure.row(arm="dense", median_us=1.0, device="cpu")]
+    fake.run = lambda args: pytest.fail("it measured")
     monkeypatch.setitem(sys.modules, "fake_bench", fake)
-    monkeypatch.setitem(bench.BENCHES, "fake", ("fake_bench", "nothing"))
-    page = page_with("bench other cpu", folder=tmp_path)
+    monkeypatch.setitem(bench.ACTIONS, "fake", ("fake_bench", "nothing"))
+    monkeypatch.setitem(registry.BENCHES, "fake", ("fake_bench", "nothing"))
+    for page, said in ((tmp_path / "page.md", "must hold <!-- measured -->"), (tmp_path / "none.md", "No such file")):
+        (tmp_path / "page.md").write_text("# Numbers\n")
+        with pytest.raises(SystemExit):
+            main(["bench", "fake", "--page", str(page)])
+        assert said in capsys.readouterr().err
+
+
+def test_pages_are_made_anew_without_measuring(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(ROOT / "docs" / "benchmarks", tmp_path / "page", ignore=shutil.ignore_patterns("*.md", "*.svg"))
+    page = empty_page(tmp_path)
+    assert main(["bench", "page", "--page", str(page)]) == 0
+    assert str(tmp_path / "page" / "decode.md") in capsys.readouterr().out
+    committed = (ROOT / "docs" / "benchmarks" / "decode-ratios-cpu.svg").read_text()
+    assert (tmp_path / "page" / "decode-ratios-cpu.svg").read_text() == committed
+    assert main(["bench", "page", "--page", str(page)]) == 0 and "nothing changed" in capsys.readouterr().out
     with pytest.raises(SystemExit):
-        main(["bench", "fake", "--page", str(page)])
-    assert "its sections: bench other cpu" in capsys.readouterr().err
+        main(["bench", "page", "--page", str(tmp_path / "none.md")])
+    assert "No such file" in capsys.readouterr().err

@@ -20,18 +20,25 @@ def test_rows_and_page(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(bench, "FRAMES", 20)
     monkeypatch.setattr(bench, "ACCESSES", 50)
     page = tmp_path / "page.md"
-    page.write_text("<!-- bench data cpu -->\n<!-- /bench data cpu -->\n")
+    page.write_text("<!-- measured -->\n<!-- /measured -->\n")
     options = ["--rows", "300", "--array_rows", "200", "--seconds", "0.01", "--folder", str(tmp_path)]
     assert main(["bench", "data", *options, "--json", str(tmp_path / "rows.json"), "--page", str(page)]) == 0
-    rows = json.loads((tmp_path / "rows.json").read_text())
+    (run,) = json.loads((tmp_path / "rows.json").read_text())["runs"]
+    rows = run["rows"]
     arms = [row["arm"] for row in rows]
     assert arms[:4] == ["build the index", "read a row at random"] * 2
     assert sum(arm.startswith("decode a video") for arm in arms) == 4 and arms[-1] == "pack samples"
     assert all(row["median_us"] > 0 or "not installed" in row["note"] for row in rows)
     assert "lines: 300 rows" in rows[0]["case"] and "array: 200 rows" in rows[2]["case"]
-    assert float(rows[-1]["rate"].split("%")[0]) <= 3, "packing leaves at most 3 % of padding"
-    assert "| build the index |" in page.read_text() and "records/s" in capsys.readouterr().out
-    assert {path.name for path in tmp_path.iterdir()} == {"page.md", "rows.json"}, "its files are gone"
+    assert rows[-1]["packed_share"] <= 0.03 < 0.5 < rows[-1]["padded_share"], "packing leaves at most 3 % of padding"
+    assert rows[-1]["rate"] == f"{rows[-1]['packed_share']:.2%} padding"
+    read = rows[1]
+    assert (read["kind"], read["rows"]) == ("lines", 300)
+    assert 0 < read["open_us"] and read["slowest_us"] >= read["median_us"]
+    assert "| build the index |" in (tmp_path / "page" / "data.md").read_text()
+    assert f"Packing leaves {rows[-1]['packed_share']:.2%}" in page.read_text()
+    assert "records/s" in capsys.readouterr().out
+    assert {path.name for path in tmp_path.iterdir()} == {"page.md", "page", "rows.json"}, "its files are gone"
 
 
 def test_nonsense_is_refused(capsys):

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cambrian_gaze.viz.charts import Interval, Series, heat_map, interval_chart, line_chart, thinned, ticks
+from cambrian_gaze.viz.axes import ticks
+from cambrian_gaze.viz.charts import Interval, Series, heat_map, interval_chart, line_chart, spread, thinned
 from tests.viz.test_html import HOSTILE, checked
 
 finite = st.floats(-1e12, 1e12, allow_nan=False).map(lambda value: round(value, 3))
@@ -92,3 +93,27 @@ def test_intervals():
 def test_nothing_to_draw_is_said():
     for document in (line_chart([], label="a"), interval_chart([], label="a"), heat_map([], label="a")):
         assert document.startswith('<p class="quiet">a: no ')
+
+
+def test_lines_named_at_their_ends_have_dots_and_no_key():
+    x = [10, 100]
+    lines = [Series("low", x, [1, 4]), Series("high", x, [1, 4.1]), Series("up", x, [1, 2], guide=True)]
+    document = line_chart(lines, label="l", log_x=True, log_y=True, x_ticks=[10, 100], named_at_ends=True)
+    checked(document)
+    assert document.count("<circle") == 4 and document.count("stroke-dasharray") == 1, "a guide has no dots"
+    names = re.findall(r'<text x="([\d.]+)" y="([\d.]+)"[^>]*style="fill:[^"]+"[^>]*>(\w+)</text>', document)
+    places = {name: float(y) for _, y, name in names}
+    assert places["low"] - places["high"] >= 15 and places["up"] > places["low"]
+
+
+def test_a_logarithmic_axis_has_equal_steps_for_equal_ratios():
+    document = line_chart([Series("s", [1, 10, 100], [1, 2, 3])], label="l", log_x=True)
+    first, second, third = (float(x) for x in re.findall(r"[ML]([\d.]+),", document)[:3])
+    assert second - first == pytest.approx(third - second, abs=0.11)
+
+
+@given(st.lists(st.floats(0, 200), max_size=12).map(sorted))
+def test_labels_are_moved_apart_and_stay_inside_while_they_fit(places):
+    moved = spread(places, 15, 0, 200)
+    assert all(b - a >= 15 - 1e-9 for a, b in zip(moved, moved[1:], strict=False))
+    assert all(-1e-9 <= place <= 200 + 1e-9 for place in moved)
