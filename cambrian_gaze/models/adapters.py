@@ -11,13 +11,13 @@ import json
 from pathlib import Path
 
 import torch
-from transformers import AutoConfig
 
 from cambrian_gaze.extras import require
 from cambrian_gaze.models.generation_settings import settle
 from cambrian_gaze.models.lineage import LINEAGE, parent, read_lineage, weights_digest, write_lineage
 from cambrian_gaze.models.loading import load_model
 from cambrian_gaze.models.modeling import CambrianGazeForConditionalGeneration
+from cambrian_gaze.models.opening import open_config
 from cambrian_gaze.models.processing import CambrianGazeProcessor
 from cambrian_gaze.models.source import known_source
 from cambrian_gaze.models.writing import new_folder
@@ -70,7 +70,7 @@ def _over_base(base: Path | str, adapter: Path | str) -> torch.nn.Module:
         raise ValueError(f"{adapter} holds no {ADAPTER_CONFIG}; name the folder that a run with lora_enable wrote")
     refuse_adapter(known_source(base))
     _check_base(base, adapter)
-    config, stored = AutoConfig.from_pretrained(adapter), AutoConfig.from_pretrained(base)
+    config, stored = open_config(adapter), open_config(base)
     config.dtype = stored.dtype
     if hasattr(config, "quantization_config"):
         del config.quantization_config  # of the training; here the base is as it was saved

@@ -7,13 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, PreTrainedConfig
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, PreTrainedConfig
 
 from cambrian_gaze.data.conversation import CONTEXT_TOKEN, IMAGE_TOKEN, VIDEO_TOKEN
 from cambrian_gaze.data.expand import PlaceholderIds
 from cambrian_gaze.models.configuration import CambrianGazeConfig
+from cambrian_gaze.models.folder_check import check_files
 from cambrian_gaze.models.key_report import Part, match
 from cambrian_gaze.models.modeling import CambrianGazeForConditionalGeneration
+from cambrian_gaze.models.opening import open_config
 from cambrian_gaze.models.presets import preset as preset_values
 from cambrian_gaze.models.shards import Shards
 from cambrian_gaze.models.source import known_source
@@ -33,13 +35,22 @@ SIZES = (
 """What a backbone must share with a preset that was asked for."""
 
 
-def resolve(name: str) -> Path:
+def resolve(name: str, copied: bool = False) -> Path:
     """The folder of a checkpoint: a local one, or that of a Hub id, downloaded or (under HF_HUB_OFFLINE) in the cache.
 
-    Raises: ValueError where there is neither.
+    Args:
+        copied: see `folder_check.check_files`.
+
+    Raises: ValueError where there is neither, or it holds a file that is broken.
     """
-    if Path(known_source(name)).is_dir():
-        return Path(name)
+    folder = Path(known_source(name))
+    if not folder.is_dir():
+        folder = _from_hub(name)
+    check_files(folder, copied)
+    return folder
+
+
+def _from_hub(name: str) -> Path:
     from huggingface_hub import snapshot_download
 
     wanted = ["*.safetensors", "*.json", "*.txt", "*.jinja"]
@@ -52,7 +63,7 @@ def resolve(name: str) -> Path:
 
 def read_text_config(path: Path | str) -> PreTrainedConfig:
     """Configuration of a causal language model. Raises: ValueError for anything else."""
-    config = AutoConfig.from_pretrained(known_source(path))
+    config = open_config(path)
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise ValueError(f"{path} is a {config.model_type!r} model, not a language model such as Qwen3 or Qwen2.5")
     return config
@@ -60,7 +71,7 @@ def read_text_config(path: Path | str) -> PreTrainedConfig:
 
 def read_vision_config(path: Path | str) -> PreTrainedConfig:
     """Configuration of a SigLIP tower, alone or in a `SiglipModel`. Raises: ValueError for anything else."""
-    config = AutoConfig.from_pretrained(known_source(path))
+    config = open_config(path)
     tower = getattr(config, "vision_config", config)
     if tower.model_type != "siglip_vision_model":
         hint = "; the NaFlex variant of SigLIP2 is another architecture" if config.model_type == "siglip2" else ""

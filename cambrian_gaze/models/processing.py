@@ -27,10 +27,10 @@ from cambrian_gaze.models.messages import (
     visuals_of,
     with_placeholder_tokens,
 )
+from cambrian_gaze.models.opening import opening
 from cambrian_gaze.models.pictures import Picture, flat, nested, nested_videos, open_picture, open_video, share, short
 from cambrian_gaze.models.processor_options import ProcessorOptions
 from cambrian_gaze.models.processor_rows import cut_row, pad_rows
-from cambrian_gaze.models.source import known_source
 
 __all__ = ["CambrianGazeProcessor", "Picture", "open_picture"]
 
@@ -76,9 +76,15 @@ class CambrianGazeProcessor(ProcessorMixin):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any):
-        """As transformers', but a path that leads nowhere is said at once, and what lies near it."""
+        """As transformers', but a path that leads nowhere is said at once, and what lies near it.
+
+        Raises: FolderError, a ValueError, for files that are broken or foreign.
+        """
         source = pretrained_model_name_or_path
-        return super().from_pretrained(None if source is None else known_source(source), *args, **kwargs)
+        if source is None:
+            return super().from_pretrained(None, *args, **kwargs)
+        with opening(source) as folder:
+            return super().from_pretrained(folder, *args, **kwargs)
 
     @classmethod
     def from_preset(

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoProcessor, AutoTokenizer, PreTrainedConfig
+from transformers import PreTrainedConfig
 
 from cambrian_gaze.models.backbones import (
     assemble_config,
@@ -23,9 +23,9 @@ from cambrian_gaze.models.configuration import CambrianGazeConfig
 from cambrian_gaze.models.generation_settings import settings_from, settle
 from cambrian_gaze.models.loading import load_model
 from cambrian_gaze.models.modeling import CambrianGazeForConditionalGeneration
+from cambrian_gaze.models.opening import open_config, open_processor, open_tokenizer
 from cambrian_gaze.models.presets import PRESETS, load_tokenizer
 from cambrian_gaze.models.processing import CambrianGazeProcessor
-from cambrian_gaze.models.source import known_source
 from cambrian_gaze.training.adapters import attach, check_lora, quantisation
 from cambrian_gaze.training.arguments import ModelArguments, TrainingArguments
 from cambrian_gaze.training.gaze_arguments import GazeArguments
@@ -44,7 +44,7 @@ def build_model(
     `model_name_or_path` names a Cambrian-Gaze model, or a language model around which one is built; without it the
     weights of `preset` are fresh. Raises ValueError where parts do not fit each other.
     """
-    own = AutoConfig.from_pretrained(known_source(args.model_name_or_path)) if args.model_name_or_path else None
+    own = open_config(args.model_name_or_path) if args.model_name_or_path else None
     continues = isinstance(own, CambrianGazeConfig)
     lora = LoraArguments() if lora is None else lora
     if lora.lora_enable:
@@ -86,7 +86,7 @@ def build_shapes(
         raise ValueError(f"the sizes of weights in {lora.bits} bits are not known beforehand; leave bits out")
     if args.preset is not None:
         args = dataclasses.replace(args, model_name_or_path=None, vision_tower=None)
-    own = AutoConfig.from_pretrained(known_source(args.model_name_or_path)) if args.model_name_or_path else None
+    own = open_config(args.model_name_or_path) if args.model_name_or_path else None
     with torch.device("meta"):
         model = CambrianGazeForConditionalGeneration(run_config(args, gaze, own))
         return finish(model, args, training.stage, lora)
@@ -122,7 +122,7 @@ def new_config(args: ModelArguments, language_model: PreTrainedConfig | None) ->
     text_config = vision_config = tokenizer = None
     if language_model is not None:
         text_config = language_model.get_text_config()
-        tokenizer = AutoTokenizer.from_pretrained(known_source(args.tokenizer_name_or_path or args.model_name_or_path))
+        tokenizer = open_tokenizer(args.tokenizer_name_or_path or args.model_name_or_path)
     elif args.preset is None:
         known = ", ".join(PRESETS)
         raise ValueError(f"give model_name_or_path (a Cambrian-Gaze or language model) or preset ({known})")
@@ -177,7 +177,7 @@ def build_processor(args: ModelArguments, config: CambrianGazeConfig, continues:
     `image_aspect_ratio` the run where it says one."""
     source = args.tokenizer_name_or_path or args.model_name_or_path
     if continues:
-        processor = AutoProcessor.from_pretrained(known_source(source))
+        processor = open_processor(source)
         if isinstance(processor, CambrianGazeProcessor):
             processor.num_context_tokens = config.gaze_config.num_context_tokens
             processor.grid = list(config.grid)
@@ -188,5 +188,5 @@ def build_processor(args: ModelArguments, config: CambrianGazeConfig, continues:
                 )
                 processor.image_aspect_ratio = args.image_aspect_ratio
             return processor
-    tokenizer = load_tokenizer(args.preset) if source is None else AutoTokenizer.from_pretrained(known_source(source))
+    tokenizer = load_tokenizer(args.preset) if source is None else open_tokenizer(source)
     return CambrianGazeProcessor.from_config(config, tokenizer, args.image_aspect_ratio or "square")
