@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from cambrian_gaze.data.conversation import CONTEXT_TOKEN, IMAGE_TOKEN, VIDEO_TO
 from cambrian_gaze.data.expand import PlaceholderIds
 from cambrian_gaze.models.configuration import CambrianGazeConfig
 from cambrian_gaze.models.folder_check import check_files
-from cambrian_gaze.models.key_report import Part, match
+from cambrian_gaze.models.key_report import Part, Source, match
 from cambrian_gaze.models.modeling import CambrianGazeForConditionalGeneration
 from cambrian_gaze.models.opening import open_config
 from cambrian_gaze.models.presets import preset as preset_values
@@ -117,11 +117,26 @@ def load_part(model: CambrianGazeForConditionalGeneration, part: Part) -> None:
 
     Raises: ValueError where names or shapes differ.
     """
+    own = model.state_dict()
+    for target, source in _sources(model, part).items():
+        own[target].copy_(part.shards.tensor(source.name))
+
+
+def check_parts(config: CambrianGazeConfig, parts: Sequence[Part]) -> None:
+    """Raises: ValueError where names or shapes of checkpoints are not those of a model of `config`, which takes no
+    memory yet."""
+    with torch.device("meta"):
+        model = CambrianGazeForConditionalGeneration(config)
+    for part in parts:
+        _sources(model, part)
+
+
+def _sources(model: CambrianGazeForConditionalGeneration, part: Part) -> dict[str, Source]:
+    """Where the tensors come from that a part must fill. Raises: ValueError where names or shapes differ."""
     own = {name: tensor for name, tensor in model.state_dict().items() if name.startswith(part.prefixes)}
     report = match({name: tuple(tensor.shape) for name, tensor in own.items()}, [part], {})
     report.check()
-    for target, source in report.loaded.items():
-        own[target].copy_(part.shards.tensor(source.name))
+    return report.loaded
 
 
 def check_sizes(preset: str, text_config: PreTrainedConfig, vision_config: PreTrainedConfig) -> None:

@@ -67,7 +67,8 @@ def check_files(folder: Path | str, copied: bool = False) -> None:
     folder = Path(folder)
     templates = sorted((folder / _TEMPLATES).iterdir()) if (folder / _TEMPLATES).is_dir() else []
     for path in [*sorted(folder.iterdir()), *templates]:
-        if path.suffix not in _LOADED:
+        loaded = path.suffix in _LOADED
+        if not loaded and (not copied or path.is_dir()):
             continue
         size = regular_size(path)
         if copied:
@@ -76,7 +77,7 @@ def check_files(folder: Path | str, copied: bool = False) -> None:
             _check_object(path, _read_json(path, size))
         elif path.suffix == ".safetensors":
             _check_header(path, size)
-        elif path.suffix != ".bin" and size > LARGEST_TEXT:
+        elif loaded and path.suffix != ".bin" and size > LARGEST_TEXT:
             raise FolderError(f"{path} has {size} bytes, more than any such file needs ({LARGEST_TEXT})")
 
 
@@ -91,6 +92,13 @@ def regular_size(path: Path) -> int:
     if not os.access(path, os.R_OK):
         raise FolderError(f"{path} may not be read")
     return found.st_size
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The JSON object in a file of a model's folder. Raises: FolderError."""
+    content = _read_json(path, regular_size(path))
+    _check_object(path, content)
+    return content
 
 
 def _refuse_link_out(path: Path, folder: Path) -> None:
@@ -109,7 +117,7 @@ def _read_json(path: Path, size: int) -> Any:
     except RecursionError as error:
         raise FolderError(f"{path} is nested too deeply") from error
     except (OSError, ValueError) as error:
-        raise FolderError(f"{path} is no JSON ({error})") from error
+        raise FolderError(f"{path} cannot be read as JSON: {error}") from error
 
 
 def _constant(name: str) -> float:
@@ -121,7 +129,7 @@ def _constant(name: str) -> float:
 def _check_object(path: Path, content: Any) -> None:
     if not isinstance(content, dict):
         raise FolderError(f"{path} must hold a JSON object, not {type(content).__name__}")
-    for key in _OBJECTS[path.name]:
+    for key in _OBJECTS.get(path.name, ()):
         if content.get(key) is not None and not isinstance(content[key], dict):
             raise FolderError(f"{path}: {key} must be an object, not {type(content[key]).__name__}")
     if path.name == "config.json" and not isinstance(content.get("model_type", ""), str):
@@ -133,7 +141,7 @@ def _check_object(path: Path, content: Any) -> None:
         _check_numbers(path, content, MOST)
     for name in _shards(path, content):
         if not isinstance(name, str) or Path(name).name != name:
-            raise FolderError(f"{path}: weight_map names {str(name)[:80]!r}, which is no file beside it")
+            raise FolderError(f"{path} names files outside its folder: {str(name)[:80]!r}")
 
 
 def _check_numbers(path: Path, content: dict[str, Any], limits: dict[str, int]) -> None:
@@ -153,10 +161,11 @@ def _check_header(path: Path, size: int) -> None:
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         if size < 8 or length > min(size - 8, LARGEST_HEADER):
-            raise FolderError(f"{path} is no safetensors file: its header would have {length} of its {size} bytes")
+            sizes = f"its header would have {length} of its {size} bytes"
+            raise FolderError(f"{path} cannot be read as safetensors: {sizes}")
         try:
             header = json.loads(file.read(length))
         except (ValueError, RecursionError) as error:
-            raise FolderError(f"{path} is no safetensors file: its header is no JSON") from error
+            raise FolderError(f"{path} cannot be read as safetensors: its header is no JSON") from error
     if not isinstance(header, dict):
-        raise FolderError(f"{path} is no safetensors file: its header is no object")
+        raise FolderError(f"{path} cannot be read as safetensors: its header is no object")

@@ -37,8 +37,9 @@ def load_to_answer(
 def make_ready(
     model: CambrianGazeForConditionalGeneration, processor: CambrianGazeProcessor, system: str | None = None
 ) -> tuple[CambrianGazeForConditionalGeneration, CambrianGazeProcessor]:
-    """As `load_to_answer`, for what is in memory."""
+    """As `load_to_answer`, for what is in memory. Raises: ValueError for a chat template that cannot be used."""
     settle(model, processor.tokenizer)
+    processor.check_template()
     if system is not None:
         processor.system_prompt = system
     return model.eval(), processor

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from transformers import PreTrainedConfig
 
 from cambrian_gaze.models.backbones import (
     assemble_config,
+    check_parts,
     language_model_part,
     load_part,
     read_vision_config,
@@ -23,7 +25,7 @@ from cambrian_gaze.models.configuration import CambrianGazeConfig
 from cambrian_gaze.models.generation_settings import settings_from, settle
 from cambrian_gaze.models.loading import load_model
 from cambrian_gaze.models.modeling import CambrianGazeForConditionalGeneration
-from cambrian_gaze.models.opening import open_config, open_processor, open_tokenizer
+from cambrian_gaze.models.opening import open_config, open_processor, open_tokenizer, said_of
 from cambrian_gaze.models.presets import PRESETS, load_tokenizer
 from cambrian_gaze.models.processing import CambrianGazeProcessor
 from cambrian_gaze.training.adapters import attach, check_lora, quantisation
@@ -49,17 +51,21 @@ def build_model(
     lora = LoraArguments() if lora is None else lora
     if lora.lora_enable:
         check_lora(args, gaze, training.stage, continues)
-    config = run_config(args, gaze, own)
+    with _about(args):
+        config = run_config(args, gaze, own)
     dtype = torch.bfloat16 if training.bf16 and (training.deepspeed or lora.lora_enable) else torch.float32
     processor = build_processor(args, config, continues)
     if continues:
         model = load_model(args.model_name_or_path, config, dtype, **quantisation(lora, config, dtype))
         settle(model, processor.tokenizer)
     else:
-        model = CambrianGazeForConditionalGeneration(config).to(dtype)
         folder = None if own is None else resolve(args.model_name_or_path)
-        if folder is not None:
-            load_part(model, language_model_part(folder, config.tie_word_embeddings))
+        with _about(args):
+            part = None if folder is None else language_model_part(folder, config.tie_word_embeddings)
+            check_parts(config, [] if part is None else [part])
+        model = CambrianGazeForConditionalGeneration(config).to(dtype)
+        if part is not None:
+            load_part(model, part)
         model.generation_config, notes = settings_from(folder, config, processor.tokenizer)
         for note in notes:
             logger.info("%s", note)
@@ -88,8 +94,14 @@ def build_shapes(
         args = dataclasses.replace(args, model_name_or_path=None, vision_tower=None)
     own = open_config(args.model_name_or_path) if args.model_name_or_path else None
     with torch.device("meta"):
-        model = CambrianGazeForConditionalGeneration(run_config(args, gaze, own))
+        with _about(args):
+            model = CambrianGazeForConditionalGeneration(run_config(args, gaze, own))
         return finish(model, args, training.stage, lora)
+
+
+def _about(args: ModelArguments) -> AbstractContextManager[None]:
+    """Errors of the block, which makes a model, as those of the folder that it is made of."""
+    return nullcontext() if args.model_name_or_path is None else said_of(f"no model of {args.model_name_or_path}")
 
 
 def finish(model: nn.Module, args: ModelArguments, stage: int, lora: LoraArguments) -> nn.Module:
