@@ -66,7 +66,7 @@ def from_cambrian(
     """
     if not dry_run:
         refuse_existing(out)
-    with opening(path, copied=True) as source:
+    with opening(path, copied=True, verb="converted") as source:
         path = Path(source)
         upstream = read_config(path)
         shards = Shards(path)

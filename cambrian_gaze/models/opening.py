@@ -22,12 +22,13 @@ SHOWN = 400
 
 
 @contextmanager
-def opening(name: Path | str, copied: bool = False) -> Iterator[str]:
+def opening(name: Path | str, copied: bool = False, verb: str = "loaded") -> Iterator[str]:
     """Yields `name` as transformers takes it, checked; errors of the block are told of it in one line.
 
     Args:
         name: a folder, or an id of the Hub, whose files are checked when they have become a folder.
         copied: see `check_files`.
+        verb: what cannot be done where the block fails.
 
     Raises: NoSuchFolder; FolderError, a ValueError, for a faulty file and for any error of the block but a missing
         package, and but OSError where the Hub is asked.
@@ -36,7 +37,7 @@ def opening(name: Path | str, copied: bool = False) -> Iterator[str]:
     here = Path(source).is_dir()
     if here:
         check_files(source, copied)
-    with said_of(f"{source} cannot be loaded", *(() if here else (OSError,))):
+    with said_of(f"{source} cannot be {verb}", *(() if here else (OSError,))):
         yield source
 
 
