@@ -13,12 +13,14 @@ import torch
 
 from cambrian_gaze.extras import require
 from cambrian_gaze.models.adapter_check import ADAPTER_CONFIG, check_adapter
+from cambrian_gaze.models.backbones import other_sizes
+from cambrian_gaze.models.configuration import CambrianGazeConfig
 from cambrian_gaze.models.folder_check import read_object
 from cambrian_gaze.models.generation_settings import settle
 from cambrian_gaze.models.lineage import LINEAGE, parent, read_lineage, weights_digest, write_lineage
 from cambrian_gaze.models.loading import load_model
 from cambrian_gaze.models.modeling import CambrianGazeForConditionalGeneration
-from cambrian_gaze.models.opening import open_config, opening
+from cambrian_gaze.models.opening import opening
 from cambrian_gaze.models.processing import CambrianGazeProcessor
 from cambrian_gaze.models.writing import new_folder
 
@@ -70,7 +72,9 @@ def _over_base(base: Path | str, adapter: Path | str, copied: bool = False) -> t
     with opening(adapter, copied):
         check_adapter(adapter)
         _check_base(base, adapter)
-    config, stored = open_config(adapter), open_config(base)
+    config, stored = CambrianGazeConfig.from_pretrained(adapter), CambrianGazeConfig.from_pretrained(base)
+    if differences := other_sizes(config, stored):
+        raise ValueError(f"{adapter} was trained on another model than {base}: {'; '.join(differences)}")
     config.dtype = stored.dtype
     if hasattr(config, "quantization_config"):
         del config.quantization_config  # of the training; here the base is as it was saved

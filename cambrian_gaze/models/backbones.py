@@ -64,16 +64,21 @@ def _from_hub(name: str) -> Path:
 def read_text_config(path: Path | str) -> PreTrainedConfig:
     """Configuration of a causal language model. Raises: ValueError for anything else."""
     config = open_config(path)
+    refuse_other_kinds(config, path)
+    return config
+
+
+def refuse_other_kinds(config: PreTrainedConfig, path: Path | str) -> None:
+    """Raises: ValueError for the configuration of anything but a causal language model."""
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise ValueError(f"{path} is a {config.model_type!r} model, not a language model such as Qwen3 or Qwen2.5")
-    return config
 
 
 def read_vision_config(path: Path | str) -> PreTrainedConfig:
     """Configuration of a SigLIP tower, alone or in a `SiglipModel`. Raises: ValueError for anything else."""
     config = open_config(path)
     tower = getattr(config, "vision_config", config)
-    if tower.model_type != "siglip_vision_model":
+    if getattr(tower, "model_type", None) != "siglip_vision_model":
         hint = "; the NaFlex variant of SigLIP2 is another architecture" if config.model_type == "siglip2" else ""
         raise ValueError(f"{path} is a {config.model_type!r} model, not a SigLIP with a fixed resolution{hint}")
     return tower
@@ -141,18 +146,22 @@ def _sources(model: CambrianGazeForConditionalGeneration, part: Part) -> dict[st
 
 def check_sizes(preset: str, text_config: PreTrainedConfig, vision_config: PreTrainedConfig) -> None:
     """Raises: ValueError naming the sizes of the backbones that are not the preset's."""
-    wanted = CambrianGazeConfig(**preset_values(preset))
-    differences = [
-        f"{title} {name} is {getattr(given, name)!r}, not {getattr(own, name)!r}"
-        for title, given, own in (
-            ("the language model's", text_config, wanted.text_config),
-            ("the tower's", vision_config, wanted.vision_config),
+    given = CambrianGazeConfig(text_config=text_config, vision_config=vision_config)
+    if differences := other_sizes(given, CambrianGazeConfig(**preset_values(preset))):
+        raise ValueError(f"the backbones are not those of the preset {preset!r}: {'; '.join(differences)}; drop it")
+
+
+def other_sizes(given: CambrianGazeConfig, wanted: CambrianGazeConfig) -> list[str]:
+    """Each size in which the language model or the tower of `given` is not that of `wanted`, in words."""
+    return [
+        f"{title} {name} is {getattr(here, name, None)!r}, not {getattr(there, name)!r}"
+        for title, here, there in (
+            ("the language model's", given.text_config, wanted.text_config),
+            ("the tower's", given.vision_config, wanted.vision_config),
         )
         for name in SIZES
-        if hasattr(own, name) and getattr(given, name) != getattr(own, name)
+        if hasattr(there, name) and getattr(here, name, None) != getattr(there, name)
     ]
-    if differences:
-        raise ValueError(f"the backbones are not those of the preset {preset!r}: {'; '.join(differences)}; drop it")
 
 
 def add_placeholders(tokenizer: Any) -> list[str]:

@@ -30,7 +30,7 @@ from cambrian_gaze.models.key_report import KeyReport, Part, match, model_shapes
 from cambrian_gaze.models.lineage import parent, write_lineage
 from cambrian_gaze.models.model_writer import EMBEDDINGS, NEW, write_model
 from cambrian_gaze.models.modeling import CambrianGazeForConditionalGeneration
-from cambrian_gaze.models.opening import open_tokenizer, opening
+from cambrian_gaze.models.opening import open_tokenizer, opening, said_of
 from cambrian_gaze.models.processing import CambrianGazeProcessor
 from cambrian_gaze.models.shard_writer import Planned, write_file
 from cambrian_gaze.models.shards import Shards
@@ -101,7 +101,8 @@ def from_cambrian(
         report.notes.append(f"features of the tower are taken {where}: {side}×{side} tokens")
     if dry_run:
         return report
-    report.check()
+    with said_of(f"{path} cannot be converted"):
+        report.check()
 
     def add_record(folder: Path) -> None:
         left_out = [name for name, (target, _) in names.items() if target is None]

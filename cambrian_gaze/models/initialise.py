@@ -89,7 +89,8 @@ def initialise(
         report.notes += notes + ([grown] if grown else []) + left_out
     if dry_run:
         return report
-    report.check()
+    with said_of(f"{language_model} and {vision} make no model"):
+        report.check()
     dtype = dtype or text_config.dtype or parts[0].shards.entries[report.loaded[EMBEDDINGS].name].dtype
     parents = [parent("language model", language_model), parent("vision tower", vision)]
     write_model(

@@ -12,7 +12,6 @@ from cambrian_gaze.models.backbone import GazeEmbeddings
 from cambrian_gaze.models.configuration import CambrianGazeConfig
 from cambrian_gaze.models.generation_settings import settle
 from cambrian_gaze.models.modeling import CambrianGazeForConditionalGeneration
-from cambrian_gaze.models.opening import open_config
 from cambrian_gaze.models.processing import CambrianGazeProcessor
 
 logger = logging.getLogger(__name__)
@@ -53,7 +52,7 @@ def load_model(
 
     Raises: ValueError where both numbers are positive: learned tokens are neither cut nor invented.
     """
-    wanted, stored = config.gaze_config.num_context_tokens, open_config(name).gaze_config
+    wanted, stored = config.gaze_config.num_context_tokens, CambrianGazeConfig.from_pretrained(name).gaze_config
     if wanted == stored.num_context_tokens:
         return CambrianGazeForConditionalGeneration.from_pretrained(name, config=config, dtype=dtype, **options)
     if wanted and stored.num_context_tokens:

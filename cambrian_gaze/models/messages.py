@@ -80,10 +80,10 @@ def with_placeholder_tokens(messages: Sequence[Mapping[str, Any]]) -> list[dict[
     return written
 
 
-def check_template(template: str) -> None:
+def check_template(tokenizer: Any, template: str) -> None:
     """Raises: ValueError where another template than ours is broken, or takes too much for three short turns."""
     if template != CHAT_TEMPLATE and (fault := probe(template)):
-        raise ValueError(f"the chat template is not used: {fault}")
+        raise ValueError(f"the chat template of {_place(tokenizer)} is not used: {fault}")
 
 
 def render_foreign(
@@ -93,13 +93,19 @@ def render_foreign(
 
     Raises: ValueError as `check_template`, and where the template refuses the conversation.
     """
-    check_template(template)
+    check_template(tokenizer, template)
     try:
         return tokenizer.apply_chat_template(
             with_placeholder_tokens(messages), chat_template=template, tokenize=False, **variables
         )
     except Exception as error:
-        raise ValueError(f"the chat template does not render this conversation: {error or type(error)}") from error
+        reason = " ".join(str(error).split()) or type(error).__name__
+        told = f"the chat template of {_place(tokenizer)} does not render this conversation: {reason}"
+        raise ValueError(told) from error
+
+
+def _place(tokenizer: Any) -> str:
+    return getattr(tokenizer, "name_or_path", "") or "the processor"
 
 
 def _message(message: Any) -> dict[str, Any]:

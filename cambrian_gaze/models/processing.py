@@ -250,7 +250,7 @@ class CambrianGazeProcessor(ProcessorMixin):
 
     def check_template(self) -> None:
         """Raises: ValueError where the default chat template is broken, or takes too much for three short turns."""
-        check_template(self._template(None))
+        check_template(self.tokenizer, self._template(None))
 
     def with_system(self, messages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         """The messages, with `system_prompt` before them where it says anything and they have no system turn."""

@@ -18,6 +18,7 @@ from cambrian_gaze.models.backbones import (
     language_model_part,
     load_part,
     read_vision_config,
+    refuse_other_kinds,
     resolve,
     vision_tower_part,
 )
@@ -134,6 +135,7 @@ def new_config(args: ModelArguments, language_model: PreTrainedConfig | None) ->
     text_config = vision_config = tokenizer = None
     if language_model is not None:
         text_config = language_model.get_text_config()
+        refuse_other_kinds(text_config, args.model_name_or_path)
         tokenizer = open_tokenizer(args.tokenizer_name_or_path or args.model_name_or_path)
     elif args.preset is None:
         known = ", ".join(PRESETS)

@@ -11,9 +11,11 @@ from pathlib import Path
 from safetensors import safe_open
 
 from cambrian_gaze.models.adapters import is_adapter
+from cambrian_gaze.models.configuration import CambrianGazeConfig
 from cambrian_gaze.models.folder_check import read_object
 from cambrian_gaze.models.lineage import LINEAGE, read_lineage, without_places
-from cambrian_gaze.models.opening import opening, said_of
+from cambrian_gaze.models.modeling import CambrianGazeForConditionalGeneration
+from cambrian_gaze.models.opening import check_fit, opening, said_of
 from cambrian_gaze.models.writing import replace_text
 from cambrian_gaze.training.card import CARD, PICTURE, Score, model_card
 
@@ -108,7 +110,8 @@ def _told_lineage(folder: Path) -> bytes:
 
 
 def check_model(folder: Path) -> None:
-    """Raises ValueError unless `folder` holds a configuration without remote code and all of its safetensors."""
+    """Raises ValueError unless `folder` holds a configuration without remote code and all of its safetensors, and these
+    are what the configuration says."""
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -127,3 +130,5 @@ def check_model(folder: Path) -> None:
                 file.keys()
         except Exception as error:
             raise ValueError(f"{folder / name} cannot be read as safetensors: {error}") from error
+    if config.get("model_type") == CambrianGazeConfig.model_type:
+        check_fit(CambrianGazeForConditionalGeneration, CambrianGazeConfig.from_pretrained(folder), str(folder))

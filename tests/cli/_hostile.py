@@ -122,6 +122,35 @@ def _pickled(folder: Path) -> None:
     torch.save({"a": Evil(folder.parent / "ran")}, folder / "pytorch_model.bin")
 
 
+def in_the_hubs_cache(folder: Path) -> Path:
+    """The folder as a snapshot in the hub's cache, whose files are links to blobs. Returns the folder of the blobs."""
+    root = folder.parent / "models--me--it"
+    blobs, snapshot = root / "blobs", root / "snapshots" / "abc"
+    for place in (blobs, snapshot):
+        place.mkdir(parents=True)
+    for number, file in enumerate(sorted(folder.iterdir())):
+        file.rename(blobs / f"{number:040x}")
+        (snapshot / file.name).symlink_to(Path("../../blobs") / f"{number:040x}")
+    folder.rmdir()
+    folder.symlink_to(snapshot)
+    return blobs
+
+
+def _blob_elsewhere(folder: Path) -> None:
+    blob = sorted(in_the_hubs_cache(folder).iterdir())[0]
+    blob.rename(folder.parent / "outside")
+    blob.symlink_to(folder.parent / "outside")
+
+
+def _template(text: str) -> Callable[[Path], None]:
+    return _raw("chat_template.jinja", text.encode())
+
+
+def _named_template(folder: Path) -> None:
+    (folder / "additional_chat_templates").mkdir()
+    os.mkfifo(folder / "additional_chat_templates" / "tool_use.jinja")
+
+
 def _several(*spoils: Callable[[Path], None]) -> Callable[[Path], None]:
     return lambda folder: [spoil(folder) for spoil in spoils] and None
 
@@ -134,6 +163,19 @@ KINDS: dict[str, Callable[[Path], object]] = {
     "a device": lambda path: path.symlink_to("/dev/zero"),
     "a dead link": lambda path: path.symlink_to("nowhere"),
     "a link to itself": lambda path: path.symlink_to(path.name),
+}
+TEMPLATES = {
+    "has wrong syntax": "{% for m in messages %}{{ m.role }",
+    "has an unknown tag": "{% evil %}",
+    "loops for ever": "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
+    "has a huge range": "{% for a in range(10**12) %}x{% endfor %}",
+    "fills the memory": "{{ 'a' * 10**11 }}",
+    "doubles": "{% set n = namespace(s='a') %}{% for a in range(60) %}{% set n.s = n.s ~ n.s %}{% endfor %}",
+    "calls itself": "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
+    "refuses": "{{ raise_exception('never') }}",
+    "divides by zero": "{{ 1 / 0 }}",
+    "reaches for Python": "{{ messages.__class__.__mro__[1].__subclasses__() }}",
+    "is long": "x" * 2_000_000,
 }
 RAW = {
     "empty": b"",
@@ -169,6 +211,7 @@ def _cases() -> list[Case]:
     configs: dict[str, Callable[[Path], None]] = {
         "is missing": lambda folder: (folder / "config.json").unlink(),
         "names a foreign model": _fields("config.json", model_type="bert"),
+        "names a model of another kind": _fields("config.json", model_type="vit"),
         "names no model": _fields("config.json", model_type="evil"),
         "names code": _fields(
             "config.json", model_type="evil", auto_map={"AutoConfig": "evil.Evil", "AutoModel": "evil.Evil"}
@@ -290,6 +333,12 @@ def _cases() -> list[Case]:
         Case("lineage.json has no code", "lineage", _fields("lineage.json", code=None)),
         Case("lineage.json has data that are none", "lineage", _fields("lineage.json", data=[1])),
     ]
+    for name, make in KINDS.items():
+        found.append(Case(f"the chat template is {name}", "tokenizer", _made("chat_template.jinja", make)))
+    found.append(Case("a chat template by name is a FIFO", "tokenizer", _named_template))
+    found.append(Case("the chat template is no UTF-8", "template", _raw("chat_template.jinja", b"\xff\xfe{{ a }}")))
+    found += [Case(f"the chat template {name}", "template", _template(text)) for name, text in TEMPLATES.items()]
+    found.append(Case("a blob of the cache lies elsewhere", "link", _blob_elsewhere))
     found += [Case(f"{file} is a link out", "link", _link_out(file)) for file in ("config.json", "tokenizer.json")]
     found += [Case(f"{file} is a link out", "link", _link_out(file)) for file in ("notes.txt", "chat_template.jinja")]
     found.append(
