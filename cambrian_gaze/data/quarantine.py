@@ -19,7 +19,7 @@ from cambrian_gaze.data.records import Record
 logger = logging.getLogger(__name__)
 
 _MAX_REASON = 1000
-_SHORT_REASON = 200
+_SHORT_REASON = 300
 
 
 class TooManyQuarantined(ValueError):
@@ -158,9 +158,13 @@ def read_quarantine(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
 
 
 def first_rows(path: str | os.PathLike[str], shown: int = 3) -> str:
-    """The first records of a log, in words: "train.jsonl, row 3 (why)"; empty where there is none."""
+    """The first records of a log, in words: "train.jsonl, row 3: why"; empty where there is none."""
     entries = [entry for entry, _ in _entries(path, 0)]
-    told = [f"{one['file']}, row {one['row']} ({str(one['reason'])[:_SHORT_REASON]})" for one in entries[:shown]]
+    told = []
+    for entry in entries[:shown]:
+        where, reason = f"{entry['file']}, row {entry['row']}", str(entry["reason"])
+        text = reason if reason.startswith(where) else f"{where}: {reason}"
+        told.append(text if len(text) <= _SHORT_REASON else f"{text[:_SHORT_REASON]}…")
     more = len(entries) - len(told)
     return "; ".join(told) + (f"; and {more} more" if more > 0 else "")
 

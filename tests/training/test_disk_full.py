@@ -1,7 +1,5 @@
 """A disk that is full while a checkpoint is written: the last good one stays, the run stops and says so."""
 
-import contextlib
-import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +9,7 @@ import pytest
 from cambrian_gaze.training.agent import EXIT_STOPPED
 from cambrian_gaze.training.checkpoint import checkpoint_steps, incomplete_because
 from tests.training._ranks import launch
-from tests.training._runs import flags, run
+from tests.training._runs import flags, run, run_noting_errors
 from tests.training.test_resume import exact, zero
 
 
@@ -33,12 +31,6 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 def resize(disk: Path, size: str) -> None:
     subprocess.run(["mount", "-o", f"remount,size={size}", str(disk)], check=True)
-
-
-def run_noting_errors(argv: list[str], note: str) -> int:
-    """As `run`; what a rank says on stderr goes to `note`."""
-    with open(f"{note}{os.environ.get('RANK', 0)}", "w") as file, contextlib.redirect_stderr(file):
-        return run(argv)
 
 
 @pytest.mark.slow
