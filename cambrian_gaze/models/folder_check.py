@@ -8,13 +8,13 @@ import stat
 from pathlib import Path
 from typing import Any
 
+from cambrian_gaze.models.generation_check import fault_of_settings
+
 LARGEST_JSON = 64 * 2**20
 """Bytes that a JSON file may have; the largest tokenizers have 20 MB."""
 LARGEST_HEADER = 100 * 10**6
 """Bytes of a safetensors header, the limit of the format's own reader."""
 LARGEST_TEXT = 64 * 2**20
-MOST = {"num_beams": 64, "num_return_sequences": 64, "num_beam_groups": 64, "prompt_lookup_num_tokens": 4096}
-"""Settings for `generate` beyond which only memory is spent."""
 SIZES = {
     "hidden_size": 2**17,
     "intermediate_size": 2**20,
@@ -26,6 +26,7 @@ SIZES = {
     "image_size": 2**14,
     "patch_size": 2**12,
     "num_channels": 64,
+    "num_labels": 2**20,
 }
 """Sizes of a model or part that no checkpoint exceeds: only building it, before a weight is read, would take all
 memory."""
@@ -136,20 +137,23 @@ def _check_object(path: Path, content: Any) -> None:
         raise FolderError(f"{path}: model_type must be a text, not {type(content['model_type']).__name__}")
     if path.name == "config.json":
         for part in (content, content.get("text_config"), content.get("vision_config")):
-            _check_numbers(path, part or {}, SIZES | MOST)
-    if path.name == "generation_config.json":
-        _check_numbers(path, content, MOST)
+            _check_numbers(path, part or {})
+    if path.name in ("config.json", "generation_config.json") and (fault := fault_of_settings(content)):
+        raise FolderError(f"{path}: {fault}")
     for name in _shards(path, content):
         if not isinstance(name, str) or Path(name).name != name:
             raise FolderError(f"{path} names files outside its folder: {str(name)[:80]!r}")
 
 
-def _check_numbers(path: Path, content: dict[str, Any], limits: dict[str, int]) -> None:
-    for key, most in limits.items():
+def _check_numbers(path: Path, content: dict[str, Any]) -> None:
+    for key in ("attn_implementation", "_attn_implementation"):
+        if "/" in str(content.get(key)):
+            raise FolderError(f"{path}: {key} names code of the hub ({str(content[key])[:80]}), which is not loaded")
+    for key, most in SIZES.items():
         value = content.get(key)
-        if value is None or (isinstance(value, list) and key in SIZES):  # a list: one a layer, or a side
+        if value is None or isinstance(value, list):  # a list: one a layer, or a side
             continue
-        if not (type(value) is int and 1 <= value <= most):
+        if not (type(value) is int and (1 <= value <= most or (value == 0 and key == "num_labels"))):
             raise FolderError(f"{path}: {key} must be a whole number from 1 to {most}, it is {str(value)[:40]}")
 
 

@@ -3,6 +3,7 @@ whatever goes wrong while they are read ends as one line that names the folder."
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +18,10 @@ from cambrian_gaze.models.shards import Shards
 from cambrian_gaze.models.source import NoSuchFolder, known_source
 from cambrian_gaze.models.weight_names import Name
 
+QUANTISED = ("bitsandbytes", "torchao")
+"""Packages that quantise models of this project."""
+MOST_PER_BYTE = 8
+"""Quantised numbers that a byte may hold."""
 SHOWN = 400
 """Characters of somebody else's message that are repeated."""
 
@@ -80,14 +85,31 @@ def open_processor(name: Path | str) -> Any:
 def check_fit(kind: type[PreTrainedModel], config: PreTrainedConfig, folder: str) -> None:
     """Compare the names and shapes in the folder's weights with the model, before memory is taken for either.
 
-    Raises: FolderError naming tensors that are missing or of another shape: transformers would draw them anew.
+    Raises: FolderError naming tensors that are missing or of another shape: transformers would draw them anew. Of
+        quantised weights, whose names and shapes are the quantiser's, that they are.
     """
-    if not Path(folder).is_dir() or getattr(config, "quantization_config", None) is not None:
+    if not Path(folder).is_dir():
         return
     with said_of(f"{folder} cannot be loaded"):
         shards = Shards(folder)
         with torch.device("meta"):
             shapes = model_shapes(kind(config))
+        if (quantised := getattr(config, "quantization_config", None)) is not None:
+            _check_quantised(quantised, shards, shapes)
+            return
         report = match(shapes, [Part("model", shards, {name: Name(name) for name in shards}, ("",))], {})
         report.unexpected.clear()  # transformers says which are left
         report.check()
+
+
+def _check_quantised(quantised: Any, shards: Shards, shapes: dict[str, tuple[int, ...]]) -> None:
+    """Raises: ValueError where weights are quantised by another package than ours are, not at all, or too few."""
+    stated = quantised if isinstance(quantised, dict) else quantised.to_dict()
+    method = str(getattr(stated.get("quant_method"), "value", stated.get("quant_method")))
+    if method not in QUANTISED:
+        raise ValueError(f"its weights are quantised by {method[:40]!r}; known: {', '.join(QUANTISED)}")
+    if not set(shards) - set(shapes):  # there would be scales
+        raise ValueError(f"config.json says that its weights are quantised by {method}, and they are not")
+    stored, needed = sum(file.stat().st_size for file in shards.files), sum(map(math.prod, shapes.values()))
+    if needed > MOST_PER_BYTE * stored:
+        raise ValueError(f"its {stored} bytes of weights cannot hold the {needed} numbers of the model")

@@ -30,6 +30,9 @@ def check_processor(processor: Any) -> None:
             raise ValueError(f"the image processor's {name} must be three numbers, not {str(values)[:80]}")
     if not all(images.image_std):
         raise ValueError("the image processor's image_std holds a zero")
+    longest = processor.tokenizer.model_max_length
+    if isinstance(longest, bool) or not isinstance(longest, int | float):
+        raise ValueError(f"the tokenizer's model_max_length must be a number, not {type(longest).__name__}")
     templates = processor.chat_template
     for template in templates.values() if isinstance(templates, dict) else [templates]:
         if not isinstance(template, str):

@@ -232,8 +232,36 @@ def _cases() -> list[Case]:
     ):
         configs[f"says {size}: {value!r}"] = _fields("config.json", *PARTS, **{size: value})
     found += [Case(f"config.json {name}", "config", spoil) for name, spoil in configs.items()]
+    for key, value in (
+        ("attn_implementation", "someone/kernel"),
+        ("_attn_implementation", "someone/kernel:run"),
+        ("num_labels", 10**9),
+        ("pad_token_id", "x"),
+        ("eos_token_id", [[1]]),
+        ("dtype", "evil"),
+    ):
+        found.append(Case(f"config.json says {key}: {value!r}", "config", _fields("config.json", **{key: value})))
+    for value in ({"quant_method": "evil"}, {"quant_method": "bitsandbytes", "load_in_4bit": True}):
+        spoil = _fields("config.json", quantization_config=value)
+        found.append(Case(f"config.json says quantization_config: {value}", "quantised", spoil))
     found.append(Case("config.json says num_beams: 10**6", "config", _fields("config.json", num_beams=10**6)))
-    for key, value in (("num_beams", 10**6), ("num_return_sequences", 10**9), ("num_beams", "many")):
+    for key, value in (
+        ("num_beams", 10**6),
+        ("num_return_sequences", 10**9),
+        ("num_beams", "many"),
+        ("max_new_tokens", "many"),
+        ("min_length", [1]),
+        ("top_k", -1),
+        ("temperature", "hot"),
+        ("do_sample", "yes"),
+        ("eos_token_id", "end"),
+        ("eos_token_id", [10**30]),
+        ("forced_eos_token_id", {"a": 1}),
+        ("no_repeat_ngram_size", 2.5),
+        ("suppress_tokens", ["a"]),
+        ("exponential_decay_length_penalty", "x"),
+        ("watermarking_config", {"a": 1}),
+    ):
         spoil = _fields("generation_config.json", **{key: value})
         found.append(Case(f"generation_config.json says {key}: {value!r}", "generation", spoil))
     found += [
@@ -279,6 +307,8 @@ def _cases() -> list[Case]:
                 lambda folder: (folder / "tokenizer.json").unlink(),
             ),
         ),
+        Case("the longest text is a text", "processor", _fields("tokenizer_config.json", model_max_length="x")),
+        Case("the end token is a number", "tokenizer", _fields("tokenizer_config.json", eos_token=5)),
         Case("the tokens are numbers", "tokenizer", _fields("tokenizer_config.json", added_tokens_decoder=[1, 2])),
     ]
     for key, value in (

@@ -21,7 +21,11 @@ MODEL = ("config", "weights")
 WHOLE = (*MODEL, "tokenizer", "processor")
 
 COMMANDS: dict[str, tuple[str, tuple[str, ...], list[str]]] = {
-    "generate": ("model", (*WHOLE, "generation", "template"), ["generate", "--model", "{model}", "--prompt", "a"]),
+    "generate": (
+        "model",
+        (*WHOLE, "generation", "template", "quantised"),
+        ["generate", "--model", "{model}", "--prompt", "a"],
+    ),
     "answer": (
         "model",
         (*WHOLE, "generation"),
@@ -78,7 +82,7 @@ COMMANDS: dict[str, tuple[str, tuple[str, ...], list[str]]] = {
         (*MODEL, "tokenizer", "link"),
         ["convert", "to-cambrian", "{dense}", "--model_type=cambrian_qwen3", "--tower=it", "--out={out}"],
     ),
-    "train, a saved model": ("model", WHOLE, ["train", "--model_name_or_path={model}"]),
+    "train, a saved model": ("model", (*WHOLE, "quantised"), ["train", "--model_name_or_path={model}"]),
     "train, a language model": (
         "llm",
         (*MODEL, "tokenizer", "generation"),
@@ -188,15 +192,21 @@ def places_of(sound: Path, tmp_path: Path) -> dict[str, str]:
     }
 
 
-PAIRS = [
-    pytest.param(command, case, id=f"{command}: {case.name}")
-    for command, (_, groups, _) in COMMANDS.items()
-    for case in CASES
-    if case.group in groups and (command, case.name) not in HARMLESS
-]
+
+def pairs() -> Iterator[object]:
+    """Every case for every command that minds; by default every third, and the rest as slow."""
+    found = [
+        (command, case)
+        for command, (_, groups, _) in COMMANDS.items()
+        for case in CASES
+        if case.group in groups and (command, case.name) not in HARMLESS
+    ]
+    for number, (command, case) in enumerate(found):
+        marks = [pytest.mark.slow] if number % 3 else []
+        yield pytest.param(command, case, id=f"{command}: {case.name}", marks=marks)
 
 
-@pytest.mark.parametrize(("command", "case"), PAIRS)
+@pytest.mark.parametrize(("command", "case"), pairs())
 def test_it_ends_with_one_line(
     command: str, case: Case, sound: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], guarded: None
 ) -> None:
