@@ -6,7 +6,8 @@ from pathlib import Path
 
 import torch
 
-from cambrian_gaze.models.adapters import load_adapted, refuse_adapter
+from cambrian_gaze.models.adapter_check import refuse_adapter
+from cambrian_gaze.models.adapters import load_adapted
 from cambrian_gaze.models.loading import load_to_answer, make_ready
 from cambrian_gaze.models.modeling import CambrianGazeForConditionalGeneration
 from cambrian_gaze.models.processing import CambrianGazeProcessor

@@ -31,6 +31,19 @@ _GROUP_REPEATED = re.compile(r"\)\s*[*+?{]")
 _REPEATS = re.compile(r"(?<!\\)[*+{]")
 
 
+def is_adapter(folder: Path | str) -> bool:
+    """Whether a folder holds an adapter."""
+    return (Path(folder) / ADAPTER_CONFIG).is_file()
+
+
+def refuse_adapter(folder: Path | str) -> None:
+    """Raises: ValueError where a folder named as a model holds an adapter: transformers would load the model under it
+    with the model's own budget."""
+    if is_adapter(folder):
+        base = read_object(Path(folder) / ADAPTER_CONFIG).get("base_model_name_or_path") or "BASE"
+        raise ValueError(f"{folder} holds an adapter, not a model; give --model {base} --adapter {folder}")
+
+
 def check_adapter(folder: Path | str) -> None:
     """Raises: FolderError where a folder's adapter is none of safetensors, or asks for what an adapter of this project
     does not have."""

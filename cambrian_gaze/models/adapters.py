@@ -12,10 +12,9 @@ from pathlib import Path
 import torch
 
 from cambrian_gaze.extras import require
-from cambrian_gaze.models.adapter_check import ADAPTER_CONFIG, check_adapter
+from cambrian_gaze.models.adapter_check import ADAPTER_CONFIG, check_adapter, is_adapter, refuse_adapter
 from cambrian_gaze.models.backbones import other_sizes
 from cambrian_gaze.models.configuration import CambrianGazeConfig
-from cambrian_gaze.models.folder_check import read_object
 from cambrian_gaze.models.generation_settings import settle
 from cambrian_gaze.models.lineage import LINEAGE, parent, read_lineage, weights_digest, write_lineage
 from cambrian_gaze.models.loading import load_model
@@ -47,19 +46,6 @@ def merge_adapter(base: Path | str, adapter: Path | str, out: Path | str) -> Pat
         processor.save_pretrained(folder)
         write_lineage(folder, "merge of an adapter", [parent("model", base), parent("adapter", adapter)])
     return Path(out)
-
-
-def is_adapter(folder: Path | str) -> bool:
-    """Whether a folder holds an adapter."""
-    return (Path(folder) / ADAPTER_CONFIG).is_file()
-
-
-def refuse_adapter(folder: Path | str) -> None:
-    """Raises: ValueError where a folder named as a model holds an adapter: transformers would load the model under it
-    with the model's own budget."""
-    if is_adapter(folder):
-        base = read_object(Path(folder) / ADAPTER_CONFIG).get("base_model_name_or_path") or "BASE"
-        raise ValueError(f"{folder} holds an adapter, not a model; give --model {base} --adapter {folder}")
 
 
 def _over_base(base: Path | str, adapter: Path | str, copied: bool = False) -> torch.nn.Module:

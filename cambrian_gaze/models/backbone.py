@@ -23,6 +23,7 @@ from cambrian_gaze.gaze.config import GazeConfig
 from cambrian_gaze.gaze.derive import derive_layout
 from cambrian_gaze.gaze.layout import CONTEXT, PAD, VISUAL, TokenLayout
 from cambrian_gaze.gaze.visibility import hidden_of
+from cambrian_gaze.models.adapter_check import refuse_adapter
 from cambrian_gaze.models.cache import GazeCache
 from cambrian_gaze.models.configuration import CambrianGazeConfig
 from cambrian_gaze.models.hf_internals import (
@@ -113,6 +114,7 @@ class CambrianGazePreTrainedModel(PreTrainedModel):
         if source is None:
             return super().from_pretrained(None, *args, **kwargs)
         with opening(source) as folder:
+            refuse_adapter(folder)
             if cls._tied_weights_keys and not _OTHER_WEIGHTS & kwargs.keys():
                 check_fit(cls, kwargs.get("config") or cls.config_class.from_pretrained(folder), folder)
             return super().from_pretrained(folder, *args, **kwargs)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from safetensors import safe_open
 
-from cambrian_gaze.models.adapters import is_adapter
+from cambrian_gaze.models.adapter_check import is_adapter
 from cambrian_gaze.models.configuration import CambrianGazeConfig
 from cambrian_gaze.models.folder_check import read_object
 from cambrian_gaze.models.lineage import LINEAGE, read_lineage, without_places

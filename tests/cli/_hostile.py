@@ -243,7 +243,7 @@ def _cases() -> list[Case]:
         found.append(Case(f"config.json says {key}: {value!r}", "config", _fields("config.json", **{key: value})))
     for value in ({"quant_method": "evil"}, {"quant_method": "bitsandbytes", "load_in_4bit": True}):
         spoil = _fields("config.json", quantization_config=value)
-        found.append(Case(f"config.json says quantization_config: {value}", "quantised", spoil))
+        found.append(Case(f"config.json says quantization_config: {value}", "our model", spoil))
     found.append(Case("config.json says num_beams: 10**6", "config", _fields("config.json", num_beams=10**6)))
     for key, value in (
         ("num_beams", 10**6),
@@ -349,6 +349,9 @@ def _cases() -> list[Case]:
     ):
         spoil = _fields("adapter_config.json", **{key: value})
         found.append(Case(f"adapter_config.json says {key}: {str(value)[:40]!r}", "adapter", spoil))
+
+    spoil = _raw("adapter_config.json", b'{"peft_type": "LORA", "base_model_name_or_path": "/etc/evil"}')
+    found.append(Case("an adapter leads to another model", "our model", spoil))
 
     def pickled_adapter(folder: Path) -> None:
         (folder / "adapter_model.safetensors").unlink()

@@ -23,7 +23,7 @@ WHOLE = (*MODEL, "tokenizer", "processor")
 COMMANDS: dict[str, tuple[str, tuple[str, ...], list[str]]] = {
     "generate": (
         "model",
-        (*WHOLE, "generation", "template", "quantised"),
+        (*WHOLE, "generation", "template", "our model"),
         ["generate", "--model", "{model}", "--prompt", "a"],
     ),
     "answer": (
@@ -38,7 +38,7 @@ COMMANDS: dict[str, tuple[str, tuple[str, ...], list[str]]] = {
     ),
     "export bf16": (
         "model",
-        (*WHOLE, "generation", "link"),
+        (*WHOLE, "generation", "our model", "link"),
         ["export", "--model", "{model}", "--format", "bf16", "--out", "{out}"],
     ),
     "export llava": (
@@ -82,7 +82,7 @@ COMMANDS: dict[str, tuple[str, tuple[str, ...], list[str]]] = {
         (*MODEL, "tokenizer", "link"),
         ["convert", "to-cambrian", "{dense}", "--model_type=cambrian_qwen3", "--tower=it", "--out={out}"],
     ),
-    "train, a saved model": ("model", (*WHOLE, "quantised"), ["train", "--model_name_or_path={model}"]),
+    "train, a saved model": ("model", (*WHOLE, "our model"), ["train", "--model_name_or_path={model}"]),
     "train, a language model": (
         "llm",
         (*MODEL, "tokenizer", "generation"),
