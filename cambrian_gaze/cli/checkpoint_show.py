@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from pathlib import Path
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -21,8 +22,11 @@ def build_parser() -> argparse.ArgumentParser:
 
 def run(arguments: argparse.Namespace) -> str:
     """The text to print. Raises ValueError where there is no lineage, or the weights are not its."""
+    from cambrian_gaze.models.folder_check import check_files
     from cambrian_gaze.models.lineage import lines, read_lineage, weights_digest
 
+    if arguments.verify and Path(arguments.folder).is_dir():
+        check_files(arguments.folder)
     lineage = read_lineage(arguments.folder)
     if arguments.verify and (found := weights_digest(arguments.folder)) != lineage["weights"]:
         raise ValueError(f"the weights in {arguments.folder} are {found}, not {lineage['weights']} as recorded")

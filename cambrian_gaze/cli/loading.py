@@ -6,8 +6,8 @@ from pathlib import Path
 
 import torch
 
-from cambrian_gaze.models.adapters import load_adapted, refuse_adapter
-from cambrian_gaze.models.folder_check import check_files
+from cambrian_gaze.models.adapter_check import refuse_adapter
+from cambrian_gaze.models.adapters import load_adapted
 from cambrian_gaze.models.loading import load_to_answer, make_ready
 from cambrian_gaze.models.modeling import CambrianGazeForConditionalGeneration
 from cambrian_gaze.models.processing import CambrianGazeProcessor
@@ -56,10 +56,7 @@ def find_device(name: str | None) -> torch.device:
 
 
 def check_folder(name: str) -> None:
-    """Raises ValueError where `name` is a path and no folder with a model's or adapter's configuration, or a file in it
-    is none of such a folder."""
+    """Raises ValueError where `name` is a path and no folder with a model's or adapter's configuration."""
     folder = Path(known_source(name))
     if folder.is_dir() and not any((folder / file).is_file() for file in ("config.json", "adapter_config.json")):
         raise ValueError(f"{name} holds no config.json; name the folder that save_pretrained wrote")
-    if folder.is_dir():
-        check_files(folder)

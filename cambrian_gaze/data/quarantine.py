@@ -19,6 +19,7 @@ from cambrian_gaze.data.records import Record
 logger = logging.getLogger(__name__)
 
 _MAX_REASON = 1000
+_SHORT_REASON = 300
 
 
 class TooManyQuarantined(ValueError):
@@ -154,6 +155,18 @@ def read_quarantine(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
     """The entries of a log, one per record; empty when there is no such file."""
     unique = {(entry["file"], entry["row"]): entry for entry, _ in _entries(path, 0)}
     return list(unique.values())
+
+
+def first_rows(path: str | os.PathLike[str], shown: int = 3) -> str:
+    """The first records of a log, in words: "train.jsonl, row 3: why"; empty where there is none."""
+    entries = [entry for entry, _ in _entries(path, 0)]
+    told = []
+    for entry in entries[:shown]:
+        where, reason = f"{entry['file']}, row {entry['row']}", str(entry["reason"])
+        text = reason if reason.startswith(where) else f"{where}: {reason}"
+        told.append(text if len(text) <= _SHORT_REASON else f"{text[:_SHORT_REASON]}…")
+    more = len(entries) - len(told)
+    return "; ".join(told) + (f"; and {more} more" if more > 0 else "")
 
 
 def read_list(path: str | os.PathLike[str]) -> list[dict[str, Any]]:

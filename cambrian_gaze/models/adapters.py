@@ -7,22 +7,21 @@ trained under (`config.json`, with the budget), the processor, and the lineage, 
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import torch
-from transformers import AutoConfig
 
 from cambrian_gaze.extras import require
+from cambrian_gaze.models.adapter_check import ADAPTER_CONFIG, check_adapter, is_adapter, refuse_adapter
+from cambrian_gaze.models.backbones import other_sizes
+from cambrian_gaze.models.configuration import CambrianGazeConfig
 from cambrian_gaze.models.generation_settings import settle
 from cambrian_gaze.models.lineage import LINEAGE, parent, read_lineage, weights_digest, write_lineage
 from cambrian_gaze.models.loading import load_model
 from cambrian_gaze.models.modeling import CambrianGazeForConditionalGeneration
+from cambrian_gaze.models.opening import opening
 from cambrian_gaze.models.processing import CambrianGazeProcessor
-from cambrian_gaze.models.source import known_source
 from cambrian_gaze.models.writing import new_folder
-
-ADAPTER_CONFIG = "adapter_config.json"
 
 
 def load_adapted(base: Path | str, adapter: Path | str) -> CambrianGazeForConditionalGeneration:
@@ -40,7 +39,7 @@ def merge_adapter(base: Path | str, adapter: Path | str, out: Path | str) -> Pat
     Raises: as `load_adapted`; ValueError where `out` is there already, or the sum is not finite.
     """
     with new_folder(out) as folder:
-        model = _over_base(base, adapter).merge_and_unload(progressbar=True, safe_merge=True)
+        model = _over_base(base, adapter, copied=True).merge_and_unload(progressbar=True, safe_merge=True)
         processor = CambrianGazeProcessor.from_pretrained(adapter)
         settle(model, processor.tokenizer)
         model.save_pretrained(folder)
@@ -49,33 +48,25 @@ def merge_adapter(base: Path | str, adapter: Path | str, out: Path | str) -> Pat
     return Path(out)
 
 
-def is_adapter(folder: Path | str) -> bool:
-    """Whether a folder holds an adapter."""
-    return (Path(folder) / ADAPTER_CONFIG).is_file()
-
-
-def refuse_adapter(folder: Path | str) -> None:
-    """Raises: ValueError where a folder named as a model holds an adapter: transformers would load the model under it
-    with the model's own budget."""
-    if is_adapter(folder):
-        settings = json.loads((Path(folder) / ADAPTER_CONFIG).read_text(encoding="utf-8"))
-        base = settings.get("base_model_name_or_path") or "BASE"
-        raise ValueError(f"{folder} holds an adapter, not a model; give --model {base} --adapter {folder}")
-
-
-def _over_base(base: Path | str, adapter: Path | str) -> torch.nn.Module:
+def _over_base(base: Path | str, adapter: Path | str, copied: bool = False) -> torch.nn.Module:
     """A `PeftModel` of the adapter over the base, in evaluation mode."""
     peft = require("peft", "peft")
     if not is_adapter(adapter):
         raise ValueError(f"{adapter} holds no {ADAPTER_CONFIG}; name the folder that a run with lora_enable wrote")
-    refuse_adapter(known_source(base))
-    _check_base(base, adapter)
-    config, stored = AutoConfig.from_pretrained(adapter), AutoConfig.from_pretrained(base)
+    with opening(base, copied) as source:
+        refuse_adapter(source)
+    with opening(adapter, copied):
+        check_adapter(adapter)
+        _check_base(base, adapter)
+    config, stored = CambrianGazeConfig.from_pretrained(adapter), CambrianGazeConfig.from_pretrained(base)
+    if differences := other_sizes(config, stored):
+        raise ValueError(f"{adapter} was trained on another model than {base}: {'; '.join(differences)}")
     config.dtype = stored.dtype
     if hasattr(config, "quantization_config"):
         del config.quantization_config  # of the training; here the base is as it was saved
     model = load_model(str(base), config, stored.dtype or torch.float32)
-    return peft.PeftModel.from_pretrained(model, str(adapter)).eval()
+    with opening(adapter) as source:
+        return peft.PeftModel.from_pretrained(model, source).eval()
 
 
 def _check_base(base: Path | str, adapter: Path | str) -> None:

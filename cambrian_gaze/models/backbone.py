@@ -23,6 +23,7 @@ from cambrian_gaze.gaze.config import GazeConfig
 from cambrian_gaze.gaze.derive import derive_layout
 from cambrian_gaze.gaze.layout import CONTEXT, PAD, VISUAL, TokenLayout
 from cambrian_gaze.gaze.visibility import hidden_of
+from cambrian_gaze.models.adapter_check import refuse_adapter
 from cambrian_gaze.models.cache import GazeCache
 from cambrian_gaze.models.configuration import CambrianGazeConfig
 from cambrian_gaze.models.hf_internals import (
@@ -36,9 +37,12 @@ from cambrian_gaze.models.hf_internals import (
     refuse_attentions,
     wants_dict,
 )
+from cambrian_gaze.models.opening import check_fit, opening
 from cambrian_gaze.models.projector import GridConvolution, Projector
-from cambrian_gaze.models.source import known_source
 from cambrian_gaze.models.trace import TraceBuilder
+
+_OTHER_WEIGHTS = {"variant", "subfolder", "gguf_file", "state_dict", "key_mapping", "ignore_mismatched_sizes"}
+"""Options of `from_pretrained` with which the folder's weights are not simply the model's."""
 
 
 @dataclass
@@ -102,11 +106,18 @@ class CambrianGazePreTrainedModel(PreTrainedModel):
         """As transformers', but a path that leads nowhere is said at once, and what lies near it; and
         `attn_implementation` is that of the vision tower.
 
-        Raises: ValueError where a dict of it names another attention for the decoder.
+        Raises: ValueError where a dict of it names another attention for the decoder; FolderError, which is one, for
+        files that are broken, foreign or do not hold all of the model.
         """
         check_attention(kwargs.get("attn_implementation"))
         source = pretrained_model_name_or_path
-        return super().from_pretrained(None if source is None else known_source(source), *args, **kwargs)
+        if source is None:
+            return super().from_pretrained(None, *args, **kwargs)
+        with opening(source) as folder:
+            refuse_adapter(folder)
+            if cls._tied_weights_keys and not _OTHER_WEIGHTS & kwargs.keys():
+                check_fit(cls, kwargs.get("config") or cls.config_class.from_pretrained(folder), folder)
+            return super().from_pretrained(folder, *args, **kwargs)
 
     @classmethod
     def from_preset(cls, name: str, **overrides: Any):

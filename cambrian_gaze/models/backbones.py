@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, PreTrainedConfig
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, PreTrainedConfig
 
 from cambrian_gaze.data.conversation import CONTEXT_TOKEN, IMAGE_TOKEN, VIDEO_TOKEN
 from cambrian_gaze.data.expand import PlaceholderIds
 from cambrian_gaze.models.configuration import CambrianGazeConfig
-from cambrian_gaze.models.key_report import Part, match
+from cambrian_gaze.models.folder_check import check_files
+from cambrian_gaze.models.key_report import Part, Source, match
 from cambrian_gaze.models.modeling import CambrianGazeForConditionalGeneration
+from cambrian_gaze.models.opening import open_config
 from cambrian_gaze.models.presets import preset as preset_values
 from cambrian_gaze.models.shards import Shards
 from cambrian_gaze.models.source import known_source
@@ -33,13 +35,22 @@ SIZES = (
 """What a backbone must share with a preset that was asked for."""
 
 
-def resolve(name: str) -> Path:
+def resolve(name: str, copied: bool = False) -> Path:
     """The folder of a checkpoint: a local one, or that of a Hub id, downloaded or (under HF_HUB_OFFLINE) in the cache.
 
-    Raises: ValueError where there is neither.
+    Args:
+        copied: see `folder_check.check_files`.
+
+    Raises: ValueError where there is neither, or it holds a file that is broken.
     """
-    if Path(known_source(name)).is_dir():
-        return Path(name)
+    folder = Path(known_source(name))
+    if not folder.is_dir():
+        folder = _from_hub(name)
+    check_files(folder, copied)
+    return folder
+
+
+def _from_hub(name: str) -> Path:
     from huggingface_hub import snapshot_download
 
     wanted = ["*.safetensors", "*.json", "*.txt", "*.jinja"]
@@ -52,17 +63,22 @@ def resolve(name: str) -> Path:
 
 def read_text_config(path: Path | str) -> PreTrainedConfig:
     """Configuration of a causal language model. Raises: ValueError for anything else."""
-    config = AutoConfig.from_pretrained(known_source(path))
+    config = open_config(path)
+    refuse_other_kinds(config, path)
+    return config
+
+
+def refuse_other_kinds(config: PreTrainedConfig, path: Path | str) -> None:
+    """Raises: ValueError for the configuration of anything but a causal language model."""
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise ValueError(f"{path} is a {config.model_type!r} model, not a language model such as Qwen3 or Qwen2.5")
-    return config
 
 
 def read_vision_config(path: Path | str) -> PreTrainedConfig:
     """Configuration of a SigLIP tower, alone or in a `SiglipModel`. Raises: ValueError for anything else."""
-    config = AutoConfig.from_pretrained(known_source(path))
+    config = open_config(path)
     tower = getattr(config, "vision_config", config)
-    if tower.model_type != "siglip_vision_model":
+    if getattr(tower, "model_type", None) != "siglip_vision_model":
         hint = "; the NaFlex variant of SigLIP2 is another architecture" if config.model_type == "siglip2" else ""
         raise ValueError(f"{path} is a {config.model_type!r} model, not a SigLIP with a fixed resolution{hint}")
     return tower
@@ -106,27 +122,46 @@ def load_part(model: CambrianGazeForConditionalGeneration, part: Part) -> None:
 
     Raises: ValueError where names or shapes differ.
     """
+    own = model.state_dict()
+    for target, source in _sources(model, part).items():
+        own[target].copy_(part.shards.tensor(source.name))
+
+
+def check_parts(config: CambrianGazeConfig, parts: Sequence[Part]) -> None:
+    """Raises: ValueError where names or shapes of checkpoints are not those of a model of `config`, which takes no
+    memory yet."""
+    with torch.device("meta"):
+        model = CambrianGazeForConditionalGeneration(config)
+    for part in parts:
+        _sources(model, part)
+
+
+def _sources(model: CambrianGazeForConditionalGeneration, part: Part) -> dict[str, Source]:
+    """Where the tensors come from that a part must fill. Raises: ValueError where names or shapes differ."""
     own = {name: tensor for name, tensor in model.state_dict().items() if name.startswith(part.prefixes)}
     report = match({name: tuple(tensor.shape) for name, tensor in own.items()}, [part], {})
     report.check()
-    for target, source in report.loaded.items():
-        own[target].copy_(part.shards.tensor(source.name))
+    return report.loaded
 
 
 def check_sizes(preset: str, text_config: PreTrainedConfig, vision_config: PreTrainedConfig) -> None:
     """Raises: ValueError naming the sizes of the backbones that are not the preset's."""
-    wanted = CambrianGazeConfig(**preset_values(preset))
-    differences = [
-        f"{title} {name} is {getattr(given, name)!r}, not {getattr(own, name)!r}"
-        for title, given, own in (
-            ("the language model's", text_config, wanted.text_config),
-            ("the tower's", vision_config, wanted.vision_config),
+    given = CambrianGazeConfig(text_config=text_config, vision_config=vision_config)
+    if differences := other_sizes(given, CambrianGazeConfig(**preset_values(preset))):
+        raise ValueError(f"the backbones are not those of the preset {preset!r}: {'; '.join(differences)}; drop it")
+
+
+def other_sizes(given: CambrianGazeConfig, wanted: CambrianGazeConfig) -> list[str]:
+    """Each size in which the language model or the tower of `given` is not that of `wanted`, in words."""
+    return [
+        f"{title} {name} is {getattr(here, name, None)!r}, not {getattr(there, name)!r}"
+        for title, here, there in (
+            ("the language model's", given.text_config, wanted.text_config),
+            ("the tower's", given.vision_config, wanted.vision_config),
         )
         for name in SIZES
-        if hasattr(own, name) and getattr(given, name) != getattr(own, name)
+        if hasattr(there, name) and getattr(here, name, None) != getattr(there, name)
     ]
-    if differences:
-        raise ValueError(f"the backbones are not those of the preset {preset!r}: {'; '.join(differences)}; drop it")
 
 
 def add_placeholders(tokenizer: Any) -> list[str]:

@@ -7,8 +7,8 @@ from typing import Any
 from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
 
 from cambrian_gaze.gaze.config import GazeConfig
+from cambrian_gaze.models.opening import opening
 from cambrian_gaze.models.presets import SIGLIP2_SO400M_16_384, preset
-from cambrian_gaze.models.source import known_source
 
 PROJECTORS = ("mlp2x_gelu", "conv3x3_mlp2x_gelu", "avgpool2_mlp2x_gelu", "maxpool2_mlp2x_gelu")
 """Known values of `mm_projector_type`; all but the first give a quarter of the tokens."""
@@ -86,9 +86,15 @@ class CambrianGazeConfig(PreTrainedConfig):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any):
-        """As transformers', but a path that leads nowhere is said at once, and what lies near it."""
+        """As transformers', but a path that leads nowhere is said at once, and what lies near it.
+
+        Raises: FolderError, a ValueError, for files that are broken or foreign.
+        """
         source = pretrained_model_name_or_path
-        return super().from_pretrained(None if source is None else known_source(source), *args, **kwargs)
+        if source is None:
+            return super().from_pretrained(None, *args, **kwargs)
+        with opening(source) as folder:
+            return super().from_pretrained(folder, *args, **kwargs)
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any):

@@ -8,51 +8,82 @@ import stat
 from pathlib import Path
 from typing import Any
 
+from cambrian_gaze.models.generation_check import fault_of_settings
+
 LARGEST_JSON = 64 * 2**20
 """Bytes that a JSON file may have; the largest tokenizers have 20 MB."""
 LARGEST_HEADER = 100 * 10**6
 """Bytes of a safetensors header, the limit of the format's own reader."""
 LARGEST_TEXT = 64 * 2**20
-MOST = {"num_beams": 64, "num_return_sequences": 64, "num_beam_groups": 64, "prompt_lookup_num_tokens": 4096}
-"""Settings for `generate` beyond which only memory is spent."""
+SIZES = {
+    "hidden_size": 2**17,
+    "intermediate_size": 2**20,
+    "num_hidden_layers": 1024,
+    "num_attention_heads": 4096,
+    "num_key_value_heads": 4096,
+    "head_dim": 4096,
+    "vocab_size": 2**22,
+    "image_size": 2**14,
+    "patch_size": 2**12,
+    "num_channels": 64,
+    "num_labels": 2**20,
+}
+"""Sizes of a model or part that no checkpoint exceeds: only building it, before a weight is read, would take all
+memory."""
 
 _OBJECTS = {
     "config.json": ("text_config", "vision_config", "gaze", "quantization_config"),
     "generation_config.json": (),
-    "preprocessor_config.json": (),
-    "processor_config.json": (),
+    "preprocessor_config.json": ("size",),
+    "processor_config.json": ("image_processor",),
     "tokenizer_config.json": ("added_tokens_decoder",),
     "special_tokens_map.json": (),
+    "added_tokens.json": (),
+    "vocab.json": (),
     "tokenizer.json": ("model",),
     "adapter_config.json": (),
+    "lineage.json": (),
     "model.safetensors.index.json": ("weight_map",),
+    "pytorch_model.bin.index.json": ("weight_map",),
 }
 """Files of one JSON object, and their fields that must be objects where they are there."""
+_LOADED = (".json", ".safetensors", ".jinja", ".txt", ".model", ".tiktoken", ".bin")
+_TEMPLATES = "additional_chat_templates"
+"""Folder of transformers for templates by name."""
 
 
 class FolderError(ValueError):
     """A file of a model's folder that is not loaded; the message names it and says what is wrong."""
 
 
-def check_files(folder: Path | str) -> None:
+def check_files(folder: Path | str, copied: bool = False) -> None:
     """Look at sizes, kinds, JSON and safetensors headers, before transformers opens anything.
+
+    Args:
+        copied: what is read goes into another folder, or to the hub: no file may be a link to one elsewhere, which
+            would take a private file along. Links from a snapshot of the hub's cache to its blobs may.
 
     Raises: FolderError for the first file with a fault.
     """
-    for path in sorted(Path(folder).iterdir()):
-        json_file, weights = path.suffix == ".json", path.suffix == ".safetensors"
-        if not (json_file or weights or path.suffix in (".jinja", ".txt", ".model", ".bin")):
+    folder = Path(folder)
+    templates = sorted((folder / _TEMPLATES).iterdir()) if (folder / _TEMPLATES).is_dir() else []
+    for path in [*sorted(folder.iterdir()), *templates]:
+        loaded = path.suffix in _LOADED
+        if not loaded and (not copied or path.is_dir()):
             continue
-        size = _regular_size(path)
+        size = regular_size(path)
+        if copied:
+            _refuse_link_out(path, folder)
         if path.name in _OBJECTS:
             _check_object(path, _read_json(path, size))
-        elif weights:
+        elif path.suffix == ".safetensors":
             _check_header(path, size)
-        elif path.suffix != ".bin" and size > LARGEST_TEXT:
+        elif loaded and path.suffix != ".bin" and size > LARGEST_TEXT:
             raise FolderError(f"{path} has {size} bytes, more than any such file needs ({LARGEST_TEXT})")
 
 
-def _regular_size(path: Path) -> int:
+def regular_size(path: Path) -> int:
+    """Bytes of a file that can be read to an end. Raises: FolderError for a FIFO, a device, a folder, a dead link."""
     try:
         found = path.stat()
     except OSError as error:
@@ -64,33 +95,66 @@ def _regular_size(path: Path) -> int:
     return found.st_size
 
 
+def read_object(path: Path) -> dict[str, Any]:
+    """The JSON object in a file of a model's folder. Raises: FolderError."""
+    content = _read_json(path, regular_size(path))
+    _check_object(path, content)
+    return content
+
+
+def _refuse_link_out(path: Path, folder: Path) -> None:
+    """Folders above `folder` may be links; of the snapshot's own tree only blobs may lie beside it."""
+    target, own = path.resolve(), folder.resolve()
+    blobs = own.parent.parent / "blobs"
+    if not (target.is_relative_to(own) or (own.parent.name == "snapshots" and target.is_relative_to(blobs))):
+        raise FolderError(f"{path} is a link to {target}, outside its folder; put the file itself there")
+
+
 def _read_json(path: Path, size: int) -> Any:
     if size > LARGEST_JSON:
         raise FolderError(f"{path} has {size} bytes, more than any such file needs ({LARGEST_JSON})")
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8"), parse_constant=_constant)
     except RecursionError as error:
         raise FolderError(f"{path} is nested too deeply") from error
     except (OSError, ValueError) as error:
-        raise FolderError(f"{path} is no JSON ({error})") from error
+        raise FolderError(f"{path} cannot be read as JSON: {error}") from error
+
+
+def _constant(name: str) -> float:
+    if name == "NaN":
+        raise ValueError("NaN is no number")
+    return float(name)  # infinite limits stand in published configurations
 
 
 def _check_object(path: Path, content: Any) -> None:
     if not isinstance(content, dict):
         raise FolderError(f"{path} must hold a JSON object, not {type(content).__name__}")
-    for key in _OBJECTS[path.name]:
+    for key in _OBJECTS.get(path.name, ()):
         if content.get(key) is not None and not isinstance(content[key], dict):
             raise FolderError(f"{path}: {key} must be an object, not {type(content[key]).__name__}")
     if path.name == "config.json" and not isinstance(content.get("model_type", ""), str):
         raise FolderError(f"{path}: model_type must be a text, not {type(content['model_type']).__name__}")
-    if path.name == "generation_config.json":
-        for key, most in MOST.items():
-            value = content.get(key)
-            if value is not None and not (type(value) is int and 1 <= value <= most):
-                raise FolderError(f"{path}: {key} must be a whole number from 1 to {most}, it is {str(value)[:40]}")
+    if path.name == "config.json":
+        for part in (content, content.get("text_config"), content.get("vision_config")):
+            _check_numbers(path, part or {})
+    if path.name in ("config.json", "generation_config.json") and (fault := fault_of_settings(content)):
+        raise FolderError(f"{path}: {fault}")
     for name in _shards(path, content):
         if not isinstance(name, str) or Path(name).name != name:
-            raise FolderError(f"{path}: weight_map names {str(name)[:80]!r}, which is no file beside it")
+            raise FolderError(f"{path} names files outside its folder: {str(name)[:80]!r}")
+
+
+def _check_numbers(path: Path, content: dict[str, Any]) -> None:
+    for key in ("attn_implementation", "_attn_implementation"):
+        if "/" in str(content.get(key)):
+            raise FolderError(f"{path}: {key} names code of the hub ({str(content[key])[:80]}), which is not loaded")
+    for key, most in SIZES.items():
+        value = content.get(key)
+        if value is None or isinstance(value, list):  # a list: one a layer, or a side
+            continue
+        if not (type(value) is int and (1 <= value <= most or (value == 0 and key == "num_labels"))):
+            raise FolderError(f"{path}: {key} must be a whole number from 1 to {most}, it is {str(value)[:40]}")
 
 
 def _shards(path: Path, content: dict[str, Any]) -> list[Any]:
@@ -101,10 +165,11 @@ def _check_header(path: Path, size: int) -> None:
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         if size < 8 or length > min(size - 8, LARGEST_HEADER):
-            raise FolderError(f"{path} is no safetensors file: its header would have {length} of its {size} bytes")
+            sizes = f"its header would have {length} of its {size} bytes"
+            raise FolderError(f"{path} cannot be read as safetensors: {sizes}")
         try:
             header = json.loads(file.read(length))
         except (ValueError, RecursionError) as error:
-            raise FolderError(f"{path} is no safetensors file: its header is no JSON") from error
+            raise FolderError(f"{path} cannot be read as safetensors: its header is no JSON") from error
     if not isinstance(header, dict):
-        raise FolderError(f"{path} is no safetensors file: its header is no object")
+        raise FolderError(f"{path} cannot be read as safetensors: its header is no object")

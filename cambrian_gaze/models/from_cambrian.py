@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import CONFIG_MAPPING, AutoTokenizer, PreTrainedConfig
+from transformers import CONFIG_MAPPING, PreTrainedConfig
 
 from cambrian_gaze.models import cambrian
 from cambrian_gaze.models.backbones import (
@@ -30,10 +30,10 @@ from cambrian_gaze.models.key_report import KeyReport, Part, match, model_shapes
 from cambrian_gaze.models.lineage import parent, write_lineage
 from cambrian_gaze.models.model_writer import EMBEDDINGS, NEW, write_model
 from cambrian_gaze.models.modeling import CambrianGazeForConditionalGeneration
+from cambrian_gaze.models.opening import open_tokenizer, opening, said_of
 from cambrian_gaze.models.processing import CambrianGazeProcessor
 from cambrian_gaze.models.shard_writer import Planned, write_file
 from cambrian_gaze.models.shards import Shards
-from cambrian_gaze.models.source import known_source
 from cambrian_gaze.models.weight_names import DECODER, HEAD, TOWER
 from cambrian_gaze.models.writing import refuse_existing
 
@@ -64,42 +64,45 @@ def from_cambrian(
 
     Raises: ValueError where the checkpoint cannot be converted, with the reason; nothing is written then.
     """
-    path = Path(known_source(path))
     if not dry_run:
         refuse_existing(out)
-    upstream = read_config(path)
-    shards = Shards(path)
-    cambrian.refuse_sva(shards)
-    text_config = decoder_config(upstream)
-    vision_config, layer, used = tower_config(upstream, shards, vision)
-    side = vision_config.image_size // vision_config.patch_size
-    notes = cambrian.check_config(upstream, (side, side), cambrian.NEWLINE in shards.entries, choices or Choices())
-    tokenizer_folder = path if tokenizer is None else resolve(tokenizer)
-    text_tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder, config=text_config)
-    notes += add_placeholders(text_tokenizer)
-    grown = grow_vocabulary(text_config, len(text_tokenizer))
-    overrides = {"gaze": DENSE, "vision_feature_layer": layer}
-    config = assemble_config(None, overrides, text_config, vision_config, text_tokenizer)
-    names = cambrian.upstream_names(shards, config.tie_word_embeddings, used)
-    parts = [Part("upstream", shards, names, (DECODER, cambrian.PROJECTOR, TOWER, HEAD))]
-    if not cambrian.stored_layers(shards):
-        parts[0] = parts[0]._replace(prefixes=(DECODER, cambrian.PROJECTOR, HEAD))
-        part = vision_tower_part(resolve(vision or cambrian.TOWERS[cambrian.tower_name(upstream)].hub_id))
-        parts.append(part._replace(names=cambrian.truncated(part.names, used)))
-    with torch.device("meta"):
-        model = CambrianGazeForConditionalGeneration(config)
-    report = match(model_shapes(model), parts, NEW, (EMBEDDINGS, HEAD) if grown else ())
-    aspect, _ = cambrian.aspect_of(upstream, choices or Choices())
-    processor = CambrianGazeProcessor.from_config(config, text_tokenizer, aspect)
-    processor.system_prompt = cambrian.SYSTEM_PROMPT
-    settings, sampling = settings_from(path, config, processor.tokenizer)
-    notes.append(f"the system turn {cambrian.SYSTEM_PROMPT!r} is kept in the processor: --system changes it")
-    report.notes += notes + ([grown] if grown else []) + sampling
-    where = "after its last norm" if layer is None else f"after layer {used}, before the last norm"
-    report.notes.append(f"features of the tower are taken {where}: {side}×{side} tokens")
+    with opening(path, copied=True, verb="converted") as source:
+        path = Path(source)
+        upstream = read_config(path)
+        shards = Shards(path)
+        cambrian.refuse_sva(shards)
+        text_config = decoder_config(upstream)
+        vision_config, layer, used = tower_config(upstream, shards, vision)
+        side = vision_config.image_size // vision_config.patch_size
+        notes = cambrian.check_config(upstream, (side, side), cambrian.NEWLINE in shards.entries, choices or Choices())
+        tokenizer_folder = path if tokenizer is None else resolve(tokenizer, copied=True)
+        text_tokenizer = open_tokenizer(tokenizer_folder, config=text_config)
+        notes += add_placeholders(text_tokenizer)
+        grown = grow_vocabulary(text_config, len(text_tokenizer))
+        overrides = {"gaze": DENSE, "vision_feature_layer": layer}
+        config = assemble_config(None, overrides, text_config, vision_config, text_tokenizer)
+        names = cambrian.upstream_names(shards, config.tie_word_embeddings, used)
+        parts = [Part("upstream", shards, names, (DECODER, cambrian.PROJECTOR, TOWER, HEAD))]
+        if not cambrian.stored_layers(shards):
+            parts[0] = parts[0]._replace(prefixes=(DECODER, cambrian.PROJECTOR, HEAD))
+            hub_id = vision or cambrian.TOWERS[cambrian.tower_name(upstream)].hub_id
+            part = vision_tower_part(resolve(hub_id, copied=True))
+            parts.append(part._replace(names=cambrian.truncated(part.names, used)))
+        with torch.device("meta"):
+            model = CambrianGazeForConditionalGeneration(config)
+        report = match(model_shapes(model), parts, NEW, (EMBEDDINGS, HEAD) if grown else ())
+        aspect, _ = cambrian.aspect_of(upstream, choices or Choices())
+        processor = CambrianGazeProcessor.from_config(config, text_tokenizer, aspect)
+        processor.system_prompt = cambrian.SYSTEM_PROMPT
+        settings, sampling = settings_from(path, config, processor.tokenizer)
+        notes.append(f"the system turn {cambrian.SYSTEM_PROMPT!r} is kept in the processor: --system changes it")
+        report.notes += notes + ([grown] if grown else []) + sampling
+        where = "after its last norm" if layer is None else f"after layer {used}, before the last norm"
+        report.notes.append(f"features of the tower are taken {where}: {side}×{side} tokens")
     if dry_run:
         return report
-    report.check()
+    with said_of(f"{path} cannot be converted"):
+        report.check()
 
     def add_record(folder: Path) -> None:
         left_out = [name for name, (target, _) in names.items() if target is None]

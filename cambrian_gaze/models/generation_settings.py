@@ -13,6 +13,7 @@ from typing import Any
 from transformers import GenerationConfig, PreTrainedConfig
 
 from cambrian_gaze.data.conversation import END_OF_TURN
+from cambrian_gaze.models.opening import opening
 
 SAMPLING = {"do_sample", "temperature", "top_p", "top_k", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff"}
 SAMPLING |= {"top_h", "repetition_penalty", "no_repeat_ngram_size", "length_penalty", "num_beams", "penalty_alpha"}
@@ -68,10 +69,14 @@ def settings_from(
     folder: Path | str | None, config: PreTrainedConfig, tokenizer: Any, keep_sampling: bool = False
 ) -> tuple[GenerationConfig, list[str]]:
     """`settings_of_backbone` of the language model in `folder`, and in words what of its settings is left out. Where
-    it has no `generation_config.json`, or there is no folder, the model's configuration says how it ends."""
+    it has no `generation_config.json`, or there is no folder, the model's configuration says how it ends.
+
+    Raises: FolderError for settings that are none.
+    """
     if folder is None or not (Path(folder) / "generation_config.json").is_file():
         return settings_of_backbone(tokenizer, GenerationConfig.from_model_config(config), keep_sampling), []
-    settings = GenerationConfig.from_pretrained(folder)
+    with opening(folder) as source:
+        settings = GenerationConfig.from_pretrained(source)
     said = settings.to_diff_dict()
     dropped = [f"{name}={said[name]}" for name in sorted(SAMPLING & set(said)) if said[name]]
     notes = []

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoTokenizer
 
 from cambrian_gaze.data.aspect import check_aspect
 from cambrian_gaze.models.backbones import (
@@ -28,6 +27,7 @@ from cambrian_gaze.models.key_report import KeyReport, match, model_shapes
 from cambrian_gaze.models.lineage import parent, write_lineage
 from cambrian_gaze.models.model_writer import EMBEDDINGS, NEW, write_model
 from cambrian_gaze.models.modeling import CambrianGazeForConditionalGeneration
+from cambrian_gaze.models.opening import open_tokenizer, said_of
 from cambrian_gaze.models.processing import CambrianGazeProcessor
 from cambrian_gaze.models.weight_names import HEAD
 from cambrian_gaze.models.writing import refuse_existing
@@ -70,24 +70,27 @@ def initialise(
         raise ValueError(f"{', '.join(sorted(taken))} come from the backbones; leave them out")
     if not dry_run:
         refuse_existing(out)
-    llm_folder, tower_folder = resolve(language_model), resolve(vision)
-    text_config, vision_config = read_text_config(llm_folder), read_vision_config(tower_folder)
-    if preset is not None:
-        check_sizes(preset, text_config, vision_config)
-    text_tokenizer = AutoTokenizer.from_pretrained(llm_folder if tokenizer is None else resolve(tokenizer))
-    notes = add_placeholders(text_tokenizer)
-    grown = grow_vocabulary(text_config, len(text_tokenizer))
-    config = assemble_config(preset, overrides, text_config, vision_config, text_tokenizer)
-    parts = [language_model_part(llm_folder, config.tie_word_embeddings), vision_tower_part(tower_folder)]
-    with torch.device("meta"):
-        model = CambrianGazeForConditionalGeneration(config)
-    report = match(model_shapes(model), parts, NEW, (EMBEDDINGS, HEAD) if grown else ())
-    processor = CambrianGazeProcessor.from_config(config, text_tokenizer, image_aspect_ratio)
-    settings, left_out = settings_from(llm_folder, config, processor.tokenizer, keep_sampling)
-    report.notes += notes + ([grown] if grown else []) + left_out
+    llm_folder, tower_folder = resolve(language_model, copied=True), resolve(vision, copied=True)
+    tokenizer_folder = llm_folder if tokenizer is None else resolve(tokenizer, copied=True)
+    with said_of(f"{language_model} and {vision} make no model"):
+        text_config, vision_config = read_text_config(llm_folder), read_vision_config(tower_folder)
+        if preset is not None:
+            check_sizes(preset, text_config, vision_config)
+        text_tokenizer = open_tokenizer(tokenizer_folder)
+        notes = add_placeholders(text_tokenizer)
+        grown = grow_vocabulary(text_config, len(text_tokenizer))
+        config = assemble_config(preset, overrides, text_config, vision_config, text_tokenizer)
+        parts = [language_model_part(llm_folder, config.tie_word_embeddings), vision_tower_part(tower_folder)]
+        with torch.device("meta"):
+            model = CambrianGazeForConditionalGeneration(config)
+        report = match(model_shapes(model), parts, NEW, (EMBEDDINGS, HEAD) if grown else ())
+        processor = CambrianGazeProcessor.from_config(config, text_tokenizer, image_aspect_ratio)
+        settings, left_out = settings_from(llm_folder, config, processor.tokenizer, keep_sampling)
+        report.notes += notes + ([grown] if grown else []) + left_out
     if dry_run:
         return report
-    report.check()
+    with said_of(f"{language_model} and {vision} make no model"):
+        report.check()
     dtype = dtype or text_config.dtype or parts[0].shards.entries[report.loaded[EMBEDDINGS].name].dtype
     parents = [parent("language model", language_model), parent("vision tower", vision)]
     write_model(

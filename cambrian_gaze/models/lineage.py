@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -17,11 +18,14 @@ import torch
 from safetensors import safe_open
 
 import cambrian_gaze
+from cambrian_gaze.models.folder_check import read_object, regular_size
 from cambrian_gaze.models.shards import file_sha256, tensor_bytes
 from cambrian_gaze.models.writing import write_json
 
 LINEAGE = "lineage.json"
 FORMAT = 1
+DEEPEST = 100
+"""Generations that a lineage may go back."""
 
 
 def write_lineage(
@@ -59,15 +63,47 @@ def read_lineage(folder: Path | str) -> dict[str, Any]:
     Raises: ValueError where there is none, or none that this version reads.
     """
     path = Path(folder) / LINEAGE
-    try:
-        lineage = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ValueError(f"{folder} has no {LINEAGE}: its descent was not recorded") from error
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read: {error}") from error
-    if not isinstance(lineage, dict) or lineage.get("format") != FORMAT:
+    if not os.path.lexists(path):
+        raise ValueError(f"{folder} has no {LINEAGE}: its descent was not recorded")
+    lineage = read_object(path)
+    if lineage.get("format") != FORMAT:
         raise ValueError(f"{path} is not a lineage of format {FORMAT}; another version of cambrian-gaze wrote it")
+    if fault := _fault(lineage):
+        raise ValueError(f"{path} is no lineage: {fault}")
     return lineage
+
+
+def _fault(lineage: Any, depth: int = 0) -> str | None:
+    """What keeps a lineage from being one, down to its oldest parents."""
+    if depth > DEEPEST:
+        return f"it goes back further than {DEEPEST} generations"
+    if not isinstance(lineage, dict):
+        return "a parent's lineage is no object"
+    code, data, parents = (lineage.get(name) for name in ("code", "data", "parents"))
+    texts = [lineage.get(name) for name in ("made_by", "weights", "config")]
+    if not (isinstance(code, dict) and isinstance(code.get("version"), str) and _texts(texts)):
+        return "made_by, weights, config and the version of the code must be texts"
+    if "commit" in code and not (isinstance(code["commit"], str) and "changed" in code):
+        return "the commit of the code must be a text, with whether files differed"
+    if data is not None and not (
+        isinstance(data, dict)
+        and isinstance(data.get("recipe"), str)
+        and isinstance(data.get("files"), dict)
+        and _texts(data["files"].values())
+    ):
+        return "data must hold a recipe and its files"
+    if not isinstance(parents, list):
+        return "parents must be a list"
+    for one in parents:
+        if not (isinstance(one, dict) and _texts([one.get("role"), one.get("name"), one.get("weights", "")])):
+            return "a parent must have a role and a name"
+        if "lineage" in one and (fault := _fault(one["lineage"], depth + 1)):
+            return fault
+    return None
+
+
+def _texts(values: Iterable[Any]) -> bool:
+    return all(isinstance(value, str) for value in values)
 
 
 def parent(role: str, name: Path | str) -> dict[str, Any]:
@@ -139,14 +175,15 @@ def weights_digest(path: Path | str) -> str:
     path = Path(path)
     files = [path] if path.is_file() else sorted(path.glob("*.safetensors"))
     if path.is_dir() and (path / "model.safetensors.index.json").is_file():
-        index = json.loads((path / "model.safetensors.index.json").read_text(encoding="utf-8"))
-        files = sorted({path / name for name in index["weight_map"].values()})
+        index = read_object(path / "model.safetensors.index.json")
+        files = sorted({path / name for name in index.get("weight_map", {}).values()})
     elif path.is_dir() and (path / "model.safetensors").is_file():
         files = [path / "model.safetensors"]
     if not files:
         raise ValueError(f"{path} holds no *.safetensors")
     digests: dict[str, str] = {}
     for file in files:
+        regular_size(file)
         try:
             with safe_open(str(file), framework="pt") as opened:
                 for name in opened.keys():

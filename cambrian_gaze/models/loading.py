@@ -7,14 +7,12 @@ import logging
 from typing import Any
 
 import torch
-from transformers import AutoConfig
 
 from cambrian_gaze.models.backbone import GazeEmbeddings
 from cambrian_gaze.models.configuration import CambrianGazeConfig
 from cambrian_gaze.models.generation_settings import settle
 from cambrian_gaze.models.modeling import CambrianGazeForConditionalGeneration
 from cambrian_gaze.models.processing import CambrianGazeProcessor
-from cambrian_gaze.models.source import known_source
 
 logger = logging.getLogger(__name__)
 
@@ -38,8 +36,9 @@ def load_to_answer(
 def make_ready(
     model: CambrianGazeForConditionalGeneration, processor: CambrianGazeProcessor, system: str | None = None
 ) -> tuple[CambrianGazeForConditionalGeneration, CambrianGazeProcessor]:
-    """As `load_to_answer`, for what is in memory."""
+    """As `load_to_answer`, for what is in memory. Raises: ValueError for a chat template that cannot be used."""
     settle(model, processor.tokenizer)
+    processor.check_template()
     if system is not None:
         processor.system_prompt = system
     return model.eval(), processor
@@ -53,7 +52,7 @@ def load_model(
 
     Raises: ValueError where both numbers are positive: learned tokens are neither cut nor invented.
     """
-    wanted, stored = config.gaze_config.num_context_tokens, AutoConfig.from_pretrained(known_source(name)).gaze_config
+    wanted, stored = config.gaze_config.num_context_tokens, CambrianGazeConfig.from_pretrained(name).gaze_config
     if wanted == stored.num_context_tokens:
         return CambrianGazeForConditionalGeneration.from_pretrained(name, config=config, dtype=dtype, **options)
     if wanted and stored.num_context_tokens:

@@ -22,15 +22,17 @@ from cambrian_gaze.data.images import preprocess_images
 from cambrian_gaze.models.configuration import CambrianGazeConfig
 from cambrian_gaze.models.messages import (
     RenderedChat,
+    check_template,
     conversations_of,
     render_chat,
+    render_foreign,
     visuals_of,
-    with_placeholder_tokens,
 )
+from cambrian_gaze.models.opening import opening
 from cambrian_gaze.models.pictures import Picture, flat, nested, nested_videos, open_picture, open_video, share, short
+from cambrian_gaze.models.processor_check import check_processor
 from cambrian_gaze.models.processor_options import ProcessorOptions
 from cambrian_gaze.models.processor_rows import cut_row, pad_rows
-from cambrian_gaze.models.source import known_source
 
 __all__ = ["CambrianGazeProcessor", "Picture", "open_picture"]
 
@@ -76,9 +78,17 @@ class CambrianGazeProcessor(ProcessorMixin):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any):
-        """As transformers', but a path that leads nowhere is said at once, and what lies near it."""
+        """As transformers', but a path that leads nowhere is said at once, and what lies near it.
+
+        Raises: FolderError, a ValueError, for files that are broken or foreign.
+        """
         source = pretrained_model_name_or_path
-        return super().from_pretrained(None if source is None else known_source(source), *args, **kwargs)
+        if source is None:
+            return super().from_pretrained(None, *args, **kwargs)
+        with opening(source) as folder:
+            loaded = super().from_pretrained(folder, *args, **kwargs)
+            check_processor(loaded[0] if isinstance(loaded, tuple) else loaded)
+        return loaded
 
     @classmethod
     def from_preset(
@@ -227,12 +237,7 @@ class CambrianGazeProcessor(ProcessorMixin):
                 "add_generation_prompt": add_generation_prompt,
                 "continue_final_message": continue_final_message,
             }
-            rendered = [
-                self.tokenizer.apply_chat_template(
-                    with_placeholder_tokens(row), chat_template=template, tokenize=False, **variables
-                )
-                for row in conversations
-            ]
+            rendered = [render_foreign(self.tokenizer, row, template, variables) for row in conversations]
         known = ProcessorOptions.of(self.tokenizer, options)
         if not tokenize:
             return rendered if several else rendered[0]
@@ -242,6 +247,10 @@ class CambrianGazeProcessor(ProcessorMixin):
             raise ValueError(f"{left} images or videos were given that no part of the messages stands for")
         out = self._encode(self._prompt_ids(rendered, True), visuals, known, marks)
         return out if return_dict else out["input_ids"]
+
+    def check_template(self) -> None:
+        """Raises: ValueError where the default chat template is broken, or takes too much for three short turns."""
+        check_template(self.tokenizer, self._template(None))
 
     def with_system(self, messages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         """The messages, with `system_prompt` before them where it says anything and they have no system turn."""

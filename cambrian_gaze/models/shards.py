@@ -7,7 +7,6 @@ that is torn, incomplete or not what its hashes say is refused before anything i
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -18,6 +17,8 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 from tqdm import tqdm
+
+from cambrian_gaze.models.folder_check import read_object
 
 DTYPES = {
     "F64": torch.float64,
@@ -155,8 +156,9 @@ def _weight_files(path: Path) -> tuple[list[Path], dict[str, str] | None]:
         )
     if found[0].suffix != ".json":
         return found, None
+    index = read_object(found[0])
     try:
-        indexed = json.loads(found[0].read_text(encoding="utf-8"))["weight_map"]
+        indexed = index["weight_map"]
         shards = sorted({str(file) for file in indexed.values()})
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{found[0]} is no index of shards: {type(error).__name__} {error}") from error

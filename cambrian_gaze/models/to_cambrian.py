@@ -7,16 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoTokenizer
 
 from cambrian_gaze.data.aspect import check_aspect
 from cambrian_gaze.models import cambrian
 from cambrian_gaze.models.configuration import CambrianGazeConfig
+from cambrian_gaze.models.folder_check import read_object
 from cambrian_gaze.models.generation_settings import settings_from
 from cambrian_gaze.models.key_report import KeyReport, Part, Source, match, model_shapes
 from cambrian_gaze.models.lineage import parent, write_lineage
 from cambrian_gaze.models.model_writer import EMBEDDINGS, check_space
 from cambrian_gaze.models.modeling import CambrianGazeForConditionalGeneration
+from cambrian_gaze.models.opening import open_tokenizer, opening
 from cambrian_gaze.models.shard_writer import Planned, write_shards
 from cambrian_gaze.models.shards import Shards
 from cambrian_gaze.models.weight_names import Name
@@ -48,56 +49,58 @@ def to_cambrian(
 
     Raises: ValueError where upstream cannot express the model.
     """
-    path = Path(path)
     if not dry_run:
         refuse_existing(out)
-    config = CambrianGazeConfig.from_pretrained(path)
-    if config.mm_projector_type != "mlp2x_gelu":
-        raise ValueError(f"Cambrian has no projector {config.mm_projector_type!r}, only mlp2x_gelu")
-    shards = Shards(path)
-    part = Part("model", shards, {name: Name(name) for name in shards}, ("",))
-    with torch.device("meta"):
-        match(model_shapes(CambrianGazeForConditionalGeneration(config)), [part], {}).check()
-    record = path / cambrian.RECORD
-    record = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else None
-    aspect = saved_aspect(path)
-    report = KeyReport()
-    for name in shards:
-        if name.startswith("model.gaze."):
-            if not drop_context_tokens:
-                raise ValueError(
-                    f"{name} has no place in a Cambrian checkpoint; --drop_context_tokens leaves the context tokens "
-                    "out, and the model will miss them"
+    with opening(path, copied=True, verb="converted") as source:
+        path = Path(source)
+        config = CambrianGazeConfig.from_pretrained(path)
+        if config.mm_projector_type != "mlp2x_gelu":
+            raise ValueError(f"Cambrian has no projector {config.mm_projector_type!r}, only mlp2x_gelu")
+        shards = Shards(path)
+        part = Part("model", shards, {name: Name(name) for name in shards}, ("",))
+        with torch.device("meta"):
+            match(model_shapes(CambrianGazeForConditionalGeneration(config)), [part], {}).check()
+        record = path / cambrian.RECORD
+        record = read_object(record) if record.is_file() else None
+        aspect = saved_aspect(path)
+        report = KeyReport()
+        for name in shards:
+            if name.startswith("model.gaze."):
+                if not drop_context_tokens:
+                    raise ValueError(
+                        f"{name} has no place in a Cambrian checkpoint; --drop_context_tokens leaves the context "
+                        "tokens out, and the model will miss them"
+                    )
+                report.ignored[name] = "context tokens, dropped as asked"
+            elif record is not None and name not in record["names"]:
+                owner = cambrian.tower_name(record["config"])
+                report.ignored[name] = f"the frozen tower; upstream takes it from {owner}"
+            else:
+                report.loaded[record["names"][name] if record else cambrian.upstream_name(name)] = Source(part, name)
+        planned = [Planned.copied(target, shards, source.name) for target, source in report.loaded.items()]
+        if record is None:
+            upstream = upstream_config(config, model_type, tower, aspect)
+            dtype = shards.entries[EMBEDDINGS].dtype
+            width = (config.text_config.hidden_size,)
+            planned.append(Planned(cambrian.NEWLINE, width, dtype, lambda: torch.zeros(width)))
+            report.new[cambrian.NEWLINE] = "zeros; mm_use_im_newline_token is false"
+            if config.vision_feature_layer is None:
+                report.notes.append(
+                    "this model reads the tower after its last norm, Cambrian-S before it: its code must be told"
                 )
-            report.ignored[name] = "context tokens, dropped as asked"
-        elif record is not None and name not in record["names"]:
-            report.ignored[name] = f"the frozen tower; upstream takes it from {cambrian.tower_name(record['config'])}"
         else:
-            report.loaded[record["names"][name] if record else cambrian.upstream_name(name)] = Source(part, name)
-    planned = [Planned.copied(target, shards, source.name) for target, source in report.loaded.items()]
-    if record is None:
-        upstream = upstream_config(config, model_type, tower, aspect)
-        dtype = shards.entries[EMBEDDINGS].dtype
-        width = (config.text_config.hidden_size,)
-        planned.append(Planned(cambrian.NEWLINE, width, dtype, lambda: torch.zeros(width)))
-        report.new[cambrian.NEWLINE] = "zeros; mm_use_im_newline_token is false"
-        if config.vision_feature_layer is None:
-            report.notes.append(
-                "this model reads the tower after its last norm, Cambrian-S before it: its code must be told"
-            )
-    else:
-        upstream = record["config"] | {"vocab_size": shards.entries[EMBEDDINGS].shape[0]}
-        if cambrian.aspect_of(upstream, cambrian.Choices(anyres="base"))[0] != aspect:  # trained on with another one
-            upstream["image_aspect_ratio"] = aspect
-        if (path / cambrian.LEFT_OUT).is_file():
-            aside = Shards(path / cambrian.LEFT_OUT)
-            planned += [Planned.copied(name, aside, name) for name in aside]
-            report.loaded |= {name: Source(Part("kept beside the model", aside, {}, ()), name) for name in aside}
+            upstream = record["config"] | {"vocab_size": shards.entries[EMBEDDINGS].shape[0]}
+            if cambrian.aspect_of(upstream, cambrian.Choices(anyres="base"))[0] != aspect:  # trained with another
+                upstream["image_aspect_ratio"] = aspect
+            if (path / cambrian.LEFT_OUT).is_file():
+                aside = Shards(path / cambrian.LEFT_OUT)
+                planned += [Planned.copied(name, aside, name) for name in aside]
+                report.loaded |= {name: Source(Part("kept beside the model", aside, {}, ()), name) for name in aside}
     if dry_run:
         return report
     shards.check_hashes(progress)
     check_space(out, sum(tensor.size for tensor in planned))
-    tokenizer = AutoTokenizer.from_pretrained(path)
+    tokenizer = open_tokenizer(path)
     with new_folder(out) as folder:
         write_shards(folder, planned, max_shard_size, progress)
         (folder / "config.json").write_text(json.dumps(upstream, indent=2) + "\n", encoding="utf-8")
@@ -113,7 +116,7 @@ def to_cambrian(
 def saved_aspect(path: Path) -> str:
     """`image_aspect_ratio` of a model folder's processor."""
     file = path / "processor_config.json"
-    saved = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    saved = read_object(file) if file.is_file() else {}
     return check_aspect(saved.get("image_aspect_ratio", "pad"))
 
 

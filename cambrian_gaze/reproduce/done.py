@@ -10,6 +10,7 @@ from typing import Any
 
 from cambrian_gaze.evaluation.benchmarks import protocols
 from cambrian_gaze.evaluation.results import TaskResult, read_results, task_name
+from cambrian_gaze.models.folder_check import read_object
 from cambrian_gaze.models.lineage import read_lineage, weights_digest
 from cambrian_gaze.models.writing import write_json
 from cambrian_gaze.reproduce.commands import Options, Step
@@ -81,7 +82,9 @@ def _check_same_run(step: Step) -> None:
     file = step.output / "run_config.json"
     if not file.is_file():
         return
-    there = json.loads(file.read_text(encoding="utf-8"))["values"]
+    there = read_object(file).get("values")
+    if not isinstance(there, dict):
+        raise ValueError(f"{file} does not say the settings of its run; move {step.output} away")
     here = json.loads(json.dumps(gather(step.words[1:])[0]))
     keys = sorted(key for key in {*there, *here} - _ELSEWHERE if there.get(key) != here.get(key))
     if keys:
@@ -99,7 +102,7 @@ def _ended(folder: Path, made_by: str) -> str | None:
             entry = json.loads(line)
         except ValueError:
             continue
-        if entry.get("event") in ("start", "end"):
+        if isinstance(entry, dict) and entry.get("event") in ("start", "end"):
             last = entry
     saved_at = re.search(r"step (\d+)", made_by)
     if last.get("event") != "end" or saved_at is None or last.get("step") != int(saved_at[1]):

@@ -15,6 +15,10 @@ from types import FrameType
 EXIT_CONFIGURATION = 2
 """Exit status of a rank whose configuration or paths are wrong; it has said why."""
 
+EXIT_STOPPED = 3
+"""Exit status of a rank that stopped its run: too many samples or steps could not be used, or a checkpoint could not be
+written. It has said why."""
+
 EXIT_REQUEUE = 85
 """Exit status of a rank, and so of the agent and of `scripts/launch.sh`, that stopped on request with its checkpoint
 written: the same command continues it. `scripts/slurm/train.sbatch` puts the job back into the queue."""
@@ -27,6 +31,9 @@ EXIT_INTERRUPTED = 130
 
 EXIT_HUNG = 86
 """Exit status of a rank that made no progress; its stacks are written (`watchdog.py`)."""
+
+_SAID = (EXIT_CONFIGURATION, EXIT_STOPPED, EXIT_REQUEUE, EXIT_TERMINATED, EXIT_INTERRUPTED, EXIT_HUNG)
+"""Statuses of ranks that have said what there is to say, to which torchrun's account adds nothing."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -42,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 128 + int(error.sigval)  # The ranks were told too, and have ended.
     except ChildFailedError as error:
         _, failure = error.get_first_failure()
-        if failure.exitcode not in (EXIT_CONFIGURATION, EXIT_REQUEUE, EXIT_TERMINATED, EXIT_INTERRUPTED, EXIT_HUNG):
+        if failure.exitcode not in _SAID:
             raise
         return failure.exitcode
     finally:

@@ -5,17 +5,20 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoProcessor, AutoTokenizer, PreTrainedConfig
+from transformers import PreTrainedConfig
 
 from cambrian_gaze.models.backbones import (
     assemble_config,
+    check_parts,
     language_model_part,
     load_part,
     read_vision_config,
+    refuse_other_kinds,
     resolve,
     vision_tower_part,
 )
@@ -23,9 +26,9 @@ from cambrian_gaze.models.configuration import CambrianGazeConfig
 from cambrian_gaze.models.generation_settings import settings_from, settle
 from cambrian_gaze.models.loading import load_model
 from cambrian_gaze.models.modeling import CambrianGazeForConditionalGeneration
+from cambrian_gaze.models.opening import open_config, open_processor, open_tokenizer, said_of
 from cambrian_gaze.models.presets import PRESETS, load_tokenizer
 from cambrian_gaze.models.processing import CambrianGazeProcessor
-from cambrian_gaze.models.source import known_source
 from cambrian_gaze.training.adapters import attach, check_lora, quantisation
 from cambrian_gaze.training.arguments import ModelArguments, TrainingArguments
 from cambrian_gaze.training.gaze_arguments import GazeArguments
@@ -44,22 +47,26 @@ def build_model(
     `model_name_or_path` names a Cambrian-Gaze model, or a language model around which one is built; without it the
     weights of `preset` are fresh. Raises ValueError where parts do not fit each other.
     """
-    own = AutoConfig.from_pretrained(known_source(args.model_name_or_path)) if args.model_name_or_path else None
+    own = open_config(args.model_name_or_path) if args.model_name_or_path else None
     continues = isinstance(own, CambrianGazeConfig)
     lora = LoraArguments() if lora is None else lora
     if lora.lora_enable:
         check_lora(args, gaze, training.stage, continues)
-    config = run_config(args, gaze, own)
+    with _about(args):
+        config = run_config(args, gaze, own)
     dtype = torch.bfloat16 if training.bf16 and (training.deepspeed or lora.lora_enable) else torch.float32
     processor = build_processor(args, config, continues)
     if continues:
         model = load_model(args.model_name_or_path, config, dtype, **quantisation(lora, config, dtype))
         settle(model, processor.tokenizer)
     else:
-        model = CambrianGazeForConditionalGeneration(config).to(dtype)
         folder = None if own is None else resolve(args.model_name_or_path)
-        if folder is not None:
-            load_part(model, language_model_part(folder, config.tie_word_embeddings))
+        with _about(args):
+            part = None if folder is None else language_model_part(folder, config.tie_word_embeddings)
+            check_parts(config, [] if part is None else [part])
+        model = CambrianGazeForConditionalGeneration(config).to(dtype)
+        if part is not None:
+            load_part(model, part)
         model.generation_config, notes = settings_from(folder, config, processor.tokenizer)
         for note in notes:
             logger.info("%s", note)
@@ -86,10 +93,16 @@ def build_shapes(
         raise ValueError(f"the sizes of weights in {lora.bits} bits are not known beforehand; leave bits out")
     if args.preset is not None:
         args = dataclasses.replace(args, model_name_or_path=None, vision_tower=None)
-    own = AutoConfig.from_pretrained(known_source(args.model_name_or_path)) if args.model_name_or_path else None
+    own = open_config(args.model_name_or_path) if args.model_name_or_path else None
     with torch.device("meta"):
-        model = CambrianGazeForConditionalGeneration(run_config(args, gaze, own))
+        with _about(args):
+            model = CambrianGazeForConditionalGeneration(run_config(args, gaze, own))
         return finish(model, args, training.stage, lora)
+
+
+def _about(args: ModelArguments) -> AbstractContextManager[None]:
+    """Errors of the block, which makes a model, as those of the folder that it is made of."""
+    return nullcontext() if args.model_name_or_path is None else said_of(f"no model of {args.model_name_or_path}")
 
 
 def finish(model: nn.Module, args: ModelArguments, stage: int, lora: LoraArguments) -> nn.Module:
@@ -122,7 +135,8 @@ def new_config(args: ModelArguments, language_model: PreTrainedConfig | None) ->
     text_config = vision_config = tokenizer = None
     if language_model is not None:
         text_config = language_model.get_text_config()
-        tokenizer = AutoTokenizer.from_pretrained(known_source(args.tokenizer_name_or_path or args.model_name_or_path))
+        refuse_other_kinds(text_config, args.model_name_or_path)
+        tokenizer = open_tokenizer(args.tokenizer_name_or_path or args.model_name_or_path)
     elif args.preset is None:
         known = ", ".join(PRESETS)
         raise ValueError(f"give model_name_or_path (a Cambrian-Gaze or language model) or preset ({known})")
@@ -177,7 +191,7 @@ def build_processor(args: ModelArguments, config: CambrianGazeConfig, continues:
     `image_aspect_ratio` the run where it says one."""
     source = args.tokenizer_name_or_path or args.model_name_or_path
     if continues:
-        processor = AutoProcessor.from_pretrained(known_source(source))
+        processor = open_processor(source)
         if isinstance(processor, CambrianGazeProcessor):
             processor.num_context_tokens = config.gaze_config.num_context_tokens
             processor.grid = list(config.grid)
@@ -188,5 +202,5 @@ def build_processor(args: ModelArguments, config: CambrianGazeConfig, continues:
                 )
                 processor.image_aspect_ratio = args.image_aspect_ratio
             return processor
-    tokenizer = load_tokenizer(args.preset) if source is None else AutoTokenizer.from_pretrained(known_source(source))
+    tokenizer = load_tokenizer(args.preset) if source is None else open_tokenizer(source)
     return CambrianGazeProcessor.from_config(config, tokenizer, args.image_aspect_ratio or "square")

@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from cambrian_gaze.models.folder_check import check_files
 from cambrian_gaze.models.shards import file_sha256
 from cambrian_gaze.models.writing import new_folder, write_json
 from cambrian_gaze.training.bad_steps import STATE_NAME as GRAD_NORMS
@@ -176,6 +177,7 @@ def export_model(source: Path | str, out: Path | str) -> tuple[Path, list[str]]:
         folder = good[-1] if good else folder
     if reason := damage(folder, hashes=True):
         raise ValueError(f"{folder} cannot be exported: {reason}")
+    check_files(folder, copied=True)
     names = [path.name for path in sorted(folder.iterdir()) if path.is_file() and _is_of_model(path.name)]
     if not any(name.endswith(".safetensors") for name in names):
         raise ValueError(f"{folder} holds no *.safetensors; with a sharded save the weights must be gathered first")

@@ -10,8 +10,12 @@ from pathlib import Path
 
 from safetensors import safe_open
 
-from cambrian_gaze.models.adapters import is_adapter
+from cambrian_gaze.models.adapter_check import is_adapter
+from cambrian_gaze.models.configuration import CambrianGazeConfig
+from cambrian_gaze.models.folder_check import read_object
 from cambrian_gaze.models.lineage import LINEAGE, read_lineage, without_places
+from cambrian_gaze.models.modeling import CambrianGazeForConditionalGeneration
+from cambrian_gaze.models.opening import check_fit, opening, said_of
 from cambrian_gaze.models.writing import replace_text
 from cambrian_gaze.training.card import CARD, PICTURE, Score, model_card
 
@@ -60,12 +64,14 @@ def push_to_hub(
     folder = Path(folder)
     if is_adapter(folder):
         raise ValueError(f"{folder} holds an adapter; make it a model (cambrian-gaze merge), and push that")
-    check_model(folder)
+    with opening(folder, copied=True):
+        check_model(folder)
     if picture is not None and Path(picture).resolve() != (folder / PICTURE).resolve():
         shutil.copyfile(picture, folder / PICTURE)
     card_is_new = not (folder / CARD).exists()
     if card_is_new or scores:
-        card = model_card(folder, repo_id, scores, license)
+        with said_of(f"no card can be made of {folder}"):
+            card = model_card(folder, repo_id, scores, license)
         if card_is_new:
             replace_text(folder / CARD, card)
         elif (folder / CARD).read_text(encoding="utf-8") != card:
@@ -104,7 +110,8 @@ def _told_lineage(folder: Path) -> bytes:
 
 
 def check_model(folder: Path) -> None:
-    """Raises ValueError unless `folder` holds a configuration without remote code and all of its safetensors."""
+    """Raises ValueError unless `folder` holds a configuration without remote code and all of its safetensors, and these
+    are what the configuration says."""
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -114,7 +121,7 @@ def check_model(folder: Path) -> None:
         raise ValueError(f"{folder / 'config.json'} names code to load from the hub (auto_map); remove it")
     index = folder / "model.safetensors.index.json"
     if index.is_file():
-        shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        shards = sorted(set(read_object(index)["weight_map"].values()))
     else:
         shards = ["model.safetensors"]
     for name in shards:
@@ -123,3 +130,5 @@ def check_model(folder: Path) -> None:
                 file.keys()
         except Exception as error:
             raise ValueError(f"{folder / name} cannot be read as safetensors: {error}") from error
+    if config.get("model_type") == CambrianGazeConfig.model_type:
+        check_fit(CambrianGazeForConditionalGeneration, CambrianGazeConfig.from_pretrained(folder), str(folder))

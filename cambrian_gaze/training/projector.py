@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from cambrian_gaze import __version__
+from cambrian_gaze.models.folder_check import regular_size
 from cambrian_gaze.models.shards import fingerprint
 from cambrian_gaze.training.optimizer import CONTEXT, PROJECTOR, module_of
 
@@ -58,12 +59,15 @@ def read_export(path: Path | str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     Raises: ValueError where it is torn, something else, or not what its fingerprint says.
     """
     try:
+        regular_size(Path(path))
         with safe_open(str(path), framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}
             facts = dict(json.loads((file.metadata() or {}).get(METADATA, "{}")))
+        expected = facts.get("fingerprint")
+        if not isinstance(expected, str | None):
+            raise ValueError(f"its fingerprint is no text but {type(expected).__name__}")
     except Exception as error:
         raise ValueError(f"pretrain_mm_mlp_adapter {path} cannot be read as safetensors: {error}") from error
-    expected = facts.get("fingerprint")
     if expected is not None and expected != fingerprint(tensors):
         raise ValueError(
             f"{path} has the fingerprint {fingerprint(tensors)[:16]}…, not {expected[:16]}…: it was damaged or changed "

@@ -15,10 +15,11 @@ from transformers import TrainerCallback, set_seed
 from transformers.utils import logging as transformers_logging
 
 from cambrian_gaze.data.media import MachineError
-from cambrian_gaze.data.quarantine import QuarantineLog
+from cambrian_gaze.data.quarantine import QuarantineLog, TooManyQuarantined, first_rows
 from cambrian_gaze.extras import require
 from cambrian_gaze.training import config as configuration
-from cambrian_gaze.training.agent import EXIT_INTERRUPTED
+from cambrian_gaze.training.agent import EXIT_INTERRUPTED, EXIT_STOPPED
+from cambrian_gaze.training.bad_steps import TooManyBadSteps
 from cambrian_gaze.training.build import build_model
 from cambrian_gaze.training.checkpoint import NotSavedError
 from cambrian_gaze.training.config import RunConfig
@@ -76,6 +77,8 @@ def main(
                 trainer, checkpoint = prepare(run, callbacks, request, benchmarks)
         except FirstRankFailed:
             return 2  # The first rank has said why.
+        except TooManyQuarantined as error:
+            return _stopped(error, run, quarantine_log(run))
         except (ValueError, OSError, ImportError) as error:
             return _refused(error)
         except KeyboardInterrupt:
@@ -89,7 +92,11 @@ def main(
             finish(run, trainer, checkpoint)
         except NotSavedError as error:
             print(f"cambrian-gaze train: {error}", file=sys.stderr)
-            return 1
+            return EXIT_STOPPED
+        except TooManyQuarantined as error:
+            return _stopped(error, run, trainer.quarantine.path)
+        except TooManyBadSteps as error:
+            return _stopped(error, run, trainer.bad_steps.path)
         except MachineError as error:
             print(f"cambrian-gaze train: {error}", file=sys.stderr)
             return 2
@@ -145,7 +152,7 @@ def prepare(
         if dense:
             logger.warning(dense)
     quarantine = QuarantineLog(
-        run.data.quarantine_log or Path(args.output_dir) / "quarantine.jsonl",
+        quarantine_log(run),
         args.process_index,
         logs_fills=args.process_index % args.sequence_parallel_size == 0,
     )
@@ -194,6 +201,26 @@ def finish(run: RunConfig, trainer: CambrianTrainer, checkpoint: str | None) -> 
     if first and read_log(run.training.output_dir):
         write_summary(run.training.output_dir)
     return trainer
+
+
+def quarantine_log(run: RunConfig) -> Path:
+    """Where the samples are named that could not be used."""
+    return Path(run.data.quarantine_log or Path(run.training.output_dir) / "quarantine.jsonl")
+
+
+def _stopped(error: Exception, run: RunConfig, log: Path | str) -> int:
+    """End a run that all ranks stop at the same place: the first one says why, in a line, with the first rows of the
+    `log`, and writes the summary of what was trained. Returns the exit status."""
+    if run.training.process_index == 0:
+        rows = first_rows(log)
+        print(f"cambrian-gaze train: {error}" + (f". The first: {rows}" if rows else ""), file=sys.stderr, flush=True)
+        if read_log(run.training.output_dir):
+            write_summary(run.training.output_dir)
+    if dist.is_initialized():
+        dist.barrier()  # A launcher kills the ranks that are left when the first one ends.
+        dist.destroy_process_group()
+    logger.debug("where it came from", exc_info=error)
+    return EXIT_STOPPED
 
 
 def _refused(error: Exception) -> int:

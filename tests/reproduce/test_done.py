@@ -104,3 +104,21 @@ def test_room_on_the_disk(row, tmp_path: Path) -> None:
     check_disk(1, tmp_path / "not" / "there")
     with pytest.raises(ValueError, match="GB free; give --work"):
         check_disk(10**18, tmp_path)
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"values": 3}', "[" * 100_000, '{"values": NaN}'])
+def test_a_run_whose_settings_cannot_be_read_is_named(row, content: str) -> None:
+    chain, options, (first, *_) = row
+    first.output.mkdir(parents=True)
+    (first.output / "run_config.json").write_text(content)
+    with pytest.raises(ValueError, match="run_config.json"):
+        unfinished(first, steps(chain, options), chain, options)
+
+
+@pytest.mark.parametrize("content", ["[1]\n", "3\n", "null\n", "{\n", '{"event": ["end"]}\n'])
+def test_a_log_that_says_nothing_has_not_ended(row, content: str) -> None:
+    chain, options, (first, *rest) = row
+    finish(first, [])
+    (first.output / "train_log.jsonl").write_text(content)
+    (first.output / "run_config.json").unlink(missing_ok=True)
+    assert "has not ended" in unfinished(first, [first, *rest], chain, options)

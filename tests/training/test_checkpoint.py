@@ -4,11 +4,14 @@ import hashlib
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from cambrian_gaze.training.checkpoint import (
     MARKER,
     checkpoint_steps,
     digests,
+    export_model,
     incomplete_because,
     last_complete_checkpoint,
     mark_complete,
@@ -106,3 +109,18 @@ def test_pruning_spares_the_best(tmp_path: Path) -> None:
     checkpoint(tmp_path, 2)
     checkpoint(tmp_path, 3)
     assert [path.name for path in prune(tmp_path, 1, [best])] == ["checkpoint-2"]
+
+
+def test_what_an_export_would_take_along_by_a_link_is_refused(tmp_path: Path) -> None:
+    path = checkpoint(tmp_path, 1, whole=False)
+    save_file({"a": torch.zeros(1)}, path / "model.safetensors")
+    (tmp_path / "secret").write_text("secret")
+    (path / "merges.txt").symlink_to(tmp_path / "secret")
+    mark_complete(path, 1)
+    with pytest.raises(ValueError, match=r"merges\.txt"):
+        export_model(path, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    (path / "merges.txt").unlink()
+    (path / "merges.txt").write_text("ours")
+    mark_complete(path, 1)
+    assert export_model(path, tmp_path / "out")[1] == ["merges.txt", "model.safetensors"]

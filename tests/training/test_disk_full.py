@@ -1,16 +1,15 @@
 """A disk that is full while a checkpoint is written: the last good one stays, the run stops and says so."""
 
-import contextlib
-import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from cambrian_gaze.training.agent import EXIT_STOPPED
 from cambrian_gaze.training.checkpoint import checkpoint_steps, incomplete_because
 from tests.training._ranks import launch
-from tests.training._runs import flags, run
+from tests.training._runs import flags, run, run_noting_errors
 from tests.training.test_resume import exact, zero
 
 
@@ -34,12 +33,6 @@ def resize(disk: Path, size: str) -> None:
     subprocess.run(["mount", "-o", f"remount,size={size}", str(disk)], check=True)
 
 
-def run_noting_errors(argv: list[str], note: str) -> int:
-    """As `run`; what a rank says on stderr goes to `note`."""
-    with open(f"{note}{os.environ.get('RANK', 0)}", "w") as file, contextlib.redirect_stderr(file):
-        return run(argv)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_the_last_good_checkpoint_stays(pages: Path, small_disk: Path, tmp_path: Path, ranks: int) -> None:
@@ -49,7 +42,7 @@ def test_the_last_good_checkpoint_stays(pages: Path, small_disk: Path, tmp_path:
     # Of a tiny run's checkpoints (5 MB, with ZeRO 8 MB), one fits and two do not.
     resize(small_disk, "8m" if ranks == 1 else "14m")
     codes = launch(ranks, run_noting_errors, flags(pages, output, **changes), str(note))
-    assert 1 in codes and 0 not in codes
+    assert EXIT_STOPPED in codes and 0 not in codes
     said = "".join(path.read_text() for path in tmp_path.glob("note*"))
     assert f"{output}/checkpoint-6 could not be written" in said
     assert f"{output}/checkpoint-3 is whole and the same command goes on from it" in said

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from cambrian_gaze.training.agent import EXIT_HUNG, EXIT_REQUEUE, EXIT_TERMINATED
+from cambrian_gaze.training.agent import EXIT_HUNG, EXIT_REQUEUE, EXIT_STOPPED, EXIT_TERMINATED
 from cambrian_gaze.training.checkpoint import incomplete_because
 from cambrian_gaze.training.log import read_log
 from tests.training._ranks import launch
@@ -136,6 +136,6 @@ def test_a_batch_without_a_finite_loss_changes_nothing(
 @pytest.mark.slow
 def test_too_many_bad_steps_stop_the_run_on_all_ranks(pages: Path, tmp_path: Path) -> None:
     changes = {"deepspeed": zero(2), "max_bad_steps": 0, "save_strategy": "no"}
-    codes = launch(2, run_with, flags(pages, tmp_path, **changes), "loss", 0, 2, "nan", ends=1, timeout=60)
-    assert codes == [1, 1]
+    codes = launch(2, run_with, flags(pages, tmp_path, **changes), "loss", 0, 2, "nan", ends=EXIT_STOPPED, timeout=60)
+    assert codes == [EXIT_STOPPED] * 2
     assert len(read_log(tmp_path)) == 1

@@ -1,6 +1,8 @@
 """The hand-off from stage 1 to stage 2: what is in the file, and every way in which it may not be what is wanted."""
 
 import json
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,7 @@ from safetensors.torch import load_file, save_file
 import cambrian_gaze
 from cambrian_gaze import CambrianGazeForConditionalGeneration
 from cambrian_gaze.models.shards import fingerprint
-from cambrian_gaze.training.projector import export_projector, load_projector, read_export
+from cambrian_gaze.training.projector import METADATA, export_projector, load_projector, read_export
 
 
 def model(**overrides) -> CambrianGazeForConditionalGeneration:
@@ -105,3 +107,17 @@ def test_facts_of_an_older_file_are_enough(export: Path) -> None:
     older = {key: facts[key] for key in ("mm_projector_type", "vision_hidden_size", "hidden_size")}
     save_file(load_file(export), export, metadata={"cambrian_gaze": json.dumps(older)})
     assert len(load_projector(model(), export)) == 1
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, Path.mkdir, lambda at: at.symlink_to("/dev/zero")])
+def test_what_is_no_file_is_not_waited_for(make: Callable[[Path], object], tmp_path: Path) -> None:
+    make(tmp_path / "it.safetensors")
+    with pytest.raises(ValueError, match=r"it\.safetensors is no regular file"):
+        read_export(tmp_path / "it.safetensors")
+
+
+@pytest.mark.parametrize("facts", ["[1]", "3", "{", '{"fingerprint": 3}', '{"fingerprint": ["a"]}', "[" * 10_000])
+def test_facts_that_are_none(facts: str, tmp_path: Path) -> None:
+    save_file({"a": torch.zeros(1)}, tmp_path / "it.safetensors", metadata={METADATA: facts})
+    with pytest.raises(ValueError, match=r"it\.safetensors cannot be read"):
+        read_export(tmp_path / "it.safetensors")

@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from cambrian_gaze.training.agent import EXIT_STOPPED
 from cambrian_gaze.training.checkpoint import MARKER
 from cambrian_gaze.training.log import read_log
 from cambrian_gaze.training.position import Position
 from tests.training._ranks import launch
-from tests.training._runs import ROOT, flags, run, write_data
+from tests.training._runs import ROOT, flags, run, run_noting_errors, write_data
 
 EXACT = ("step", "loss", "grad_norm", "lr/decoder", "lr/mm_projector", "keep_ratio", "k", "attended_kv_share")
 
@@ -102,25 +103,14 @@ def test_an_epoch_over_two_then_one_then_three_ranks_sees_each_row_once(tmp_path
     assert [per_step[step] for step in range(1, 9)] == [4, 4, 4, 4, 4, 4, 3, 3]
 
 
-def expect_stop(argv: list[str], note: str) -> int:
-    """0 where this rank stops with the summary of quarantined samples."""
-    from cambrian_gaze.data.quarantine import TooManyQuarantined
-
-    try:
-        run(argv)
-    except TooManyQuarantined as error:
-        Path(f"{note}{os.environ['RANK']}").write_text(str(error))
-        return 0
-    return 1
-
-
 def test_all_ranks_stop_together_when_too_much_is_quarantined(tmp_path: Path) -> None:
     """All that cannot be read is in one rank's share."""
     data, note = write_data(tmp_path / "data", list("iibi" * 6)), str(tmp_path / "note")
     changes = {"train_sampling_strategy": "sequential", "max_quarantined_share": 0.04, "deepspeed": zero(2)}
-    assert launch(2, expect_stop, flags(data, tmp_path / "run", **changes), note, timeout=60) == [0, 0]
-    summaries = {Path(f"{note}{rank}").read_text() for rank in range(2)}
-    assert len(summaries) == 1 and "1 of 4 samples (25.0%) could not be used" in summaries.pop()
+    argv = flags(data, tmp_path / "run", **changes)
+    assert launch(2, run_noting_errors, argv, note, ends=EXIT_STOPPED, timeout=60) == [EXIT_STOPPED] * 2
+    first, second = (Path(f"{note}{rank}").read_text() for rank in range(2))
+    assert "1 of 4 samples (25.0%) could not be used" in first and "could not be used" not in second
 
 
 def decide_badly(seconds: float) -> int:

@@ -34,6 +34,7 @@ from cambrian_gaze.models.configuration import CambrianGazeConfig
 from cambrian_gaze.models.generation_settings import settle
 from cambrian_gaze.models.lineage import parent, write_lineage
 from cambrian_gaze.models.modeling import CambrianGazeForConditionalGeneration
+from cambrian_gaze.models.opening import opening
 from cambrian_gaze.models.processing import CambrianGazeProcessor
 from cambrian_gaze.models.writing import new_folder
 
@@ -47,7 +48,8 @@ def export_dense(layout: str, source: Path | str, out: Path | str) -> Path:
 
     Raises: ValueError naming everything that the layout cannot express.
     """
-    config = CambrianGazeConfig.from_pretrained(source)
+    with opening(source, copied=True):
+        config = CambrianGazeConfig.from_pretrained(source)
     if reasons := inexpressible(config, layout):
         raise ValueError(f"{source} cannot be written as {layout}: " + "; ".join(reasons))
     with new_folder(out) as folder:

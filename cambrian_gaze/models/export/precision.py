@@ -12,9 +12,9 @@ from cambrian_gaze.extras import require
 from cambrian_gaze.models.generation_settings import settle
 from cambrian_gaze.models.lineage import parent, write_lineage
 from cambrian_gaze.models.modeling import CambrianGazeForConditionalGeneration
+from cambrian_gaze.models.opening import open_config
 from cambrian_gaze.models.processing import CambrianGazeProcessor
 from cambrian_gaze.models.quantised import WHOLE, nf4
-from cambrian_gaze.models.source import known_source
 from cambrian_gaze.models.writing import new_folder
 
 NUMBERS = {"bf16": torch.bfloat16, "fp32": torch.float32}
@@ -36,9 +36,7 @@ def export_precision(kind: str, source: Path | str, out: Path | str) -> Path:
 
 
 def _loaded(kind: str, source: Path | str) -> CambrianGazeForConditionalGeneration:
-    from transformers import AutoConfig
-
-    config = AutoConfig.from_pretrained(known_source(source))
+    config = open_config(source, copied=True)
     if getattr(config, "quantization_config", None) is not None:
         raise ValueError(f"{source} is quantised already; export the model that it was made from")
     options: dict[str, Any] = {"dtype": NUMBERS.get(kind, torch.bfloat16)}

@@ -1,0 +1,97 @@
+"""Folders are opened one way; what goes wrong on it is one line. (All commands over hostile folders:
+`tests/cli/test_hostile_folders.py`.)"""
+
+import re
+from pathlib import Path
+
+import pytest
+
+import cambrian_gaze
+from cambrian_gaze import CambrianGazeForConditionalGeneration, CambrianGazeProcessor
+from cambrian_gaze.models.folder_check import FolderError, check_files
+from cambrian_gaze.models.opening import open_config, open_tokenizer, opening, said_of
+from cambrian_gaze.models.source import NoSuchFolder
+from cambrian_gaze.models.template_probe import probe
+
+PACKAGE = Path(cambrian_gaze.__file__).parent
+OPENERS = re.compile(r"\bAuto(Config|Tokenizer|Processor|Model\w*)\.from_pretrained|\bsafe_open\(|\btorch\.load\(")
+KNOWN = {
+    "models/opening.py",
+    "models/shards.py",
+    "models/lineage.py",  # digests, of files that it has looked at
+    "models/presets.py",  # tokenizers by their published names, and our own
+    "models/export/dense.py",  # the tokenizer that it has just written
+    "data/bench_files.py",  # our own tokenizer
+    "training/card.py",  # of the folder that a push has checked; and examples in the text
+    "training/card_dense.py",
+    "training/hub.py",
+    "training/projector.py",
+}
+
+
+def test_nothing_else_opens_models() -> None:
+    found = {str(path.relative_to(PACKAGE)) for path in PACKAGE.rglob("*.py") if OPENERS.search(path.read_text())}
+    assert found <= KNOWN, "use models.opening: open_config, open_tokenizer, open_processor, or our classes"
+
+
+def test_errors_become_one_line_that_names_the_folder(tmp_path: Path) -> None:
+    long = RuntimeError("one\n  two\n" + "x" * 999)
+    for error in (KeyError("a"), long, ValueError("a\nb"), MemoryError(), OSError("c")):
+        with pytest.raises(FolderError) as caught, opening(tmp_path):
+            raise error
+        told = str(caught.value)
+        assert told.startswith(f"{tmp_path} cannot be loaded: ") and "\n" not in told and len(told) < 600
+        assert caught.value.__cause__ is error
+
+
+@pytest.mark.parametrize("error", [ImportError("x"), FolderError("it"), NoSuchFolder("it"), KeyboardInterrupt()])
+def test_what_says_enough_passes(error: BaseException) -> None:
+    with pytest.raises(type(error)) as caught, said_of("it"):
+        raise error
+    assert caught.value is error
+
+
+def test_the_hubs_own_errors_pass() -> None:
+    error = OSError("offline")
+    with pytest.raises(OSError, match="offline") as caught, opening("someone/model"):
+        raise error
+    assert caught.value is error
+
+
+def test_code_of_the_hub_is_never_asked_about(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("asked whether to run code"))
+    auto = '{"model_type": "evil", "auto_map": {"AutoConfig": "evil.Evil", "AutoTokenizer": ["evil.Evil", null]}}'
+    (tmp_path / "config.json").write_text(auto)
+    (tmp_path / "tokenizer_config.json").write_text(auto)
+    (tmp_path / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    for way in (open_config, open_tokenizer):
+        with pytest.raises(FolderError, match=re.escape(str(tmp_path))):
+            way(tmp_path)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_our_classes_take_what_they_wrote_and_refuse_what_lacks(tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    model = CambrianGazeForConditionalGeneration.from_preset("tiny")
+    model.save_pretrained(tmp_path)
+    CambrianGazeProcessor.from_preset("tiny").save_pretrained(tmp_path)
+    check_files(tmp_path, copied=True)
+    CambrianGazeForConditionalGeneration.from_pretrained(tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    lost = tensors.pop("model.mm_projector.0.bias")
+    save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(FolderError, match=r"1 missing: model\.mm_projector\.0\.bias"):
+        CambrianGazeForConditionalGeneration.from_pretrained(tmp_path)
+    tensors["model.mm_projector.0.bias"] = lost[:-1].clone()
+    save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(FolderError, match="1 of another shape"):
+        CambrianGazeForConditionalGeneration.from_pretrained(tmp_path)
+
+
+def test_templates_that_are_fine_are_not_refused() -> None:
+    qwen = "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+    assert probe(qwen) is None
+    assert probe("{% generation %}a{% endgeneration %}{{ strftime_now('%Y') }}{{ messages | tojson }}") is None
+    assert probe("{{ raise_exception('roles must alternate') }}") is None, "it says so when it is used"
+    assert "endfor" in probe("{% for m in messages %}")
