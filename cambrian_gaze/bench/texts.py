@@ -58,8 +58,8 @@ TEXTS = {
                 "Beside busy processes",
                 "Each keeps a core busy. torch shares a step among its threads, which wait for one that has lost its "
                 "core until the scheduler gives it back; compiled steps leave the threads alone where waiting costs "
-                "more than they bring. Ratios say who waits here, not what gaze saves. Other work ran on the machine as "
-                "well, see its load. What to set for the rest of a model: "
+                "more than they bring. Ratios say who waits here, not what gaze saves. Other work ran on the machine "
+                "as well, see its load. What to set for the rest of a model: "
                 "[on a CPU whose cores others use](../serving.md#on-a-cpu-whose-cores-others-use).",
             ),
         },
