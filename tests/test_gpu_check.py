@@ -34,7 +34,9 @@ def test_every_command_of_it_runs(tmp_path: Path) -> None:
     result = check(tmp_path, DEVICE="cpu")
     assert result.returncode == 0, result.stdout + result.stderr
     for name in STEPS:
-        rows = json.loads((tmp_path / f"{name}.json").read_text())
-        assert any(row["median_us"] for row in rows), name
+        (run,) = json.loads((tmp_path / f"{name}.json").read_text())["runs"]
+        assert any(row["median_us"] for row in run["rows"]), name
+    for page in ("attention", "decode", "prefill", "train-step"):
+        assert " --page " in (tmp_path / "benchmarks" / f"{page}.md").read_text()
     assert "skipped" in (tmp_path / "tests.log").read_text()
     assert "taken" in (tmp_path / "bench-choose.log").read_text()
