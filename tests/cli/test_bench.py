@@ -158,8 +158,7 @@ def test_attention_shows_what_auto_would_take(tmp_path, capsys):
     sizes += ["--arms", "varlen_reference", "flex"]
     rows_file = tmp_path / "rows.json"
     assert main(["bench", "attention", "--choose", *sizes, "--json", str(rows_file)]) == 0
-    (run,) = json.loads(rows_file.read_text())["runs"]
-    rows = {(row["mode"], row["arm"]): row for row in run["rows"]}
+    rows = {(row["mode"], row["arm"]): row for row in rows_of(rows_file)}
     assert len(rows) == 6
     for mode in ("forward", "forward+backward"):
         assert rows[mode, "masked"]["note"] == "taken" and rows[mode, "masked"]["median_us"] > 0
