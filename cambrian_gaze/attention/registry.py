@@ -82,8 +82,9 @@ def _say_pick(name: str, device_type: str, dtype: torch.dtype) -> None:
 
 def computed_in(device: torch.device, dtype: torch.dtype) -> torch.dtype:
     """The dtype of attention between tokens of `dtype`: autocast's where that is on, as for SDPA."""
-    if dtype != torch.float64 and torch.is_autocast_enabled(device.type):
-        return torch.get_autocast_dtype(device.type)
+    kind = device.type
+    if dtype != torch.float64 and torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
+        return torch.get_autocast_dtype(kind)
     return dtype
 
 
@@ -131,7 +132,7 @@ def attend(
             f"attention backend {backend.name!r} has no gradients on {q.device.type}; "
             "use torch.no_grad(), or another backend"
         )
-    if backend.name != REFERENCE and torch.is_autocast_enabled(q.device.type):
+    if backend.name != REFERENCE:
         # A norm under autocast leaves q and k in fp32 beside v in bf16. SDPA makes one of them, kernels do not.
         q, k, v = (x.to(computed_in(x.device, x.dtype)) for x in (q, k, v))
     return backend.attend(q, k, v, ctx, layer, scaling, dropout)

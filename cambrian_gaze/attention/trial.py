@@ -230,12 +230,14 @@ def row_error(got: Tensor, want: Tensor, real: Tensor) -> float:
         got, want: [B, H or G, S, D]; real: bool [B, S], rows that mean something.
     """
     wide = torch.promote_types(want.dtype, torch.float32)
-    where = real[:, None].expand(want.shape[:3])
-    got, want = got.detach().to(wide), want.detach().to(wide)
-    size = want.norm(dim=-1)[where]
+    sizes, differences = [], []
+    for a, b in zip(got.detach().unbind(1), want.detach().unbind(1), strict=True):  # a head at a time is held wide
+        a, b = a.to(wide)[real], b.to(wide)[real]
+        sizes.append(b.norm(dim=-1))
+        differences.append((a - b).norm(dim=-1))
+    size, difference = torch.cat(sizes), torch.cat(differences)
     if not size.numel():
         return 0.0
-    difference = (got - want).norm(dim=-1)[where]
     if not bool(difference.isfinite().all()):
         return torch.inf
     scale = size.clamp(min=max(float(size.median()) / 4, torch.finfo(wide).tiny))
