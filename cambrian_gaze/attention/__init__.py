@@ -13,6 +13,7 @@ _HOME = {
     "GazeContext": "context",
     "GazeRecorder": "record",
     "GazeStats": "record",
+    "Heads": "trial",
     "SequenceGroup": "sequence",
     "SequenceShards": "sequence",
     "attend": "registry",

@@ -3,7 +3,8 @@
 A sample is a little text, one picture or video of N_v tokens, and text again, as in training; keys and values are
 random. Dense is plain causal attention over the same tokens, by the fastest form of `scaled_dot_product_attention`.
 The times of gaze include describing the regions, scoring and selecting them; what is derived from the layout once per
-forward call for all layers is timed apart. Errors are against float64 under the same selection.
+forward call for all layers is timed apart. Errors are against float64 under the same selection. `--choose` shows what
+`backend: auto` would find instead.
 """
 
 from __future__ import annotations
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 
 SECTION = "bench attention"
 """Name of this bench's table; its words are in `bench/texts.py`."""
+
+SECTION_OF_CHOICE = "bench attention choice"
+"""The table of `--choose`, whose errors are relative: `trial.row_error` against `masked`."""
 
 COLUMNS = {
     "text_tokens": "T",
@@ -72,6 +76,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--head_dim", type=int, metavar="D", help="head size; default: 64 on a CPU, 128 on a GPU")
     parser.add_argument("--arms", nargs="+", metavar="NAME", help="backends beside dense; default: all there are")
     parser.add_argument("--repeats", type=int, default=10, metavar="N", help="timed calls of each; default: 10")
+    parser.add_argument(
+        "--choose",
+        action="store_true",
+        help="what `backend: auto` does on a GPU, at each size, also without gradients: which backends agree with "
+        "masked, how fast they are, which one is taken; nothing is kept",
+    )
     measure.add_time_limit(parser)
 
 
@@ -84,6 +94,8 @@ def run(args: argparse.Namespace) -> list[measure.Row]:
     unknown = [name for name in args.arms or () if name not in BACKENDS]
     if unknown:
         raise ValueError(f"unknown arms: {', '.join(unknown)}; known: {', '.join(BACKENDS)}")
+    if args.choose:
+        return _chosen(args)
     up = measure.time_is_up(args)
     rows: list[measure.Row] = []
     for name in ("cpu", "cuda") if args.device == "all" else (args.device,):
@@ -91,6 +103,42 @@ def run(args: argparse.Namespace) -> list[measure.Row]:
         for case in _cases(args, name):
             rows += _measured(args, case, up) if present else _unmeasured(args, case, "no GPU here")
     measure.add_ratios(rows, ("text_tokens", "visual_tokens", "dtype", "mode", "device"))
+    return rows
+
+
+def _chosen(args: argparse.Namespace) -> list[measure.Row]:
+    """A row per case, mode and backend of what `auto` would find. On a CPU, where it tries nothing, and where arms are
+    named, what is for tests alone is timed as well, and not taken."""
+    import torch
+
+    from cambrian_gaze.attention.auto import rows_of
+    from cambrian_gaze.attention.bench_cases import DTYPES
+    from cambrian_gaze.attention.context import GazeContext
+    from cambrian_gaze.attention.registry import BACKENDS
+    from cambrian_gaze.attention.trial import REFERENCE, Heads, fastest, try_all
+
+    up = measure.time_is_up(args)
+    rows: list[measure.Row] = []
+    for name in ("cpu", "cuda") if args.device == "all" else (args.device,):
+        if name == "cuda" and not torch.cuda.is_available():
+            continue
+        candidates = {
+            arm: backend
+            for arm, backend in BACKENDS.items()
+            if arm == REFERENCE or (arm in args.arms if args.arms else name == "cpu" or not backend.only_for_tests)
+        }
+        for case in _cases(args, name):
+            ctx = GazeContext(config=case.config, layout=case.layout, key_layout=case.layout)
+            heads, dtype = Heads(case.heads, case.kv_heads, case.head_dim), DTYPES[case.dtype]
+            for mode in (FORWARD, BACKWARD):
+                if up():
+                    rows.append(_row(case, mode, "auto", None, note=measure.NO_TIME_LEFT, section=SECTION_OF_CHOICE))
+                    continue
+                outcomes = try_all(ctx, heads, torch.device(name), dtype, candidates, gradients=mode == BACKWARD)
+                best = fastest([o for o in outcomes if not candidates[o.name].only_for_tests])
+                rows += [
+                    _row(case, mode, form=None, **found, section=SECTION_OF_CHOICE) for found in rows_of(outcomes, best)
+                ]
     return rows
 
 

@@ -9,6 +9,7 @@ says whether compiled code, Triton or plain torch ran.
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -32,6 +33,9 @@ SECTION_OF_LAYERS = "bench decode layers"
 SECTION_OF_PLAIN_TORCH = "bench decode plain torch"
 """The same without compiled code."""
 
+SECTION_OF_LOAD = "bench decode load"
+"""The same beside busy processes."""
+
 COLUMNS = {
     "visual_tokens": "N_v",
     "kept": "kept",
@@ -49,6 +53,9 @@ COLUMNS = {
     "read_bytes": "read",
     "visual_entries": "visual entries per head",
     "attended_entries": "all entries",
+    "busy": "busy processes",
+    "load_average": "load average of the machine",
+    "p90_us": "µs, 90 % of the steps",
 }
 
 QUICK: dict[str, Any] = {"tokens": [576], "dtype": ["fp32"], "seconds": 0.5}
@@ -72,6 +79,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--layers", type=int, default=1, help="layers in turn; many of them do not fit the processor's cache"
     )
     parser.add_argument("--plain-torch", action="store_true", help="as on a CPU where nothing could be compiled")
+    parser.add_argument(
+        "--busy", type=int, nargs="+", default=[0], metavar="N", help="processes beside it that keep a core busy each"
+    )
     parser.add_argument("--device", choices=["cpu", "cuda"], help="default: cuda where there is one")
     parser.add_argument("--seconds", type=float, default=5.0, help="time per case, shared by its arms")
 
@@ -88,7 +98,7 @@ def run(args: argparse.Namespace) -> list[measure.Row]:
     device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
     with torch.no_grad():
         rows = list(_rows(args, device))
-    measure.add_ratios(rows, ("visual_tokens", "batch", "dtype", "device"))
+    measure.add_ratios(rows, ("visual_tokens", "batch", "dtype", "device", "busy"))
     return rows
 
 
@@ -102,11 +112,19 @@ def _rows(args: argparse.Namespace, device: str) -> Iterator[measure.Row]:
             for dtype in args.dtype:
                 sizes = batch, tokens, args.text, args.context, args.heads, args.kv_heads, args.head_dim
                 case = Case(*sizes, dtype, device, args.layers, args.plain_torch)
-                for row in case.rows(budgets, args.granularity, args.seconds):
-                    yield {**row, "section": section}
+                for busy in args.busy:
+                    with measure.busy_cores(busy):
+                        rows = list(case.rows(budgets, args.granularity, args.seconds))
+                    # What waits for others shows in the slowest steps, not in the median.
+                    load: dict[str, Any] = {"busy": None, "p90_us": None}
+                    if section == SECTION_OF_LOAD:
+                        load = {"busy": busy, "load_average": round(os.getloadavg()[0], 1)}
+                    yield from ({**row, **load, "section": section} for row in rows)
 
 
 def _section(args: argparse.Namespace) -> str:
+    if any(args.busy):
+        return SECTION_OF_LOAD
     if args.plain_torch:
         return SECTION_OF_PLAIN_TORCH
     if args.layers > 1:

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
 from cambrian_gaze.attention import GazeContext, GazeRecorder, attend, decode_native, decode_torch, measure
@@ -102,7 +103,7 @@ class Case:
             else:
                 own = dict(arm=key[0], form=self._form(key[0], grouped), granularity=key[2])
                 own |= _checked(q, call(), contexts[key], layers[0], scaling)
-            yield measure.row(**shared, **own, layers=self.layers, median_us=times[key])
+            yield measure.row(**shared, **own, layers=self.layers, **times[key])
 
     def _arms(self) -> tuple[str, ...]:
         """Names of the ways to decode: what every model does, and Triton where it is asked for on a GPU."""
@@ -118,13 +119,37 @@ class Case:
 
 
 def _dense_forms(q: Tensor, keys: Tensor, values: Tensor, group: int) -> dict[tuple, Callable[[], Tensor]]:
+    """By whichever kernel torch picks; on a GPU also by FlashAttention and no other, where it takes them."""
     wide = [x.repeat_interleave(group, 1) for x in (keys, values)]
     grouped = q.view(*keys.shape[:2], group, -1)
-    return {
+    forms: dict[tuple, Callable[[], Tensor]] = {
         ("dense", "enable_gqa"): lambda: scaled_dot_product_attention(q, keys, values, enable_gqa=True),
         ("dense", "repeated"): lambda: scaled_dot_product_attention(q, *wide),
         ("dense", "grouped"): lambda: scaled_dot_product_attention(grouped, keys, values),
     }
+    if q.device.type == "cuda":
+        forms |= {(arm, f"{form}, FlashAttention"): flashing(call) for (arm, form), call in forms.items()}
+    return {key: call for key, call in forms.items() if _runs(call)}
+
+
+def flashing(call: Callable[[], Tensor]) -> Callable[[], Tensor]:
+    """`call`, with FlashAttention's kernel or an error."""
+
+    def with_flash() -> Tensor:
+        with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
+            return call()
+
+    return with_flash
+
+
+def _runs(call: Callable[[], Tensor]) -> bool:
+    try:
+        call()
+    except RuntimeError as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        return False
+    return True
 
 
 def _step(q: Tensor, ctx: GazeContext, layer: int, scaling: float) -> Callable[[], Tensor]:
@@ -159,10 +184,13 @@ def _checked(q: Tensor, out: Tensor, ctx: GazeContext, layer: RandomLayer, scali
     )
 
 
-def _take_turns(calls: dict[tuple, list[Callable]], device: torch.device, seconds: float) -> dict[tuple, float]:
-    """Median µs of each arm's calls, one per layer. The arms take turns in bursts of 30 ms, so that other load falls on
-    all alike. With one layer a call finds the processor's cache as the last one of its arm left it; with so many that
-    they do not fit there, each reads from memory, as between the other layers and weights of a model."""
+def _take_turns(
+    calls: dict[tuple, list[Callable]], device: torch.device, seconds: float
+) -> dict[tuple, dict[str, float]]:
+    """µs of each arm's calls, one per layer: the median, and what nine in ten stay below. The arms take turns in bursts
+    of 30 ms, so that other load falls on all alike. With one layer a call finds the processor's cache as the last one
+    of its arm left it; with so many that they do not fit there, each reads from memory, as between the other layers
+    and weights of a model."""
     times: dict[tuple, list[float]] = {key: [] for key in calls}
     begin, rounds = time.perf_counter(), 0
     while rounds < 5 or time.perf_counter() - begin < seconds:
@@ -175,7 +203,7 @@ def _take_turns(calls: dict[tuple, list[Callable]], device: torch.device, second
                     times[key].append(taken)
                 if number >= len(each) and time.perf_counter() - since > BURST_S:
                     break
-    return {key: statistics.median(taken) for key, taken in times.items()}
+    return {key: {"median_us": statistics.median(x), "p90_us": sorted(x)[len(x) * 9 // 10]} for key, x in times.items()}
 
 
 def _graphed(call: Callable[[], Tensor], device: torch.device) -> Callable[[], Tensor]:

@@ -6,13 +6,16 @@ Imports torch only inside functions: a bench's `--help` must not wait for it.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.metadata
 import math
 import os
 import platform
 import statistics
+import subprocess
+import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -83,6 +86,19 @@ def time_is_up(args: argparse.Namespace) -> Callable[[], bool]:
     """Whether `--time_limit` seconds have passed since this call."""
     end = math.inf if args.time_limit is None else time.perf_counter() + args.time_limit
     return lambda: time.perf_counter() > end
+
+
+@contextlib.contextmanager
+def busy_cores(count: int) -> Iterator[None]:
+    """Within, `count` processes compute without end, as other people's do on a shared machine. They end with us."""
+    endless = "import os\nparent = os.getppid()\nwhile os.getppid() == parent: pass"
+    processes = [subprocess.Popen([sys.executable, "-c", endless]) for _ in range(count)]
+    try:
+        yield
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
 
 
 def peak_bytes(call: Callable[[], Any], device: torch.device) -> int:

@@ -1,4 +1,4 @@
-"""Attention backends: each declares what it can do and refuses loudly. `auto` picks one and says which."""
+"""Attention backends: each declares what it can do and refuses loudly. `auto.py` picks one and says which."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from cambrian_gaze.attention import decode, flash_varlen, flex, masked, triton_regions
+from cambrian_gaze.attention import auto, decode, flash_varlen, flex, masked, triton_regions
 from cambrian_gaze.attention.context import GazeContext
+from cambrian_gaze.attention.trial import REFERENCE, Heads
 from cambrian_gaze.gaze.config import GazeConfig
 
 logger = logging.getLogger(__name__)
@@ -36,27 +37,33 @@ class Backend:
     forward_only: frozenset[str] = frozenset()
     """Device types on which it has no gradients. It refuses a call that needs them, and `auto` passes over it."""
 
+    only_for_tests: bool = False
+    """Taken by name alone."""
+
 
 BACKENDS: dict[str, Backend] = {
     "masked": Backend("masked", masked.prepare, masked.attend, lambda config, device, dtype: None),
     "flex": Backend("flex", flex.prepare, flex.attend, flex.refuses, forward_only=frozenset({"cpu"})),
     "flash_varlen": Backend("flash_varlen", flash_varlen.prepare, flash_varlen.attend, flash_varlen.refuses),
     "varlen_reference": Backend(
-        "varlen_reference", flash_varlen.prepare, flash_varlen.attend_plainly, flash_varlen.refuses_plainly
+        "varlen_reference",
+        flash_varlen.prepare,
+        flash_varlen.attend_plainly,
+        flash_varlen.refuses_plainly,
+        only_for_tests=True,
     ),
     "triton": Backend("triton", triton_regions.prepare, triton_regions.attend, triton_regions.refuses),
 }
-"""By name, in the order in which `auto` tries them. `masked` runs everywhere and so is what `auto` picks; others are
-taken by name until they have been run and measured on a GPU (`scripts/gpu_check.sh`)."""
+"""By name, in the order in which `auto` tries them."""
 
 
 def pick(config: GazeConfig, device: torch.device, dtype: torch.dtype) -> Backend:
-    """The backend that `config.backend` names, or for "auto" the first that accepts configuration, device and dtype.
+    """The backend that `config.backend` names; for "auto" `masked`, which is what it takes where nothing was tried.
 
     Raises: ValueError for an unknown name, or for one that refuses, with its reason. Nothing else is used instead.
     """
     if config.backend == "auto":
-        return _auto(config, torch.device(device.type), dtype)
+        return BACKENDS[REFERENCE]
     if config.backend not in BACKENDS:
         nearest = difflib.get_close_matches(config.backend, BACKENDS, n=1)
         hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
@@ -67,24 +74,33 @@ def pick(config: GazeConfig, device: torch.device, dtype: torch.dtype) -> Backen
     return BACKENDS[config.backend]
 
 
-@lru_cache(maxsize=256)
-def _auto(config: GazeConfig, device: torch.device, dtype: torch.dtype) -> Backend:
-    for backend in BACKENDS.values():
-        if device.type not in backend.forward_only and backend.refuses(config, device, dtype) is None:
-            _say_pick(backend.name, device, dtype)
-            return backend
-    raise ValueError(f"no attention backend runs {dtype} on {device} with {config}")
-
-
 @lru_cache(maxsize=64)
-def _say_pick(name: str, device: torch.device, dtype: torch.dtype) -> None:
-    """Once per pick: the schedule of training makes a new configuration at nearly every step."""
-    logger.info("attention backend: %s (auto, for %s on %s)", name, dtype, device)
+def _say_pick(name: str, device_type: str, dtype: torch.dtype) -> None:
+    """Once per pick."""
+    logger.info("attention backend: %s (auto, for %s on %s)", name, dtype, device_type)
 
 
-def prepare(ctx: GazeContext, device: torch.device, dtype: torch.dtype) -> GazeContext:
-    """Pick the backend and let it derive what it needs from the layouts, once for all layers."""
-    ctx.prepared["backend"] = pick(ctx.config, device, dtype)
+def computed_in(device: torch.device, dtype: torch.dtype) -> torch.dtype:
+    """The dtype of attention between tokens of `dtype`: autocast's where that is on, as for SDPA."""
+    kind = device.type
+    if dtype != torch.float64 and torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
+        return torch.get_autocast_dtype(kind)
+    return dtype
+
+
+def prepare(ctx: GazeContext, device: torch.device, dtype: torch.dtype, heads: Heads | None = None) -> GazeContext:
+    """Pick the backend and let it derive what it needs from the layouts, once for all layers.
+
+    Args:
+        dtype: of the tokens.
+        heads: the decoder's. Without them `auto` has nothing to try backends on, and takes `masked`.
+    """
+    dtype = computed_in(device, dtype)
+    if ctx.config.backend == "auto":
+        ctx.prepared["backend"] = BACKENDS[auto.choose(ctx, device, dtype, heads, BACKENDS)]
+        _say_pick(ctx.prepared["backend"].name, device.type, dtype)
+    else:
+        ctx.prepared["backend"] = pick(ctx.config, device, dtype)
     if ctx.is_step:
         decode.prepare(ctx)
     else:
@@ -116,4 +132,7 @@ def attend(
             f"attention backend {backend.name!r} has no gradients on {q.device.type}; "
             "use torch.no_grad(), or another backend"
         )
+    if backend.name != REFERENCE:
+        # A norm under autocast leaves q and k in fp32 beside v in bf16. SDPA makes one of them, kernels do not.
+        q, k, v = (x.to(computed_in(x.device, x.dtype)) for x in (q, k, v))
     return backend.attend(q, k, v, ctx, layer, scaling, dropout)

@@ -54,6 +54,14 @@ TEXTS = {
                 "buffers that are kept from step to step. There small steps are slower than dense ones: at 576 tokens "
                 "a dense step takes the time of a few dozen calls into torch, and choosing costs some of them.",
             ),
+            "bench decode load": (
+                "Beside busy processes",
+                "Each keeps a core busy. torch shares a step among its threads, which wait for one that has lost its "
+                "core until the scheduler gives it back; compiled steps leave the threads alone where waiting costs "
+                "more than they bring. Ratios say who waits here, not what gaze saves. Other work ran on the machine "
+                "as well, see its load. What to set for the rest of a model: "
+                "[on a CPU whose cores others use](../serving.md#on-a-cpu-whose-cores-others-use).",
+            ),
         },
         "the same steps as CUDA graphs, in plain torch and with `triton`",
     ),
@@ -73,7 +81,15 @@ TEXTS = {
         "regions; what is derived from the layout once for all layers of a forward call has a column of its own. "
         "Errors are the largest differences from float64 under the same selection, of outputs or of dq, dk and dv. "
         "`varlen_reference` is there to check others against and is in no picture.",
-        {"bench attention": ("All backends", "")},
+        {
+            "bench attention": ("All backends", ""),
+            "bench attention choice": (
+                "What `auto` takes",
+                "Each backend is held against `masked`, told the same choice: the error is the largest of a row of "
+                "the output, dq, dk or dv, relative to that row. Of those that agree the fastest is taken, see "
+                "[the method](../method.md#what-auto-does-on-a-gpu).",
+            ),
+        },
         "one layer with 32 query heads on 8 KV heads of 128, up to 147,456 visual tokens: `masked` beside `flex`, "
         "`flash_varlen` and `triton`",
     ),

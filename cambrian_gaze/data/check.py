@@ -11,10 +11,10 @@ from typing import Any
 
 from cambrian_gaze.data.inspection import KINDS, Inspector, Problem
 from cambrian_gaze.data.mixture import Recipe
-from cambrian_gaze.data.places import written_whole
 from cambrian_gaze.data.quarantine import Quarantined
 from cambrian_gaze.data.stats import doubling_bins, statistics
 from cambrian_gaze.data.survey import Finding, SourceSurvey, survey
+from cambrian_gaze.files import written_whole
 
 EXAMPLES = 5
 """Findings kept per kind and source, to be shown; all of them are in the quarantine list."""

@@ -17,8 +17,9 @@ from typing import Any, BinaryIO, Literal
 
 import numpy as np
 
-from cambrian_gaze.data.places import FileIdentity, locked, places_beside, writable_place, written_whole
+from cambrian_gaze.data.places import FileIdentity, locked, places_beside, writable_place
 from cambrian_gaze.data.scan import ArrayScanner, LineScanner, first_byte
+from cambrian_gaze.files import written_whole
 
 FORMAT = "cambrian-gaze rows 1"
 HEADER_BYTES = 4096

@@ -20,9 +20,10 @@ from tqdm import tqdm
 from cambrian_gaze.data.dataset import ConversationDataset
 from cambrian_gaze.data.media import MediaError, MissingMedia
 from cambrian_gaze.data.mixture_dataset import MixtureDataset
-from cambrian_gaze.data.places import locked, places_beside, writable_place, written_whole
+from cambrian_gaze.data.places import locked, places_beside, writable_place
 from cambrian_gaze.data.records import RecordError
 from cambrian_gaze.data.survey import cores
+from cambrian_gaze.files import written_whole
 
 FORMAT = 2
 """Raised when the same facts come to count differently."""

@@ -1,4 +1,4 @@
-"""Files that are made from a data file and kept: where they lie, how they are written, and what they belong to.
+"""Files that are made from a data file and kept: where they lie, and what they belong to.
 
 They lie beside the data as `.NAME.SUFFIX`, or in the cache folder where the data's folder cannot be written.
 """
@@ -14,15 +14,12 @@ import os
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 
-logger = logging.getLogger(__name__)
+from cambrian_gaze.files import CACHE_VARIABLE, cache_folder
 
-CACHE_VARIABLE = "CAMBRIAN_GAZE_CACHE"
-"""Environment variable that names the cache folder; by default `~/.cache/cambrian-gaze`."""
+logger = logging.getLogger(__name__)
 
 _SAMPLES, _SAMPLE_BYTES = 16, 1 << 14
 
@@ -46,11 +43,6 @@ class FileIdentity:
             for place in np.linspace(0, last, _SAMPLES).astype(np.int64).tolist():
                 digest.update(os.pread(stream.fileno(), _SAMPLE_BYTES, place))
         return FileIdentity(status.st_size, status.st_mtime_ns, digest.hexdigest())
-
-
-def cache_folder() -> str:
-    """Where files go that cannot lie beside the data."""
-    return os.environ.get(CACHE_VARIABLE) or os.path.join(os.path.expanduser("~"), ".cache", "cambrian-gaze")
 
 
 def places_beside(path: str | os.PathLike[str], suffix: str) -> tuple[str, str]:
@@ -80,25 +72,9 @@ def writable_place(places: tuple[str, str], path: str | os.PathLike[str]) -> str
 
 
 @contextlib.contextmanager
-def written_whole(place: str) -> Iterator[BinaryIO]:
-    """A stream to a file beside `place` that is moved there at the end: a reader sees all of it or nothing."""
-    handle, temporary = tempfile.mkstemp(dir=os.path.dirname(place), prefix=f"{os.path.basename(place)}.")
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            yield stream
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, place)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-
-
-@contextlib.contextmanager
 def locked(place: str) -> Iterator[None]:
     """One process at a time, where the file system has locks. Where it has none the work is done several times over,
-    and `written_whole` keeps it right."""
+    and `files.written_whole` keeps it right."""
     lock = f"{place}.lock"
     descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:

@@ -33,6 +33,7 @@ from cambrian_gaze.models.hf_internals import (
     EitherCacheName,
     check_attention,
     for_the_tower,
+    heads_of,
     one_cache,
     refuse_attentions,
     wants_dict,
@@ -290,9 +291,11 @@ class CambrianGazeModel(CambrianGazePreTrainedModel):
         if return_gaze or gaze_trace is not None:
             recorder = GazeRecorder(not return_gaze, num_regions=layout.num_regions, routes=config.routes)
         mass: list[Tensor] | None = [] if return_gaze == "mass" else None
-        context = self._context(config, layout, cache, inputs_embeds, position_ids, recorder, mass, hidden_regions)
+        shards = None if sequence_group is None else SequenceShards(sequence_group, inputs_embeds.shape[1])
+        context = self._context(
+            config, layout, cache, inputs_embeds, position_ids, recorder, mass, hidden_regions, shards
+        )
         if sequence_group is not None:
-            context.shards = SequenceShards(sequence_group, inputs_embeds.shape[1])
             inputs_embeds, position_ids = map(sequence_group.own, (inputs_embeds, position_ids))
         outputs = self.language_model(
             inputs_embeds=inputs_embeds,
@@ -373,6 +376,7 @@ class CambrianGazeModel(CambrianGazePreTrainedModel):
         recorder: GazeRecorder | None,
         mass: list[Tensor] | None,
         hidden_regions: Tensor | None,
+        shards: SequenceShards | None,
     ) -> GazeContext:
         """The keyword that travels to every attention call."""
         rotary = None
@@ -407,8 +411,10 @@ class CambrianGazeModel(CambrianGazePreTrainedModel):
             recorder=recorder,
             mass=mass,
             saved={} if saving else None,
+            shards=shards,
         )
-        return attention.prepare(context, inputs_embeds.device, inputs_embeds.dtype)
+        heads = heads_of(self.config.text_config, self.training)
+        return attention.prepare(context, inputs_embeds.device, inputs_embeds.dtype, heads)
 
 
 def _check_shapes(inputs_embeds: Tensor, **tensors: Tensor | None) -> None:

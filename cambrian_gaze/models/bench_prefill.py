@@ -169,16 +169,19 @@ def _dense(case: Case, inputs: tuple[torch.Tensor, ...]) -> Callable[[], dict[st
 
 def _gaze(case: Case, inputs: tuple[torch.Tensor, ...]) -> Callable[[], dict[str, torch.Tensor]]:
     """The same of a gaze cache."""
-    from cambrian_gaze.attention import GazeContext, attend, prepare
+    from cambrian_gaze.attention import GazeContext, Heads, attend, prepare
     from cambrian_gaze.models.cache import GazeCache
 
     q, k, v = inputs
+    how = q.device, q.dtype, Heads(case.heads, case.kv_heads, case.head_dim)
+    # Whatever `auto` tries on a GPU, it tries now.
+    prepare(GazeContext(config=case.config, layout=case.layout, key_layout=case.layout), *how)
 
     def call() -> dict[str, torch.Tensor]:
         layout, config, cache = case.derive(), case.config, GazeCache(case.config)
         cache.extend(layout)
         ctx = GazeContext(config=config, layout=layout, key_layout=layout, cache=cache)
-        prepare(ctx, q.device, q.dtype)
+        prepare(ctx, *how)
         keys, values = cache.update(k, v, 0)
         attend(q, keys, values, ctx, layer=0, scaling=case.scaling)
         layer = cache.layers[0]

@@ -17,7 +17,7 @@ from transformers.masking_utils import AttentionMaskInterface
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from cambrian_gaze import attention
-from cambrian_gaze.attention import GazeContext
+from cambrian_gaze.attention import GazeContext, Heads
 
 ATTENTION_NAME = "gaze"
 """Name in transformers' attention interface; the decoder's `_attn_implementation`."""
@@ -103,6 +103,14 @@ def gaze_attention_forward(
     if shards is not None:
         out = shards.to_tokens(out)
     return out.transpose(1, 2).contiguous(), None
+
+
+def heads_of(config: Any, training: bool) -> Heads:
+    """A decoder's attention, from its configuration."""
+    dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    groups = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    dropout = getattr(config, "attention_dropout", 0.0) if training else 0.0
+    return Heads(config.num_attention_heads, groups, dim, dropout)
 
 
 def gaze_mask(*args: Any, **kwargs: Any) -> None:

@@ -151,7 +151,6 @@ def _figures(args: argparse.Namespace, arm: Arm, config: Any, device: torch.devi
     """What is measured of one arm. The model is gone afterwards."""
     import torch
 
-    from cambrian_gaze.attention.registry import pick
     from cambrian_gaze.models.modeling import CambrianGazeForConditionalGeneration
     from cambrian_gaze.training.flops import FlopsModel, peak_flops
 
@@ -161,11 +160,15 @@ def _figures(args: argparse.Namespace, arm: Arm, config: Any, device: torch.devi
         model = CambrianGazeForConditionalGeneration(config).to(number).train()
     model.model.vision_tower.requires_grad_(False)
     form = arm.form
+    backends: list[str] = []
     if form == "sdpa":
         model.model.dense_decoder = True
         model.model.language_model.set_attn_implementation("sdpa")
     else:
-        form = f"{form} ({pick(config.gaze_config, device, number).name})"
+        model.model.language_model.register_forward_pre_hook(
+            lambda module, args, kwargs: backends.append(kwargs["gaze_context"].prepared["backend"].name),
+            with_kwargs=True,
+        )
     if args.checkpointing:
         model.gradient_checkpointing_enable()
     trained = [p for p in model.parameters() if p.requires_grad]
@@ -180,7 +183,7 @@ def _figures(args: argparse.Namespace, arm: Arm, config: Any, device: torch.devi
     flops = FlopsModel.of(model).total(rows * length, rows * length**2, rows * args.frames)
     peak = peak_flops(device, None)
     return {
-        "form": form,
+        "form": f"{form} ({backends[-1]})" if backends else form,
         "median_us": microseconds,
         "tokens_per_s": rows * length / microseconds * 1e6,
         "mfu": None if peak is None else flops / (microseconds * 1e-6) / peak,

@@ -1,11 +1,14 @@
 """The decode bench runs, checks itself against float64 and fills its rows."""
 
 import argparse
+import subprocess
+from functools import partial
 
 import pytest
 import torch
 
 from cambrian_gaze.attention import bench_decode, decode_native, measure
+from cambrian_gaze.attention.bench_decode_cases import _runs, flashing
 
 
 def test_rows_of_a_small_run():
@@ -73,3 +76,30 @@ def test_sizes_that_do_not_fit(options, reason):
     bench_decode.add_arguments(parser)
     with pytest.raises(ValueError, match=reason):
         bench_decode.run(parser.parse_args(["--device", "cpu", *options.split()]))
+
+
+def test_beside_busy_processes():
+    """Dense beside gaze in one run, each load with ratios of its own; nothing keeps running afterwards."""
+    parser = argparse.ArgumentParser()
+    bench_decode.add_arguments(parser)
+    small = "--tokens 576 --heads 4 --kv-heads 2 --head-dim 32 --seconds 0 --device cpu --dtype fp32 --busy 0 1"
+    started = []
+    popen = subprocess.Popen
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(measure.subprocess, "Popen", lambda *args: started.append(popen(*args)) or started[-1])
+        rows = bench_decode.run(parser.parse_args(small.split()))
+    assert [r["busy"] for r in rows] == [0] * 5 + [1] * 5
+    for part in (rows[:5], rows[5:]):
+        assert max(r["ratio_to_dense"] for r in part if r["arm"] == "dense") == 1.0
+        assert all(r["median_us"] <= r["p90_us"] for r in part)
+    assert {r["section"] for r in rows} == {bench_decode.SECTION_OF_LOAD}
+    assert len(started) == 1 and started[0].returncode is not None
+
+
+def test_flash_attention_or_nothing():
+    """On a CPU too torch has a kernel of that name: it computes the same, and refuses dropout."""
+    q, k, v = (torch.randn(1, 2, n, 16) for n in (1, 9, 9))
+    call = partial(torch.nn.functional.scaled_dot_product_attention, q, k, v)
+    assert torch.allclose(flashing(call)(), call(), atol=1e-6)
+    refused = partial(call, dropout_p=0.5)
+    assert _runs(refused) and not _runs(flashing(refused))

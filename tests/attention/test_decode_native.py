@@ -1,8 +1,11 @@
 """The compiled decoding step against plain torch in float64, on random shapes, in every build that runs here."""
 
+import ctypes
 import logging
 import shutil
+import time
 from dataclasses import dataclass
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -142,6 +145,7 @@ def test_neither_threads_nor_other_rows_change_a_bit(seed, build):
         for number in (2, 5):
             torch.set_num_threads(number)
             for _ in range(3):
+                forget_load(build)
                 got = decode_native.choose_and_attend(case.q, case.layer, *how)
                 assert all(torch.equal(*both) for both in zip(got, want, strict=True))
     finally:
@@ -150,6 +154,50 @@ def test_neither_threads_nor_other_rows_change_a_bit(seed, build):
         index = torch.tensor([row])
         out, _ = decode_native.attend(case.q[index], case.layer.rows(index), None, None, want[2][index], 0.3)
         assert torch.equal(out, want[0][index])
+
+
+RUN = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+TEAM = ctypes.CFUNCTYPE(None, RUN, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint)
+
+
+def forget_load(build):
+    decode_native._open(build).gaze_decode_forget_load()
+
+
+def test_a_team_that_keeps_the_caller_waiting_is_left_alone_for_a_while(build, monkeypatch):
+    """As where another process has the core of one of the threads, and the end of the parallel region waits for it."""
+    asked, late = [], 0.02
+
+    @TEAM
+    def team(run, work, threads, flags):
+        asked.append(threads)
+        run(work)
+        if late:
+            time.sleep(late)
+
+    monkeypatch.setattr(decode_native, "_run_parallel", lambda: ctypes.cast(team, ctypes.c_void_p).value)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
+    case = draw(3, torch.float32, batch=3, groups=8, dim=128, regions=50, slots=36)
+    step = partial(decode_native.attend, case.q, case.layer, None, None, None, 0.3)
+    forget_load(build)
+    want, _ = step()
+    assert len(asked) >= 1 and set(asked) == {4}
+    pauses, begin, steps = [], time.perf_counter(), 0
+    while time.perf_counter() - begin < 0.6:
+        before, steps = len(asked), steps + 1
+        assert torch.equal(step()[0], want)
+        if len(asked) > before:
+            pauses.append(time.perf_counter() - begin)
+    assert 1 <= len(pauses) <= 5 < steps, "pauses of 20, 40, 80, … ms"
+    late = 0.0
+    for _ in range(20):  # the load of this machine may make a team slow that is not
+        forget_load(build)
+        asked.clear()
+        for _ in range(5):
+            step()
+        if len(asked) >= 5:
+            return
+    raise AssertionError("a team that is quick was not asked again")
 
 
 def test_large_and_wide_scores(build):

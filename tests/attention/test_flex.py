@@ -2,7 +2,6 @@
 on a CPU, where FlexAttention has no gradients; gradients on a GPU), no recompilation, and what it refuses."""
 
 import dataclasses
-import logging
 
 import pytest
 import torch
@@ -219,19 +218,9 @@ def test_refusals_give_the_reason(monkeypatch):
         registry.pick(config, CUDA, torch.bfloat16)
 
 
-@pytest.mark.parametrize(
-    ("device", "dtype", "name"),
-    [(CUDA, torch.bfloat16, "masked"), (CUDA, torch.float64, "masked"), (CPU, torch.float32, "masked")],
-    ids=str,
-)
-def test_auto_takes_masked_and_says_so(device, dtype, name, monkeypatch, caplog):
-    monkeypatch.setattr(flex.importlib.util, "find_spec", lambda name: object())
-    for cached in (registry._auto, registry._say_pick):
-        cached.cache_clear()
-    with caplog.at_level(logging.INFO, logger="cambrian_gaze"):
-        assert registry.pick(GazeConfig(), device, dtype).name == name
-    assert f"attention backend: {name} (auto, for {dtype} on {device})" in caplog.text
-    registry._auto.cache_clear()
+@pytest.mark.parametrize(("device", "dtype"), [(CUDA, torch.bfloat16), (CUDA, torch.float64), (CPU, torch.float32)])
+def test_auto_takes_masked_where_nothing_was_tried(device, dtype):
+    assert registry.pick(GazeConfig(), device, dtype).name == "masked"
 
 
 def test_a_model_answers_the_same():

@@ -6,7 +6,8 @@ import importlib.util
 import pytest
 import torch
 
-from cambrian_gaze.attention import GazeRecorder, attend, prepare, triton_plan, triton_regions
+from cambrian_gaze.attention import BACKENDS, GazeRecorder, Heads, attend, prepare, triton_plan, triton_regions
+from cambrian_gaze.attention.trial import try_all
 from cambrian_gaze.attention.triton_plan import Plan, Rows, queries_of_blocks
 from cambrian_gaze.gaze.config import GazeConfig, RegionBudget
 from cambrian_gaze.gaze.layout import CONTEXT, TEXT, VISUAL
@@ -15,6 +16,7 @@ from cambrian_gaze.gaze.visibility import routing_queries, structure
 from tests._layouts import build, draw_case, draw_tensors
 from tests.attention._interpreter import INTERPRETED, compiled, interpreter, run_interpreted, scalars  # noqa: F401
 from tests.attention._run import DIM, SCALING, context, gradients, real, reference, run
+from tests.attention._toys import LAYOUT_CONFIG, few_tokens
 
 
 @compiled
@@ -50,6 +52,17 @@ def check_against_the_oracle(case, layout, tensors, want, want_grads):
 
 # Seeds of `draw_case`: groups 1, 4, 7 and both granularities; regions of 4, 9, 12, 36, ragged and temporal; packs,
 # padding on either side; |C| = 0, 1, 4; visual queries that see their own unit alone.
+@interpreter
+@pytest.mark.parametrize("granularity", ["q_head", "kv_group"])
+def test_what_auto_tries_finds_no_fault(granularity):
+    """The check that a GPU is given: the same choice as `masked`, outputs and gradients row by row."""
+    ctx = few_tokens(LAYOUT_CONFIG.override(head_granularity=granularity), rows=2)
+    both = {name: BACKENDS[name] for name in ("masked", "triton")}
+    device, once = torch.device("cpu"), lambda call, device: 1.0
+    outcomes = try_all(ctx, Heads(4, 2, 16), device, torch.float32, both, gradients=True, floor=0.9, timer=once)
+    assert [o.reason for o in outcomes] == [None, None] and outcomes[1].error < 1e-4
+
+
 @interpreter
 @pytest.mark.parametrize("seed", [2, 3, 5, 8, 13, 14, 16, 17, 22])
 def test_equals_the_oracle(poisoned, seed):

@@ -151,3 +151,17 @@ def test_pages_are_made_anew_without_measuring(tmp_path: Path, capsys: pytest.Ca
     with pytest.raises(SystemExit):
         main(["bench", "page", "--page", str(tmp_path / "none.md")])
     assert "No such file" in capsys.readouterr().err
+
+
+def test_attention_shows_what_auto_would_take(tmp_path, capsys):
+    sizes = "--device cpu --text 4 --visual 576 --heads 2 --kv_heads 1 --head_dim 8".split()
+    sizes += ["--arms", "varlen_reference", "flex"]
+    rows_file = tmp_path / "rows.json"
+    assert main(["bench", "attention", "--choose", *sizes, "--json", str(rows_file)]) == 0
+    rows = {(row["mode"], row["arm"]): row for row in rows_of(rows_file)}
+    assert len(rows) == 6
+    for mode in ("forward", "forward+backward"):
+        assert rows[mode, "masked"]["note"] == "taken" and rows[mode, "masked"]["median_us"] > 0
+        assert rows[mode, "varlen_reference"]["max_error"] < 1e-4 and rows[mode, "varlen_reference"]["note"] is None
+    assert rows["forward+backward", "flex"]["note"] == "no gradients on cpu"
+    assert "bench attention choice cpu" in capsys.readouterr().out

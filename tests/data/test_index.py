@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from cambrian_gaze.data import index as index_module
 from cambrian_gaze.data import places
 from cambrian_gaze.data.index import build_index, open_index
-from cambrian_gaze.data.places import CACHE_VARIABLE, FileIdentity, places_beside
+from cambrian_gaze.data.places import FileIdentity, places_beside
 from cambrian_gaze.data.scan import ArrayScanner, LineScanner
+from cambrian_gaze.files import CACHE_VARIABLE
 
 BLOCKS = st.sampled_from([1, 2, 3, 5, 8, 64, 1 << 20])
 BLANKS = st.text(" \t\r", max_size=3)

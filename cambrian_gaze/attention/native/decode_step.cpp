@@ -8,13 +8,13 @@
 // The sums of an item are taken in an order that its own selection alone decides: neither the other rows of a batch nor
 // the number of threads changes a bit of the result.
 
-#include <atomic>
 #include <cmath>
 #include <functional>
 #include <type_traits>
 #include <vector>
 
 #include "lanes.h"
+#include "team.h"
 
 // The argument of `gaze_decode_step`; decode_native.Step has the same fields in the same order.
 struct Step {
@@ -31,7 +31,7 @@ struct Step {
     int64_t* regions;           // [B, G, s, K], -1 for none; null: every page, for everyone
     int64_t* visual;            // out, [B, G, n]: slots that entered the softmax
     void* out;                  // [B, G, n, D]
-    void (*run_parallel)(void (*)(void*), void*, unsigned, unsigned);  // GOMP_parallel of torch's OpenMP; null: none
+    RunParallel run_parallel;   // null: none
     int64_t most[2];            // per pool, its places in K; 0: no such pool
     int64_t batch, groups, heads, dim, num_regions, slots, room, columns, flat_row, flat_group, selections;
     int64_t is_bf16, threads;
@@ -156,8 +156,7 @@ private:
     std::vector<std::vector<Wanted>> lists;  // per item, by rising page
     std::vector<float> partial;              // [items, parts], a Softmax each
     std::vector<int64_t> entered;            // [items, parts, n]
-    int64_t threads = 1, tasks = 0;
-    std::atomic<int64_t> next{0};
+    int64_t threads = 1;
 
     int64_t row(int64_t item) const { return item / step.groups; }
     Softmax part_of(int64_t task) {
@@ -166,16 +165,7 @@ private:
 
     template <void (Work::*CALL)(int64_t)>
     void in_parallel(int64_t count) {
-        tasks = count, next = 0;
-        const auto loop = [](void* self) {
-            Work& work = *static_cast<Work*>(self);
-            for (int64_t task; (task = work.next++) < work.tasks;) (work.*CALL)(task);
-        };
-        const int64_t team = std::min(threads, count);
-        if (step.run_parallel && team > 1)
-            step.run_parallel(loop, this, unsigned(team), 0);
-        else
-            loop(this);
+        Team::share(step.run_parallel, threads, count, [this](int64_t task) { (this->*CALL)(task); });
     }
 
     void whole_item(int64_t item) {
@@ -335,6 +325,8 @@ private:
 
 // Checksum of the source that this was built from.
 EXPORTED uint32_t gaze_decode_source() { return GAZE_SOURCE; }
+
+EXPORTED void gaze_decode_forget_load() { Team::forget(); }
 
 EXPORTED void gaze_decode_step(const Step* step) {
     if (step->is_bf16)

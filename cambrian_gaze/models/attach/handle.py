@@ -27,7 +27,7 @@ from cambrian_gaze.gaze.layout import TOKEN_FIELDS, TokenLayout
 from cambrian_gaze.models.attach.families import FAMILIES, KINDS, Picture, visuals_of
 from cambrian_gaze.models.backbone import checkpoints_activations
 from cambrian_gaze.models.generation_settings import settle
-from cambrian_gaze.models.hf_internals import ATTENTION_NAME, CACHE, pop_cache
+from cambrian_gaze.models.hf_internals import ATTENTION_NAME, CACHE, heads_of, pop_cache
 
 MISSING = object()
 
@@ -186,7 +186,8 @@ class AttachedGaze:
             recorder=recorder,
             saved={} if module.training and torch.is_grad_enabled() and checkpoints_activations(module) else None,
         )
-        return args, kwargs | {"gaze_context": attention.prepare(context, embeds.device, embeds.dtype)}
+        heads = heads_of(module.config, module.training)
+        return args, kwargs | {"gaze_context": attention.prepare(context, embeds.device, embeds.dtype, heads)}
 
     def _after_decoder(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         keys, self._keys = self._keys, None
