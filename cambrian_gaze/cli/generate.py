@@ -44,7 +44,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--trace_file",
         metavar="FILE",
-        help="the same as data, with the tokens' probabilities and the pictures (safetensors), for `cambrian-gaze gaze`",
+        help="the gaze as data, with probabilities and pictures (safetensors), for `cambrian-gaze gaze`",
     )
     parser.add_argument("--gaze_report", metavar="FILE.html", help="a page to explore the gaze in, one file, offline")
     add_generation(parser)

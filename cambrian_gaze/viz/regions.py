@@ -60,7 +60,7 @@ def region_share(chosen: Any, num_regions: int) -> np.ndarray:
     if chosen.ndim != 3:
         raise ValueError(f"chosen must be [layers, heads, K], not {tuple(chosen.shape)}")
     chosen = chosen if isinstance(chosen, np.ndarray) else chosen.detach().cpu().numpy()
-    pairs = chosen.reshape(-1, chosen.shape[-1]).astype(np.int64)  # [P, K]
+    pairs = chosen.reshape(chosen.shape[0] * chosen.shape[1], -1 if chosen.size else 0).astype(np.int64)  # [P, K]
     if pairs.size and pairs.max() >= num_regions:
         raise ValueError(f"region {pairs.max()} was chosen, but there are {num_regions} region boxes")
     votes = np.zeros((len(pairs), num_regions + 1), dtype=bool)

@@ -71,6 +71,8 @@ def read_trace_file(path: str | os.PathLike) -> Trace:
     """The trace in a file. Raises `TraceError` for a missing, damaged, foreign or newer one."""
     path = Path(path)
     try:
+        if path.is_dir():
+            raise TraceError(f"{path} is a folder; name the trace's file")
         if (size := path.stat().st_size) > MAX_BYTES:
             raise TraceError(f"{path}: {size} bytes are more than a trace has ({MAX_BYTES} at most)")
         with safe_open(str(path), framework="numpy") as opened:

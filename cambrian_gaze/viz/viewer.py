@@ -27,9 +27,10 @@ from cambrian_gaze.viz.style import STYLE
 from cambrian_gaze.viz.trace import ALL, NONE, Trace
 from cambrian_gaze.viz.trace_record import encode_picture
 
-SIDES = ((1, 1280), (4, 800), (16, 480), (64, 320))
-"""Up to so many pictures → their longest side in the page, in pixels."""
-LEAST_SIDE = 224
+SIDES = (1280, 800, 480, 320, 224, 160, 96)
+"""Longest side of a picture in the page, in pixels: the first with which all of them fit."""
+MAX_PICTURES = 2_500_000
+"""Bytes of all pictures in a page."""
 SMALL_PNG = 150_000
 """A picture whose PNG has more bytes goes into the page as JPEG."""
 
@@ -69,7 +70,6 @@ def viewer_data(trace: Trace) -> dict[str, Any]:
     """What the page's script reads: see `assets/viewer/trace.js`."""
     packing, regions = pack_regions(trace.regions, len(trace.boxes))
     units = trace.units
-    side = next((side for count, side in SIDES if len(units) <= count), LEAST_SIDE)
     places = [
         [*box[:3], *pixels, row, column]
         for box, pixels, (row, column) in zip(trace.boxes.tolist(), trace.pixels, _cells(trace), strict=True)
@@ -83,7 +83,7 @@ def viewer_data(trace: Trace) -> dict[str, Any]:
         "regions": _deflated(regions),
         "attended": _deflated(trace.attended.astype("<u4")),
         "places": places,
-        "units": [_unit(trace, item, number, side) for item, number in units],
+        "units": [_unit(trace, *unit, address) for unit, address in zip(units, _addresses(trace), strict=True)],
         "logprobs": [_log(value) for value in trace.logprobs] if known else None,
         "alone": _alone(trace),
         "top": [
@@ -151,19 +151,33 @@ def _cells(trace: Trace) -> list[tuple[int, int]]:
     return [(corners[box[0]][0].index(box[3]), corners[box[0]][1].index(box[4])) for box in trace.boxes.tolist()]
 
 
-def _unit(trace: Trace, number: int, frame_number: int, side: int) -> dict[str, Any]:
+def _unit(trace: Trace, number: int, frame_number: int, address: str) -> dict[str, Any]:
     item = trace.items[number]
-    picture = item.picture(frame_number)
-    picture.thumbnail((side, side), Image.Resampling.LANCZOS)
-    data, exact = encode_picture(picture, SMALL_PNG, 82)
     kind = f"{item.kind} {number + 1}" if len(trace.items) > 1 else item.kind
     return {
         "item": number,
         "frame": frame_number,
         "size": list(item.size),
         "name": f"{kind}, frame {frame_number + 1} of {item.grid[0]}" if item.grid[0] > 1 else kind,
-        "src": f"data:image/{'png' if exact else 'jpeg'};base64,{base64.b64encode(data).decode()}",
+        "src": address,
     }
+
+
+def _addresses(trace: Trace) -> list[str]:
+    """The pictures as data URIs, small enough that all of them fit."""
+    for side in SIDES:
+        made, room = [], MAX_PICTURES
+        for number, frame_number in trace.units:
+            picture = trace.items[number].picture(frame_number)
+            picture.thumbnail((side, side), Image.Resampling.LANCZOS)
+            data, exact = encode_picture(picture, SMALL_PNG, 82)
+            made.append(f"data:image/{'png' if exact else 'jpeg'};base64,{base64.b64encode(data).decode()}")
+            room -= len(data)
+            if room < 0 and side != SIDES[-1]:
+                break
+        else:
+            return made
+    return []
 
 
 def _alone(trace: Trace) -> list[str]:

@@ -20,7 +20,7 @@ class Viewer extends Drawing {
     this.read();
     this.heaviestUnit(this.state.t, !/[#&]u=/.test(location.hash));
     this.draw();
-    byId("viewer").setAttribute("aria-busy", "false");
+    byId("page").setAttribute("aria-busy", "false");
   }
 
   get token() { return this.hover.t ?? this.state.t; }
