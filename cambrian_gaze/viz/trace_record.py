@@ -171,9 +171,10 @@ def _items(
 def encode_picture(image: Image.Image, largest: int = MAX_PNG, quality: int = 95) -> tuple[bytes, bool]:
     """The bytes of a picture, and whether they are lossless: PNG if it has at most `largest` bytes, else JPEG."""
     buffer = io.BytesIO()
-    image.save(buffer, format="PNG")
-    if buffer.tell() <= largest:
-        return buffer.getvalue(), True
+    if largest:
+        image.save(buffer, format="PNG")
+        if buffer.tell() <= largest:
+            return buffer.getvalue(), True
     buffer = io.BytesIO()
     image.save(buffer, format="JPEG", quality=quality)
     return buffer.getvalue(), False

@@ -31,8 +31,8 @@ SIDES = (1280, 800, 480, 320, 224, 160, 96)
 """Longest side of a picture in the page, in pixels: the first with which all of them fit."""
 MAX_PICTURES = 2_500_000
 """Bytes of all pictures in a page."""
-SMALL_PNG = 150_000
-"""A picture whose PNG has more bytes goes into the page as JPEG."""
+CRISP, SMALL_PNG = 256, 150_000
+"""A picture goes into the page as PNG up to this longest side and so many bytes, as JPEG beyond."""
 
 
 def viewer_page(trace: Trace) -> str:
@@ -170,7 +170,7 @@ def _addresses(trace: Trace) -> list[str]:
         for number, frame_number in trace.units:
             picture = trace.items[number].picture(frame_number)
             picture.thumbnail((side, side), Image.Resampling.LANCZOS)
-            data, exact = encode_picture(picture, SMALL_PNG, 82)
+            data, exact = encode_picture(picture, SMALL_PNG if max(picture.size) <= CRISP else 0, 82)
             made.append(f"data:image/{'png' if exact else 'jpeg'};base64,{base64.b64encode(data).decode()}")
             room -= len(data)
             if room < 0 and side != SIDES[-1]:

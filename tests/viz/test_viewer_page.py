@@ -66,7 +66,7 @@ def test_words_light_up_regions_and_regions_words(browser: Browser, tmp_path: Pa
         browser.press(key)
         assert lit(browser) == [token] and browser.run("document.activeElement.id") == f"w{token}"
     assert browser.run("document.querySelectorAll('#words [tabindex=\"0\"]').length") == 1
-    assert "Word 6 of 6" in browser.run("document.getElementById('live').textContent")
+    assert "Token 6 of 6" in browser.run("document.getElementById('live').textContent")
 
     browser.move(*browser.middle("[data-region='2']"))
     strengths = "[...document.querySelectorAll('#words span')].map((w) => Number(w.style.getPropertyValue('--w')))"

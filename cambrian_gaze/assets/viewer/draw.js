@@ -3,7 +3,7 @@
 
 const SVG = "http://www.w3.org/2000/svg";
 const byId = (id) => document.getElementById(id);
-const percent = (share) => `${Math.round(share * 100)} %`;
+const percent = (share) => `${Math.round(share * 100)}\u00a0%`;
 const clamp = (value, low, high) => Math.min(Math.max(value, low), high);
 
 function make(tag, attributes = {}, ...children) {
@@ -69,7 +69,7 @@ class Drawing {
     const ranked = here.filter((r) => share[r] > 0).sort((a, b) => share[b] - share[a]);
     for (const r of ranked.filter((r) => share[r] > 0.5 * most).reverse()) outline(r, share[r] > 0.999 * most ? 3 : 1.5);
     const size = 13 * px;
-    for (const r of ranked.slice(0, 3)) {
+    for (const r of ranked.slice(0, 3).filter((r) => share[r] >= 0.005)) {
       const box = boxOf(r);
       if (box.width > 3 * size && box.height > 1.6 * size) {
         const text = shape(svg, "text", { x: box.x + 7 * px, y: box.y + size + 5 * px, "font-size": size });
@@ -117,7 +117,7 @@ class Drawing {
       const here = u === this.state.unit;
       button.setAttribute("aria-selected", String(here));
       button.tabIndex = here ? 0 : -1;
-      button.querySelector("i").style.width = percent(weights[u] / most).replace(" ", "");
+      button.querySelector("i").style.width = `${Math.round((100 * weights[u]) / most)}%`;
       if (here) {
         const strip = byId("strip"), left = button.offsetLeft - strip.offsetLeft;
         if (left < strip.scrollLeft || left + button.offsetWidth > strip.scrollLeft + strip.clientWidth) {
@@ -143,7 +143,7 @@ class Drawing {
     const word = this.data.tokens[t].trim() || "(space or part of a character)";
     const top = this.trace.top(t, this.selection, 1)[0];
     const [visual, context, text] = this.trace.entries(t, this.selection).map((n) => Math.round(n).toLocaleString("en"));
-    const lines = [`Word ${t + 1} of ${this.trace.T}, “${word}”: `];
+    const lines = [`Token ${t + 1} of ${this.trace.T}, “${word}”: `];
     if (top !== undefined) {
       const heads = choosing === 1 ? "chosen by this head" : `${percent(share[top])} of ${choosing} heads`;
       lines.push(`most looked at ${this.regionText(top)}, ${heads}. `);
@@ -152,7 +152,7 @@ class Drawing {
     if (this.region !== null) {
       const strength = this.trace.words(this.region, this.selection);
       const count = strength.filter((weight) => weight > 0).length;
-      lines.push(` Words that looked at ${this.regionText(this.region)}: ${count} of ${this.trace.T}.`);
+      lines.push(` Tokens that looked at ${this.regionText(this.region)}: ${count} of ${this.trace.T}.`);
     }
     told.textContent = lines.join("");
     this.drawAlternatives(t);
@@ -185,7 +185,7 @@ class Drawing {
     const best = layer === "best" ? this.trace.best(t) : null;
     byId("meaning").textContent =
       layer === "all" ? `All heads: brightness is the share of the ${L * H} heads of all ${L} layers that chose a region; the brightest is as written on it.`
-      : layer === "best" ? (best ? `Best head: layer ${best[0]}, head ${best[1]}, the one whose regions most other heads chose too for this word. This page picks it anew for each word; the model does not.` : "Best head: no head chose a region for this word.")
+      : layer === "best" ? (best ? `Best head: layer ${best[0]}, head ${best[1]}, the one whose regions most other heads chose too for this token. This page picks it anew for each token; the model does not.` : "Best head: no head chose a region for this token.")
       : head === "all" ? `Layer ${layer}: brightness is the share of its ${H} heads that chose a region.`
       : `One head of ${L * H}: exactly the regions that head ${head} of layer ${layer} chose and attended to.`;
   }
@@ -215,6 +215,7 @@ class Drawing {
     draw.textAlign = "right";
     draw.textBaseline = "middle";
     const values = this.trace.agreement(t), best = this.trace.best(t);
+    const most = best ? values[best[0] * H + best[1]] : 1;
     for (let l = 0; l < L; l++) {
       draw.globalAlpha = 1;
       draw.fillStyle = colour("--quiet");
@@ -226,7 +227,7 @@ class Drawing {
         draw.fillRect(x + 1, y + 1, cell - 1, cell - 1);
         draw.fillStyle = colour("--series-2");
         if (this.region !== null) draw.globalAlpha = this.trace.chosen(t, l, h)?.includes(this.region) ? 1 : 0;
-        else draw.globalAlpha = Number.isNaN(value) ? 0 : value;
+        else draw.globalAlpha = Number.isNaN(value) ? 0 : value / most;
         draw.fillRect(x + 1, y + 1, cell - 1, cell - 1);
       }
     }
@@ -238,7 +239,7 @@ class Drawing {
     if (layer === "best" && best) frame(...best, 1);
     else if (typeof layer === "number") frame(layer, head === "all" ? 0 : head, head === "all" ? H : 1);
     byId("legend").textContent = this.region !== null
-      ? `Rows are layers, columns heads. Filled: this head chose ${this.regionText(this.region)} for this word.`
-      : "Rows are layers, columns heads. The fuller, the more the other heads chose the same regions for this word.";
+      ? `Rows are layers, columns heads. Filled: this head chose ${this.regionText(this.region)} for this token.`
+      : "Rows are layers, columns heads. The fuller, the more the other heads chose the same regions for this token (fullest: the best head).";
   }
 }

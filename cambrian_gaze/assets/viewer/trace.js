@@ -54,6 +54,7 @@ class Trace {
   look(t, selection) {
     const key = `${t} ${selection.layer} ${selection.head}`;
     if (this.cache.has(key)) return this.cache.get(key);
+    if (this.cache.size * this.R > 8e6) this.cache.clear();
     const share = new Float64Array(this.R);
     let choosing = 0, dense = 0;
     for (const [l, h] of this.heads(selection, t)) {

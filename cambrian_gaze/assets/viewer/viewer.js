@@ -38,15 +38,16 @@ class Viewer extends Drawing {
     }
     data.tokens.forEach((text, t) => {
       const word = make("span", { role: "option", id: `w${t}`, tabindex: "-1", "aria-selected": "false" });
-      word.textContent = this.label(t);
-      if (data.special[t] || text === "") word.classList.add("control");
-      byId("words").append(word);
+      const [, space, rest] = text.match(/^(\s*)([^]*)$/);
+      word.textContent = rest || (text === "" ? "·" : space.includes("\n") ? "↵" : "␣");
+      if (data.special[t] || rest === "") word.classList.add("control");
+      byId("words").append(space, word);
     });
     const options = (select, named, count, name) => {
       for (const [value, text] of named) select.append(make("option", { value }, text));
       for (let n = 0; n < count; n++) select.append(make("option", { value: n }, `${name} ${n}`));
     };
-    options(byId("layer"), [["all", "all layers"], ["best", "best head per word"]], trace.L, "layer");
+    options(byId("layer"), [["all", "all layers"], ["best", "best head per token"]], trace.L, "layer");
     options(byId("head"), [["all", "all heads"]], trace.H, "head");
     for (const [name, value] of data.about) byId("about").append(make("dt", {}, name), make("dd", {}, value));
     const many = data.units.length > 1;
@@ -71,11 +72,6 @@ class Viewer extends Drawing {
       for (let l = 0; l < L; l++) for (let h = 0; h < H; h++) if (this.trace.chosen(t, l, h)?.length) return true;
     }
     return false;
-  }
-
-  label(t) {
-    const text = this.data.tokens[t];
-    return text === "" ? "·" : text.replaceAll("\n", "↵\n");
   }
 
   listen() {
