@@ -19,7 +19,8 @@ def test_generate_writes_a_trace_and_its_page(
 ) -> None:
     trace_file, report = tmp_path / "new" / "a.safetensors", tmp_path / "new" / "a.html"
     asked = ["generate", "--model", str(model_dir), "--prompt", "What is this?", "--max_new_tokens", "3"]
-    assert main([*asked, "--top_k", "2", "--image", str(page), "--trace_file", str(trace_file), "--gaze_report", str(report)]) == 0
+    files = ["--trace_file", str(trace_file), "--gaze_report", str(report)]
+    assert main([*asked, "--top_k", "2", "--image", str(page), *files]) == 0
     trace = Trace.load(trace_file)
     assert trace.answer == capsys.readouterr().out.strip()
     assert trace.prompt == "What is this?" and trace.items[0].source == str(page)
