@@ -110,16 +110,17 @@ def token_texts(decode: Callable[[list[int]], str], ids: Sequence[int]) -> list[
 
 
 def model_facts(name: str) -> dict[str, Any]:
-    """Name and digest of the weights, of the lineage where the folder has one, else read; None for a name of the
-    Hub."""
+    """Name and digest of the weights, of the lineage where the folder has one, else read. None for a model without a
+    name, and for the digest where there is no folder of safetensors (a name of the Hub)."""
     from cambrian_gaze.models.lineage import LINEAGE, read_lineage, weights_digest
 
     folder, weights = Path(name), None
-    if (folder / LINEAGE).is_file():
-        weights = read_lineage(folder)["weights"]
-    elif folder.is_dir():
-        weights = weights_digest(folder)
-    return {"name": name, "weights": weights}
+    if name and (folder / "config.json").is_file():
+        try:
+            weights = read_lineage(folder)["weights"] if (folder / LINEAGE).is_file() else weights_digest(folder)
+        except ValueError:
+            pass  # An answer is not lost because its model cannot be named.
+    return {"name": name or None, "weights": weights}
 
 
 def _length(ids: Sequence[int], ends: int | Sequence[int] | None) -> int:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from cambrian_gaze.viz.trace import ALL, NONE
-from cambrian_gaze.viz.trace_record import _chosen, token_texts, trace_of
+from cambrian_gaze.viz.trace_record import _chosen, model_facts, token_texts, trace_of
 from tests.viz._traces import make_trace, noise
 
 SHAPES = [(48, 48), (90, 40), (40, 90), (101, 67), (31, 77)]
@@ -139,3 +139,14 @@ def test_a_trace_agrees_with_what_generate_returned() -> None:
     assert (told.regions[..., 0] == ALL).all() and "nothing was chosen" in told.missing["regions"]
     with pytest.raises(ValueError, match="1 images or videos, but 0"):
         trace_of(bare, model, processor, **(asked | {"pictures": []}))
+
+
+def test_a_model_without_a_folder_has_no_digest(tmp_path, monkeypatch) -> None:
+    """Least of all that of a trace that lies in the working folder."""
+    monkeypatch.chdir(tmp_path)
+    make_trace().save("gaze.safetensors")
+    assert model_facts("") == {"name": None, "weights": None}
+    assert model_facts("some/model")["weights"] is None
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "config.json").write_text("{}")
+    assert model_facts("empty") == {"name": "empty", "weights": None}
