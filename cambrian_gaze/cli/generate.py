@@ -76,6 +76,13 @@ def generate(arguments: argparse.Namespace) -> str:
         if not Path(path).exists():
             raise FileNotFoundError(f"{path}: there is no such file")
     messages = prompt(arguments.prompt, arguments.image, arguments.video, frames)
+    visuals = [part for message in messages for part in message["content"] if part["type"] != "text"]
+    pictures = [part[part["type"]] for part in visuals]
+    kept = bool(arguments.trace_file or arguments.gaze_report)
+    if kept:
+        from cambrian_gaze.viz.trace_record import check_pictures
+
+        check_pictures(pictures)
 
     import torch
 
@@ -85,7 +92,6 @@ def generate(arguments: argparse.Namespace) -> str:
     inputs = processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=True).to(model.device)
     if arguments.seed is not None:
         torch.manual_seed(arguments.seed)
-    kept = bool(arguments.trace_file or arguments.gaze_report)
     output = model.generate(
         **inputs,
         gaze=gaze_options(arguments),
@@ -95,12 +101,12 @@ def generate(arguments: argparse.Namespace) -> str:
         **options,
     )
     new_ids = output.sequences[0, inputs["input_ids"].shape[1] :].tolist()
-    visuals = [part for message in messages for part in message["content"] if part["type"] != "text"]
     if arguments.trace:
-        pictures = [part[part["type"]] for part in visuals]
         write_trace(Path(arguments.trace), pictures, new_ids, output.gaze, processor, arguments.prompt)
     if kept:
-        write_data(arguments, visuals, inputs["input_ids"].shape[1], output, model, processor)
+        paths = iter(arguments.image)
+        sources = [arguments.video if part["type"] == "video" else next(paths) for part in visuals]
+        write_data(arguments, pictures, sources, inputs["input_ids"].shape[1], output, model, processor)
     return processor.decode(new_ids, skip_special_tokens=True).strip()
 
 
@@ -157,24 +163,24 @@ def write_trace(
 
 def write_data(
     arguments: argparse.Namespace,
-    visuals: list[dict[str, Any]],
+    pictures: list[Any],
+    sources: list[str],
     prompt_tokens: int,
     output: Any,
     model: CambrianGazeForConditionalGeneration,
     processor: CambrianGazeProcessor,
 ) -> None:
-    """The trace as a file and as a page, whichever were asked for. `visuals`: the messages' parts that are pictures."""
+    """The trace as a file and as a page, whichever were asked for."""
     from cambrian_gaze.viz.trace_record import trace_of
 
-    paths = iter(arguments.image)
     trace = trace_of(
         output,
         model,
         processor,
         prompt_tokens=prompt_tokens,
         prompt=arguments.prompt,
-        pictures=[part[part["type"]] for part in visuals],
-        sources=[arguments.video if part["type"] == "video" else next(paths) for part in visuals],
+        pictures=pictures,
+        sources=sources,
         name=arguments.model,
         gaze=gaze_options(arguments),
     )

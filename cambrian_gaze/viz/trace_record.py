@@ -142,9 +142,19 @@ def _chosen(regions: np.ndarray, count: int) -> np.ndarray:
     return regions
 
 
+def check_pictures(pictures: Sequence[Any]) -> None:
+    """Raises ValueError for videos that a trace cannot keep, so that it can be said before the model answers: an item
+    of a trace has one size."""
+    for video in pictures:
+        if not isinstance(video, Image.Image) and len(sizes := {frame.size for frame in video}) > 1:
+            told = ", ".join(f"{width}x{height}" for width, height in sorted(sizes)[:4])
+            raise ValueError(f"a video has frames of {len(sizes)} sizes ({told}); a trace needs frames of one size")
+
+
 def _items(
     boxes: Sequence[Sequence[int]], pictures: Sequence[Any], sources: Sequence[str | None]
 ) -> list[TraceItem]:
+    check_pictures(pictures)
     places = [RegionBox(*box) for box in boxes]
     if (known := len({box.item for box in places})) != len(pictures):
         raise ValueError(f"the gaze is about {known} images or videos, but {len(pictures)} were given")
@@ -153,11 +163,8 @@ def _items(
         grid = grid_extent(box for box in places if box.item == number)
         video = not isinstance(given, Image.Image)
         frames = [frame.convert("RGB") for frame in (given if video else [given])]
-        if len(frames) != grid[0] or len({frame.size for frame in frames}) != 1:
-            raise ValueError(
-                f"item {number} has {grid[0]} frames in the gaze, but {len(frames)} of sizes "
-                f"{sorted({frame.size for frame in frames})} were given; frames of one video have one size"
-            )
+        if len(frames) != grid[0]:
+            raise ValueError(f"item {number} has {grid[0]} frames in the gaze, but {len(frames)} were given")
         digest = hashlib.sha256()
         for frame in frames:
             digest.update(frame.tobytes())

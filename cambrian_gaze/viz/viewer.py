@@ -29,8 +29,8 @@ from cambrian_gaze.viz.trace_record import encode_picture
 
 SIDES = (1280, 800, 480, 320, 224, 160, 96)
 """Longest side of a picture in the page, in pixels: the first with which all of them fit."""
-MAX_PICTURES = 2_500_000
-"""Bytes of all pictures in a page."""
+MAX_PAGE, LEAST_PICTURES = 4_700_000, 600_000
+"""Pictures get what the gaze leaves of so many bytes, and at least so many, both in base64."""
 CRISP, SMALL_PNG = 256, 150_000
 """A picture goes into the page as PNG up to this longest side and so many bytes, as JPEG beyond."""
 
@@ -68,8 +68,9 @@ def frame(trace: Trace, height: int = 720) -> str:
 
 def viewer_data(trace: Trace) -> dict[str, Any]:
     """What the page's script reads: see `assets/viewer/trace.js`."""
-    packing, regions = pack_regions(trace.regions, len(trace.boxes))
-    units = trace.units
+    packing, packed = pack_regions(trace.regions, len(trace.boxes))
+    regions, attended = _deflated(packed), _deflated(trace.attended.astype("<u4"))
+    addresses = _addresses(trace, max(LEAST_PICTURES, MAX_PAGE - len(regions) - len(attended)))
     places = [
         [*box[:3], *pixels, row, column]
         for box, pixels, (row, column) in zip(trace.boxes.tolist(), trace.pixels, _cells(trace), strict=True)
@@ -80,10 +81,10 @@ def viewer_data(trace: Trace) -> dict[str, Any]:
         "special": trace.special.astype(int).tolist(),
         "shape": list(trace.regions.shape),
         "packing": packing,
-        "regions": _deflated(regions),
-        "attended": _deflated(trace.attended.astype("<u4")),
+        "regions": regions,
+        "attended": attended,
         "places": places,
-        "units": [_unit(trace, *unit, address) for unit, address in zip(units, _addresses(trace), strict=True)],
+        "units": [_unit(trace, *unit, address) for unit, address in zip(trace.units, addresses, strict=True)],
         "logprobs": [_log(value) for value in trace.logprobs] if known else None,
         "alone": _alone(trace),
         "top": [
@@ -163,21 +164,22 @@ def _unit(trace: Trace, number: int, frame_number: int, address: str) -> dict[st
     }
 
 
-def _addresses(trace: Trace) -> list[str]:
-    """The pictures as data URIs, small enough that all of them fit."""
+def _addresses(trace: Trace, room: int) -> list[str]:
+    """The pictures as data URIs, small enough that all of them have at most `room` bytes, as far as `SIDES` goes."""
+    made: list[str] = []
     for side in SIDES:
-        made, room = [], MAX_PICTURES
+        made, left = [], room
         for number, frame_number in trace.units:
             picture = trace.items[number].picture(frame_number)
             picture.thumbnail((side, side), Image.Resampling.LANCZOS)
             data, exact = encode_picture(picture, SMALL_PNG if max(picture.size) <= CRISP else 0, 82)
             made.append(f"data:image/{'png' if exact else 'jpeg'};base64,{base64.b64encode(data).decode()}")
-            room -= len(data)
-            if room < 0 and side != SIDES[-1]:
+            left -= len(made[-1])
+            if left < 0 and side != SIDES[-1]:
                 break
         else:
-            return made
-    return []
+            break
+    return made
 
 
 def _alone(trace: Trace) -> list[str]:

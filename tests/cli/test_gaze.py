@@ -53,6 +53,17 @@ def test_a_video_and_an_image_in_one_trace(model_dir: Path, page: Path, tmp_path
         assert target.stat().st_size > 500
 
 
+def test_frames_of_several_sizes_are_refused_before_the_model_answers(
+    page: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "film").mkdir()
+    for number, size in enumerate([(30, 20), (20, 30)]):
+        Image.new("RGB", size).save(tmp_path / "film" / f"{number}.png")
+    asked = ["generate", "--model", "nowhere", "--prompt", "What?", "--video", str(tmp_path / "film")]
+    assert main([*asked, "--gaze_report", str(tmp_path / "x.html")]) == 2
+    assert "frames of 2 sizes (20x30, 30x20)" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("option", ["--trace_file", "--gaze_report"])
 def test_without_a_picture_there_is_no_gaze(option: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
