@@ -171,8 +171,9 @@ def write_data(
     processor: CambrianGazeProcessor,
 ) -> None:
     """The trace as a file and as a page, whichever were asked for."""
-    from cambrian_gaze.viz.trace_record import trace_of
+    from cambrian_gaze.viz.trace_record import model_facts, trace_of
 
+    adapter = {} if arguments.adapter is None else {"adapter": arguments.adapter}
     trace = trace_of(
         output,
         model,
@@ -181,11 +182,9 @@ def write_data(
         prompt=arguments.prompt,
         pictures=pictures,
         sources=sources,
-        name=arguments.model,
+        facts=model_facts(arguments.model) | adapter,
         gaze=gaze_options(arguments),
     )
-    if arguments.adapter is not None:
-        trace.model["adapter"] = arguments.adapter
     if arguments.trace_file:
         trace.save(arguments.trace_file)
     if arguments.gaze_report:

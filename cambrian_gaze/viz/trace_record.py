@@ -41,7 +41,7 @@ def trace_of(
     prompt: str,
     pictures: Sequence[Image.Image | Sequence[Image.Image]],
     sources: Sequence[str | None] | None = None,
-    name: str | None = None,
+    facts: dict[str, Any] | None = None,
     gaze: Any = None,
     row: int = 0,
 ) -> Trace:
@@ -53,7 +53,7 @@ def trace_of(
         prompt: the question as it was asked.
         pictures: the row's images, and videos as sequences of frames, in order, as the processor got them.
         sources: where each came from, for the reader.
-        name: folder or name of the model; default: what it was loaded from.
+        facts: what tells the model, as `model_facts` does; default: of what it was loaded from.
         gaze: the options that `generate` had under this name.
 
     Raises: ValueError where `output` has no gaze, or the pictures are not those of its grids.
@@ -82,7 +82,7 @@ def trace_of(
         items=_items(boxes, pictures, sources or [None] * len(pictures)),
         image_aspect_ratio=processor.image_aspect_ratio,
         gaze=asdict(model.model.resolve_gaze(gaze)),
-        model=model_facts(name or model.name_or_path),
+        model=model_facts(model.name_or_path) if facts is None else dict(facts),
         made_by=f"cambrian-gaze {cambrian_gaze.__version__}",
         missing=dict(MISSING),
     )

@@ -111,7 +111,8 @@ def test_a_trace_agrees_with_what_generate_returned() -> None:
                                            tokenize=True)
     length = inputs["input_ids"].shape[1]
     options = {"return_gaze": True, "max_new_tokens": 6, "output_logits": True, "gaze": {"top_k": 2}}
-    asked = {"prompt_tokens": length, "prompt": "What?", "pictures": [picture], "gaze": {"top_k": 2}, "name": "nowhere"}
+    nowhere = model_facts("nowhere")
+    asked = {"prompt_tokens": length, "facts": nowhere, "prompt": "What?", "pictures": [picture], "gaze": {"top_k": 2}}
     for beams in (1, 3):
         output = model.generate(**inputs, **options, num_beams=beams)
         trace = trace_of(output, model, processor, **asked)
