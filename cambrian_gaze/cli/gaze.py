@@ -11,7 +11,7 @@ from cambrian_gaze.cli.arguments import one_line, table_parser
 
 ACTIONS = {
     "view": ("cambrian_gaze.cli.gaze_view", "one HTML page to explore a trace in, offline"),
-    "render": ("cambrian_gaze.cli.gaze_render", "pictures of a trace for papers: PNG, SVG, PDF"),
+    "render": ("cambrian_gaze.cli.gaze_render", "pictures of a trace for papers: PNG, SVG, PDF, GIF"),
 }
 """Name → module and summary."""
 

@@ -14,7 +14,7 @@ def build_parser() -> argparse.ArgumentParser:
         "chosen, washed by the share of heads; the most chosen has a red outline.",
     )
     parser.add_argument("trace", metavar="TRACE", help="a file of `generate --trace_file`")
-    parser.add_argument("-o", "--output", required=True, metavar="FILE", help=".png, .svg or .pdf (of pixels)")
+    parser.add_argument("-o", "--output", required=True, metavar="FILE", help=".png, .svg, .pdf (of pixels) or .gif")
     parser.add_argument(
         "--by",
         choices=("token", "layer", "head", "layer_head", "frame"),
@@ -42,7 +42,8 @@ def build_parser() -> argparse.ArgumentParser:
 
 def run(arguments: argparse.Namespace) -> str:
     """Writes the picture and returns its path. Raises ValueError for what the trace does not have."""
-    from cambrian_gaze.viz.render import figure, write_figure
+    from cambrian_gaze.viz.figure import figure
+    from cambrian_gaze.viz.render import write_figure
     from cambrian_gaze.viz.trace import Trace
 
     trace = Trace.load(arguments.trace)

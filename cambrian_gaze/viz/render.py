@@ -1,4 +1,4 @@
-"""Pictures of a trace for papers: which panels there are, and their drawing as PNG, SVG or PDF.
+"""Pictures of a trace for papers: the panels of a `figure` as PNG, SVG, PDF or GIF.
 
 A panel is drawn in its picture's own pixels: padding that the model saw is gone, and regions of a stretched picture are
 rectangles (`Trace.pixels`). Colours are those of `draw`: the wash is the share of heads, red the regions chosen most.
@@ -8,132 +8,23 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 from PIL import Image, ImageDraw
 
 from cambrian_gaze.viz import canvas
 from cambrian_gaze.viz.draw import MAX_ALPHA, heaviest, wash
+from cambrian_gaze.viz.figure import Figure, Panel
 from cambrian_gaze.viz.files import replacing, write_png, write_text
 from cambrian_gaze.viz.html import Html, data_uri, element
 from cambrian_gaze.viz.trace import Trace
 
-KINDS = ("token", "layer", "head", "layer_head", "frame")
-SUFFIXES = (".png", ".svg", ".pdf")
+SUFFIXES = (".png", ".svg", ".pdf", ".gif")
 EDGE, GAP, LINE, SIDE = 14, 10, 22, 240
+MILLISECONDS = 700
+"""Of a panel in a GIF."""
 MAX_PIXELS = 150_000_000
 """Larger figures are refused before they are drawn."""
-
-
-@dataclass(frozen=True)
-class Panel:
-    """One picture with its regions."""
-
-    unit: tuple[int, int]
-    """(item, frame)."""
-
-    share: np.ndarray
-    """float64 [R]."""
-
-    label: str = ""
-    """Below it."""
-
-
-@dataclass(frozen=True)
-class Figure:
-    """Panels in rows, with names above the columns and before the rows."""
-
-    rows: list[list[Panel]]
-    columns: Sequence[str] = ()
-    names: Sequence[str] = ()
-
-    @property
-    def width(self) -> int:
-        """Panels in the longest row."""
-        return max(map(len, self.rows))
-
-    @property
-    def bare(self) -> bool:
-        """Whether it is one picture without a word, which then fills the paper."""
-        return len(self.rows) == self.width == 1 and not (self.names or self.columns or self.rows[0][0].label)
-
-
-def figure(
-    trace: Trace,
-    by: str = "token",
-    *,
-    tokens: Sequence[int] | None = None,
-    layers: Sequence[int] | None = None,
-    heads: Sequence[int] | None = None,
-    frames: Sequence[int] | None = None,
-    columns: int = 6,
-) -> Figure:
-    """The panels of a trace.
-
-    Args:
-        by: "token": a panel for each token, `columns` to a row, on the picture or frame that it looked at most (one
-            alone has no text);
-            "layer" and "head": a row for each token, a column for each layer, or for each head over the chosen layers;
-            "layer_head": one token, layers by heads; "frame": a row for each token, a column for each picture or frame.
-        tokens: places in the answer; default: those that a reader sees, for "layer_head" the first of them.
-        layers, heads: count these alone; default: all.
-        frames: numbers of pictures and frames, over all items, for "frame"; default: all.
-
-    Raises: ValueError for what there is not.
-    """
-    if by not in KINDS:
-        raise ValueError(f"by {by!r} is none of {', '.join(KINDS)}")
-    if not trace.units:
-        raise ValueError("the trace has no picture")
-    visible = [t for t, hidden in enumerate(trace.special) if not hidden and trace.tokens[t].strip()]
-    chosen = list(visible if tokens is None else tokens)
-    if by == "layer_head" and tokens is None:
-        chosen = chosen[:1]
-    if not chosen:
-        raise ValueError("there is no token to show; name one of the answer's")
-    for name, given, end in (("frame", frames, len(trace.units)), ("token", chosen, len(trace.tokens))):
-        if wrong := [n for n in given or () if not 0 <= n < end]:
-            raise ValueError(f"{name} {wrong[0]}: the trace has {name}s 0 to {end - 1}")
-    depth, width = trace.regions.shape[1:3]
-    each_layer = list(range(depth) if layers is None else layers)
-    each_head = list(range(width) if heads is None else heads)
-    units = trace.units if frames is None else [trace.units[n] for n in frames]
-    words = [trace.tokens[t].strip() or f"token {t}" for t in chosen]
-
-    def panel(token: int, some_layers=layers, some_heads=heads, unit=None, label: str = "") -> Panel:
-        share = trace.share(token, some_layers, some_heads)
-        return Panel(unit or _heaviest(trace, share, units), share, label)
-
-    if by == "token":
-        made = [panel(t, label=word if len(chosen) > 1 else "") for t, word in zip(chosen, words, strict=True)]
-        if len(trace.units) > 1 and len(chosen) > 1:
-            made = [replace(p, label=f"{p.label} ({unit_name(trace, p.unit)})") for p in made]
-        return Figure([made[start : start + columns] for start in range(0, len(made), columns)])
-    if by == "layer":
-        return Figure([[panel(t, [n]) for n in each_layer] for t in chosen], [f"layer {n}" for n in each_layer], words)
-    if by == "head":
-        names = [f"head {n}" for n in each_head]
-        return Figure([[panel(t, layers, [n]) for n in each_head] for t in chosen], names, words)
-    if by == "frame":
-        names = [unit_name(trace, unit) for unit in units]
-        return Figure([[panel(t, unit=unit) for unit in units] for t in chosen], names, words)
-    if len(chosen) != 1:
-        raise ValueError(f"layers by heads are of one token, and {len(chosen)} were given")
-    rows = [[panel(chosen[0], [layer], [head]) for head in each_head] for layer in each_layer]
-    return Figure(rows, [f"head {n}" for n in each_head], [f"layer {n}" for n in each_layer])
-
-
-def unit_name(trace: Trace, unit: tuple[int, int]) -> str:
-    """A picture or frame in words."""
-    item = trace.items[unit[0]]
-    name = f"{item.kind} {unit[0] + 1}" if len(trace.items) > 1 else item.kind
-    return name if item.grid[0] == 1 else f"frame {unit[1] + 1}" if len(trace.items) == 1 else f"{name}.{unit[1] + 1}"
-
-
-def _heaviest(trace: Trace, share: np.ndarray, units: Sequence[tuple[int, int]]) -> tuple[int, int]:
-    return max(units, key=lambda unit: share[trace.regions_of(*unit)].sum())
 
 
 def overlay(trace: Trace, panel: Panel, *, factor: int = 1, top: int = 1, grid: bool = False) -> Image.Image:
@@ -207,6 +98,16 @@ def render_image(trace: Trace, plan: Figure, *, side: int | None = None, top: in
     return paper
 
 
+def render_film(trace: Trace, plan: Figure, *, side: int | None = None, top: int = 1) -> list[Image.Image]:
+    """The panels one after the other, each with its label, all on paper of one size."""
+    alone = [render_image(trace, Figure([[p]]), side=side, top=top) for row in plan.rows for p in row]
+    size = max(image.width for image in alone), max(image.height for image in alone)
+    film = [Image.new("RGB", size, canvas.PAPER) for _ in alone]
+    for paper, image in zip(film, alone, strict=True):
+        paper.paste(image, ((size[0] - image.width) // 2, 0))
+    return film
+
+
 def render_svg(trace: Trace, plan: Figure, *, side: int | None = None, top: int = 1) -> str:
     """The figure as SVG: pictures embedded once each in their own resolution, regions and text as shapes."""
     size, places = _layout(trace, plan, side)
@@ -269,13 +170,20 @@ def _hex(colour: Sequence[int]) -> str:
 def write_figure(
     path: str | os.PathLike, trace: Trace, plan: Figure, *, side: int | None = None, top: int = 1
 ) -> Path:
-    """Writes a figure atomically in the format of the path's suffix, one of `SUFFIXES` (a PDF holds pixels), and
-    returns its path. Raises ValueError for another suffix."""
+    """Writes a figure atomically in the format of the path's suffix, one of `SUFFIXES` (a PDF holds pixels, a GIF shows
+    one panel after the other), and returns its path. Raises ValueError for another suffix."""
     path = Path(path)
     if path.suffix.lower() not in SUFFIXES:
         raise ValueError(f"{path}: a figure is written as {', '.join(SUFFIXES)}; end the name with one of these")
     if path.suffix.lower() == ".svg":
         return write_text(path, render_svg(trace, plan, side=side, top=top))
+    if path.suffix.lower() == ".gif":
+        first, *others = render_film(trace, plan, side=side, top=top)
+        with replacing(path) as temporary:
+            first.save(
+                temporary, format="GIF", save_all=True, append_images=others, duration=MILLISECONDS, loop=0, disposal=1
+            )
+        return path
     image = render_image(trace, plan, side=side, top=top)
     if path.suffix.lower() == ".png":
         return write_png(path, image)

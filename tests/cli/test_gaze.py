@@ -77,7 +77,7 @@ def test_without_a_picture_there_is_no_gaze(option: str, tmp_path: Path, capsys:
         (["view", "nowhere.safetensors"], "nowhere.safetensors: No such file"),
         (["view", "{text}"], "no gaze trace"),
         (["view", "{old}", "-o", "{old}"], "is the trace itself"),
-        (["render", "{old}", "-o", "{text}"], "written as .png, .svg, .pdf"),
+        (["render", "{old}", "-o", "{text}"], "written as .png, .svg, .pdf, .gif"),
         (["render", "{old}", "-o", "x.png", "--tokens", "99"], "token 99: the trace has tokens 0 to"),
     ],
 )

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cambrian_gaze.viz.render import figure, overlay, render_image, render_svg, write_figure
+from cambrian_gaze.viz.figure import figure
+from cambrian_gaze.viz.render import overlay, render_image, render_svg, write_figure
 from tests.viz._traces import make_trace, noise
 
 SHAPES = [(48, 48), (90, 40), (40, 90), (101, 67)]
@@ -84,6 +85,15 @@ def test_formats(tmp_path: Path, suffix: str) -> None:
     assert path.read_bytes().startswith({".svg": b"<?xml", ".pdf": b"%PDF"}.get(suffix, b"\x89PNG"))
 
 
+def test_a_film_shows_a_token_after_the_other(tmp_path: Path) -> None:
+    trace = make_trace([[noise(64, 48, s)] for s in range(2)])
+    trace.items[1] = make_trace([[noise(30, 90)]]).items[0]
+    path = write_figure(tmp_path / "x.gif", trace, figure(trace))
+    with Image.open(path) as film:
+        assert film.n_frames == 5  # the end token is no word
+        assert film.info["duration"] == 700 and film.width >= 64 and film.height >= 48
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
@@ -102,7 +112,7 @@ def test_what_there_is_not_is_said(options: dict, said: str) -> None:
 
 def test_other_formats_and_giants_are_refused(tmp_path: Path) -> None:
     trace = make_trace()
-    with pytest.raises(ValueError, match="written as .png, .svg, .pdf"):
-        write_figure(tmp_path / "x.gif", trace, figure(trace))
+    with pytest.raises(ValueError, match="written as .png, .svg, .pdf, .gif"):
+        write_figure(tmp_path / "x.bmp", trace, figure(trace))
     with pytest.raises(ValueError, match="smaller ones"):
         write_figure(tmp_path / "x.png", trace, figure(trace), side=20_000)

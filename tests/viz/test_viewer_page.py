@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from cambrian_gaze.viz.trace import ALL, NONE, Trace
 from cambrian_gaze.viz.viewer import write_viewer
@@ -139,6 +140,8 @@ def test_video_has_a_strip_and_a_scrubber(browser: Browser, tmp_path: Path) -> N
     assert browser.run(unit) == "video, frame 4 of 4" and lit(browser) == [28]
     browser.click(*browser.middle("#strip button:nth-child(2)"))
     assert browser.run(unit) == "video, frame 2 of 4" and lit(browser) == []
+    browser.press("ArrowLeft")
+    assert browser.run(unit) == "video, frame 1 of 4" and browser.run("document.activeElement.innerText.trim()") == "1"
     give(browser, "scrub", 2, "input")
     assert browser.run(unit) == "video, frame 3 of 4"
     bars = "[...document.querySelectorAll('#strip i')].map((bar) => bar.style.width)"
@@ -216,4 +219,9 @@ def test_a_frame_in_a_notebook_shows_the_page(browser: Browser, tmp_path: Path) 
     page = tmp_path / "notebook.html"
     page.write_text(f"<!DOCTYPE html><meta charset=utf-8><body>{make_trace()._repr_html_(600)}")
     browser.open(page.as_uri(), "document.querySelector('iframe').offsetHeight === 600")
-    browser.run("new Promise((done) => setTimeout(done, 500))")
+    for _ in range(50):  # Its script is out of reach from here; the outline of a region is seen.
+        with Image.open(browser.shot(tmp_path / "shot.png")) as shot:
+            if (255, 176, 0) in {colour for _, colour in shot.convert("RGB").getcolors(1 << 24)}:
+                return
+        browser.run("new Promise((done) => setTimeout(done, 100))")
+    raise AssertionError("no region was outlined in the frame")

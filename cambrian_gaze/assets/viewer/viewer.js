@@ -114,6 +114,13 @@ class Viewer extends Drawing {
       const found = event.target.closest("button");
       if (found) this.set({ unit: [...byId("strip").children].indexOf(found) });
     });
+    byId("strip").addEventListener("keydown", (event) => {
+      const by = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+      if (!by) return;
+      this.set({ unit: clamp(this.state.unit + by, 0, this.data.units.length - 1) });
+      byId("strip").children[this.state.unit].focus();
+      event.preventDefault();
+    });
     byId("scrub").addEventListener("input", () => this.set({ unit: Number(byId("scrub").value) }));
     byId("previous").addEventListener("click", () => this.step(-1));
     byId("next").addEventListener("click", () => this.step(1));
