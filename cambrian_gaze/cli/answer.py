@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from cambrian_gaze.cli.arguments import (
     add_generation,
@@ -32,6 +34,12 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--image_folder", default=".", metavar="DIR", help="where image paths start; default: here")
     parser.add_argument("--video_folder", metavar="DIR", help="where video paths start; default: the image folder")
     parser.add_argument("--output", required=True, metavar="FILE.jsonl", help="the journal of answers")
+    parser.add_argument(
+        "--trace_folder",
+        metavar="DIR",
+        help="keep the trace of every new answer with pictures there, for `cambrian-gaze gaze`; logits of a batch are "
+        "held while it is answered",
+    )
     parser.add_argument("--batch_size", type=positive, default=16, metavar="N", help="default: 16")
     add_video(parser)
     add_image_position(parser)
@@ -78,6 +86,7 @@ def answer(arguments: argparse.Namespace) -> tuple[str, int]:
         image_position=arguments.image_position,
         seed=arguments.seed if generation["do_sample"] else None,
         video_folder=arguments.video_folder,
+        traced=None if arguments.trace_folder is None else tracer(arguments, model, processor),
     )
     left_out = 0
 
@@ -94,6 +103,38 @@ def answer(arguments: argparse.Namespace) -> tuple[str, int]:
     ):
         entries = answer_records(model, processor, records, folder, journal, options, bar.update, failed)
     return summary(entries, arguments.output, left_out), left_out
+
+
+def tracer(arguments: argparse.Namespace, model: Any, processor: Any) -> Callable[..., None]:
+    """What keeps the trace of an answer: see `AnswerOptions.traced`. Files are named after the record's id and the
+    answer's key; an answer without pictures has none, and one whose video a trace cannot keep is named on stderr."""
+    from cambrian_gaze.viz.trace_record import model_facts, trace_of
+
+    facts = model_facts(arguments.model) | ({} if arguments.adapter is None else {"adapter": arguments.adapter})
+
+    def keep(question: Any, output: Any, row: int, prompt_tokens: int) -> None:
+        parts = [part for message in question.load() for part in message["content"] if part["type"] != "text"]
+        if not parts:
+            return
+        try:
+            trace = trace_of(
+                output,
+                model,
+                processor,
+                prompt_tokens=prompt_tokens,
+                prompt=question.facts.get("question", ""),
+                pictures=[part[part["type"]] for part in parts],
+                facts=facts,
+                gaze=gaze_options(arguments),
+                row=row,
+            )
+        except ValueError as error:
+            print(f"cambrian-gaze answer: {question.id}: no trace: {one_line(error)}", file=sys.stderr)
+            return
+        name = re.sub(r"[^\w.-]+", "_", question.id)[:80].lstrip(".")
+        trace.save(Path(arguments.trace_folder) / f"{name}-{question.key[:8]}.safetensors")
+
+    return keep
 
 
 def summary(entries: Sequence[dict], output: str, left_out: int) -> str:

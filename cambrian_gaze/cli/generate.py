@@ -19,6 +19,7 @@ from cambrian_gaze.cli.arguments import (
 )
 
 if TYPE_CHECKING:
+    from cambrian_gaze.models.modeling import CambrianGazeForConditionalGeneration
     from cambrian_gaze.models.processing import CambrianGazeProcessor
     from cambrian_gaze.models.trace import GazeTrace
 
@@ -40,6 +41,12 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--video", metavar="PATH", help="a video file, or a folder of frames")
     parser.add_argument("--trace", metavar="FILE.png", help="picture of the regions that each new token looked at")
+    parser.add_argument(
+        "--trace_file",
+        metavar="FILE",
+        help="the gaze as data, with probabilities and pictures (safetensors), for `cambrian-gaze gaze`",
+    )
+    parser.add_argument("--gaze_report", metavar="FILE.html", help="a page to explore the gaze in, one file, offline")
     add_generation(parser)
     add_sampling(parser)
     add_video(parser)
@@ -47,11 +54,12 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print the answer, and with `--trace` write the picture. Returns the exit status: 2 for what was given wrongly."""
+    """Print the answer, and write what shows its gaze. Returns the exit status: 2 for what was given wrongly."""
     parser = build_parser()
     arguments = parser.parse_args(argv)
-    if arguments.trace and not arguments.image and arguments.video is None:
-        parser.error("--trace shows where the model looked in an image or video; give one with --image or --video")
+    shown = next((name for name in ("trace", "trace_file", "gaze_report") if getattr(arguments, name)), None)
+    if shown and not arguments.image and arguments.video is None:
+        parser.error(f"--{shown} shows where the model looked in an image or video; give one with --image or --video")
     try:
         answer = generate(arguments)
     except (ImportError, OSError, ValueError) as error:
@@ -68,6 +76,13 @@ def generate(arguments: argparse.Namespace) -> str:
         if not Path(path).exists():
             raise FileNotFoundError(f"{path}: there is no such file")
     messages = prompt(arguments.prompt, arguments.image, arguments.video, frames)
+    visuals = [part for message in messages for part in message["content"] if part["type"] != "text"]
+    pictures = [part[part["type"]] for part in visuals]
+    kept = bool(arguments.trace_file or arguments.gaze_report)
+    if kept:
+        from cambrian_gaze.viz.trace_record import check_pictures
+
+        check_pictures(pictures)
 
     import torch
 
@@ -81,13 +96,17 @@ def generate(arguments: argparse.Namespace) -> str:
         **inputs,
         gaze=gaze_options(arguments),
         return_gaze=True,
+        output_logits=kept,
         max_new_tokens=arguments.max_new_tokens,
         **options,
     )
     new_ids = output.sequences[0, inputs["input_ids"].shape[1] :].tolist()
     if arguments.trace:
-        visuals = [part[part["type"]] for m in messages for part in m["content"] if part["type"] != "text"]
-        write_trace(Path(arguments.trace), visuals, new_ids, output.gaze, processor, arguments.prompt)
+        write_trace(Path(arguments.trace), pictures, new_ids, output.gaze, processor, arguments.prompt)
+    if kept:
+        paths = iter(arguments.image)
+        sources = [arguments.video if part["type"] == "video" else next(paths) for part in visuals]
+        write_data(arguments, pictures, sources, inputs["input_ids"].shape[1], output, model, processor)
     return processor.decode(new_ids, skip_special_tokens=True).strip()
 
 
@@ -140,3 +159,35 @@ def write_trace(
         for visual in visuals
     ]
     write_png(path, gaze_strip(trace, tokens, views, title=title))
+
+
+def write_data(
+    arguments: argparse.Namespace,
+    pictures: list[Any],
+    sources: list[str],
+    prompt_tokens: int,
+    output: Any,
+    model: CambrianGazeForConditionalGeneration,
+    processor: CambrianGazeProcessor,
+) -> None:
+    """The trace as a file and as a page, whichever were asked for."""
+    from cambrian_gaze.viz.trace_record import model_facts, trace_of
+
+    adapter = {} if arguments.adapter is None else {"adapter": arguments.adapter}
+    trace = trace_of(
+        output,
+        model,
+        processor,
+        prompt_tokens=prompt_tokens,
+        prompt=arguments.prompt,
+        pictures=pictures,
+        sources=sources,
+        facts=model_facts(arguments.model) | adapter,
+        gaze=gaze_options(arguments),
+    )
+    if arguments.trace_file:
+        trace.save(arguments.trace_file)
+    if arguments.gaze_report:
+        from cambrian_gaze.viz.viewer import write_viewer
+
+        write_viewer(arguments.gaze_report, trace)

@@ -53,6 +53,9 @@ class AnswerOptions:
     """Of sampling, if `generation` samples: each batch begins with one made of it and of the batch's questions."""
     video_folder: str | Path | None = None
     """What the records' video paths start from; None: where their images do. No part of an answer's identity."""
+    traced: Callable[[Question, Any, int, int], object] | None = None
+    """Called for each new answer with its question, what `generate` returned (logits included), its row, and the tokens
+    of the prompt. No part of an answer's identity."""
 
 
 @dataclass(frozen=True)
@@ -246,9 +249,8 @@ def _answer(
         inputs["pixel_values"] = torch.zeros_like(inputs["pixel_values"])  # 0 is the mean colour, normalised
     if options.seed is not None:
         torch.manual_seed(int(entry_key(seed=options.seed, keys=[question.key for question in batch])[:16], 16))
-    seconds, output = _timed(
-        model.device, lambda: model.generate(**inputs, **options.generation, gaze=options.gaze, return_gaze=True)
-    )
+    more = {"gaze": options.gaze, "return_gaze": True, "output_logits": options.traced is not None}
+    seconds, output = _timed(model.device, lambda: model.generate(**inputs, **options.generation, **more))
     ends = model.generation_config.eos_token_id
     new_tokens = output.sequences[:, inputs["input_ids"].shape[1] :].tolist()
     kept = [_up_to_end(tokens, ends if isinstance(ends, list) else [ends]) for tokens in new_tokens]
@@ -266,6 +268,8 @@ def _answer(
         }
         if options.keep_regions:
             entry["regions"] = output.gaze.regions[row, : len(tokens)].tolist()
+        if options.traced is not None:
+            options.traced(question, output, row, inputs["input_ids"].shape[1])
         entries.append(entry)
     return entries
 

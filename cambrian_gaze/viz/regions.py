@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from cambrian_gaze.data.aspect import region_pixels
 
@@ -52,22 +51,22 @@ def grid_extent(boxes: Iterable[RegionBox]) -> tuple[int, int, int]:
     return max(box.frame1 for box in full), max(box.bottom for box in full), max(box.right for box in full)
 
 
-def region_share(chosen: Tensor, num_regions: int) -> Tensor:
+def region_share(chosen: Any, num_regions: int) -> np.ndarray:
     """Share of the routing (layer, head) pairs that chose each region.
 
-    `chosen` is an int64 tensor [layers, heads, K] of region ids, -1 where there is none. Pairs that chose nothing
-    (dense layers) count neither above nor below the line. Returns float32 [num_regions], each in [0, 1].
+    `chosen` is an integer array or tensor [layers, heads, K] of region ids, negative where there is none. Pairs that
+    chose nothing (dense layers) count neither above nor below the line. Returns float64 [num_regions], each in [0, 1].
     """
     if chosen.ndim != 3:
         raise ValueError(f"chosen must be [layers, heads, K], not {tuple(chosen.shape)}")
-    pairs = chosen.detach().to("cpu", torch.int64).flatten(0, 1)  # [P, K]
-    if pairs.numel() and int(pairs.max()) >= num_regions:
-        raise ValueError(f"region {int(pairs.max())} was chosen, but there are {num_regions} region boxes")
-    votes = torch.zeros(pairs.shape[0], num_regions + 1)
-    votes.scatter_(1, torch.where(pairs < 0, num_regions, pairs), 1.0)  # the last column takes the -1s
+    chosen = chosen if isinstance(chosen, np.ndarray) else chosen.detach().cpu().numpy()
+    pairs = chosen.reshape(chosen.shape[0] * chosen.shape[1], -1 if chosen.size else 0).astype(np.int64)  # [P, K]
+    if pairs.size and pairs.max() >= num_regions:
+        raise ValueError(f"region {pairs.max()} was chosen, but there are {num_regions} region boxes")
+    votes = np.zeros((len(pairs), num_regions + 1), dtype=bool)
+    np.put_along_axis(votes, np.where(pairs < 0, num_regions, pairs), True, axis=1)  # the last column takes negatives
     votes = votes[:, :num_regions]
-    routing = int((votes.sum(1) > 0).sum())
-    return votes.sum(0) / max(1, routing)
+    return votes.sum(0) / max(1, int(votes.any(1).sum()))
 
 
 def pixel_box(box: RegionBox, grid_hw: tuple[int, int], size_wh: tuple[int, int]) -> tuple[int, int, int, int]:

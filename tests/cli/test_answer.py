@@ -110,6 +110,31 @@ def test_videos_have_a_folder_of_their_own(model_dir: Path, tmp_path: Path, page
     assert answer(model_dir, records, "--video_folder", str(tmp_path / "videos")) == 0
 
 
+def test_traces_of_answers(model_dir: Path, tmp_path: Path, page: Path) -> None:
+    """One for each answer with a picture, whatever stands beside it in its batch; the journal stays the same."""
+    from cambrian_gaze.viz.trace import Trace
+
+    (tmp_path / "b.png").write_bytes(page.read_bytes())
+    rows = [asked(1, image=page.name), asked(2), asked(3, image=["b.png", page.name]), asked(4, image="b.png")]
+    rows[3]["id"] = "../four/4"
+    records = tmp_path / "records.jsonl"
+    records.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    traces = tmp_path / "traces"
+    assert answer(model_dir, records, "--batch_size", "4", "--trace_folder", str(traces), "--top_k", "1") == 0
+    journal = tmp_path / "answers.jsonl"
+    entries = [json.loads(line) for line in journal.read_text().splitlines()]
+    files = sorted(traces.iterdir())
+    assert [file.name.rsplit("-", 1)[0] for file in files] == ["1", "3", "_four_4"]
+    for file, entry in zip(files, [entries[0], *entries[2:]], strict=True):
+        trace = Trace.load(file)
+        assert trace.token_ids.tolist() == entry["tokens"] and trace.prompt == entry["question"]
+        assert trace.attended[..., 0].max() == trace.attended[..., 0].min() > 0 and trace.logprobs is not None
+    assert len(Trace.load(files[1]).items) == 2
+    journal.unlink()
+    assert answer(model_dir, records, "--batch_size", "4", "--top_k", "1") == 0
+    assert [json.loads(line)["key"] for line in journal.read_text().splitlines()] == [e["key"] for e in entries]
+
+
 def test_sampled_answers_repeat_with_their_seed(model_dir: Path, records: Path) -> None:
     def answers(seed: int) -> list[list[int]]:
         (records.parent / "answers.jsonl").unlink(missing_ok=True)

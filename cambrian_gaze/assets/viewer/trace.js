@@ -1,0 +1,124 @@
+"use strict";
+// A trace in the browser: who chose which region. No document is touched here, so that Node can run it as well.
+// T tokens, L layers, H heads, R regions. A selection is {layer, head}: "all", "best" or a number; head "all" or a number.
+
+async function inflate(text) {
+  const bytes = Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
+  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
+  return new Uint8Array(await new Response(stream).arrayBuffer());
+}
+
+class Trace {
+  static async from(data) {
+    return new Trace(data, await inflate(data.regions), await inflate(data.attended));
+  }
+
+  constructor(data, regions, attended) {
+    this.data = data;
+    [this.T, this.L, this.H, this.K] = data.shape;
+    this.R = data.places.length;
+    this.packing = data.packing;
+    const wide = data.packing === "list16";
+    this.rows = wide ? new Uint16Array(regions.buffer) : regions;
+    this.row = data.packing === "mask" ? Math.ceil(this.R / 8) : this.K;
+    this.none = wide ? 0xffff : 0xff;
+    this.attended = new Uint32Array(attended.buffer);
+    this.cache = new Map();
+  }
+
+  // Regions that a head chose for a token; null where it attended to all of them and chose nothing.
+  chosen(t, l, h) {
+    const start = ((t * this.L + l) * this.H + h) * this.row;
+    const found = [];
+    if (this.packing === "mask") {
+      for (let r = 0; r < this.R; r++) if (this.rows[start + (r >> 3)] & (1 << (r & 7))) found.push(r);
+      return found.length === this.R ? null : found;
+    }
+    for (let k = 0; k < this.row; k++) {
+      const r = this.rows[start + k];
+      if (r === this.none - 1) return null;
+      if (r !== this.none) found.push(r);
+    }
+    return found;
+  }
+
+  heads(selection, t) {
+    let { layer, head } = selection;
+    if (layer === "best") return this.best(t) ? [this.best(t)] : [];
+    const layers = layer === "all" ? [...Array(this.L).keys()] : [layer];
+    const heads = layer === "all" || head === "all" ? [...Array(this.H).keys()] : [head];
+    return layers.flatMap((l) => heads.map((h) => [l, h]));
+  }
+
+  // {share: Float64Array [R], choosing, dense}: the share of the selected heads that choose which chose each region.
+  look(t, selection) {
+    const key = `${t} ${selection.layer} ${selection.head}`;
+    if (this.cache.has(key)) return this.cache.get(key);
+    if (this.cache.size * this.R > 8e6) this.cache.clear();
+    const share = new Float64Array(this.R);
+    let choosing = 0, dense = 0;
+    for (const [l, h] of this.heads(selection, t)) {
+      const found = this.chosen(t, l, h);
+      if (found === null) dense++;
+      else if (found.length) {
+        choosing++;
+        for (const r of found) share[r]++;
+      }
+    }
+    for (let r = 0; r < this.R; r++) share[r] /= Math.max(1, choosing);
+    const told = { share, choosing, dense };
+    this.cache.set(key, told);
+    return told;
+  }
+
+  // Float64Array [L * H]: how much the others chose what a head chose, mean over its regions; NaN where it chose none.
+  agreement(t) {
+    const key = `agreement ${t}`;
+    if (this.cache.has(key)) return this.cache.get(key);
+    const { share } = this.look(t, { layer: "all", head: "all" });
+    const values = new Float64Array(this.L * this.H);
+    for (let l = 0; l < this.L; l++) {
+      for (let h = 0; h < this.H; h++) {
+        const found = this.chosen(t, l, h);
+        values[l * this.H + h] =
+          found && found.length ? found.reduce((sum, r) => sum + share[r], 0) / found.length : NaN;
+      }
+    }
+    this.cache.set(key, values);
+    return values;
+  }
+
+  // [layer, head] with the highest agreement, the first of equals; null where no head chose.
+  best(t) {
+    let place = -1;
+    const values = this.agreement(t);
+    values.forEach((value, i) => {
+      if (!Number.isNaN(value) && (place < 0 || value > values[place] + 1e-12)) place = i;
+    });
+    return place < 0 ? null : [Math.floor(place / this.H), place % this.H];
+  }
+
+  // Float64Array [T]: share of the selected heads that looked at a region, word by word.
+  words(region, selection) {
+    return Float64Array.from({ length: this.T }, (_, t) => this.look(t, selection).share[region]);
+  }
+
+  // Mean visual, context and text entries over the selected heads.
+  entries(t, selection) {
+    const heads = this.heads(selection, t);
+    const sums = [0, 0, 0];
+    for (const [l, h] of heads) {
+      for (let i = 0; i < 3; i++) sums[i] += this.attended[((t * this.L + l) * this.H + h) * 3 + i];
+    }
+    return sums.map((sum) => sum / Math.max(1, heads.length));
+  }
+
+  // The regions chosen most, heaviest first, those of share 0 left out.
+  top(t, selection, count) {
+    const { share } = this.look(t, selection);
+    const order = [...share.keys()].filter((r) => share[r] > 0).sort((a, b) => share[b] - share[a] || a - b);
+    return order.slice(0, count);
+  }
+}
+
+if (typeof module !== "undefined") module.exports = { Trace };

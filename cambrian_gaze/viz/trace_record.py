@@ -1,0 +1,208 @@
+"""From what `generate` returned to a `Trace`: texts, probabilities and pictures beside the gaze."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+import cambrian_gaze
+from cambrian_gaze.viz.regions import RegionBox, grid_extent
+from cambrian_gaze.viz.trace import ALL, NONE, Trace, TraceItem
+
+if TYPE_CHECKING:
+    import torch
+
+    from cambrian_gaze.models.modeling import CambrianGazeForConditionalGeneration
+    from cambrian_gaze.models.processing import CambrianGazeProcessor
+
+ALTERNATIVES = 5
+"""Likeliest tokens kept per step."""
+MAX_PNG = 8 << 20
+"""A picture whose PNG is larger is kept as JPEG, and the trace says that it is not lossless."""
+MISSING = {
+    "scores": "the routing scores of the regions are not kept by the attention backends",
+    "attention": "attention inside the regions is not kept: the backends compute no matrix of weights",
+}
+
+
+def trace_of(
+    output: Any,
+    model: CambrianGazeForConditionalGeneration,
+    processor: CambrianGazeProcessor,
+    *,
+    prompt_tokens: int,
+    prompt: str,
+    pictures: Sequence[Image.Image | Sequence[Image.Image]],
+    sources: Sequence[str | None] | None = None,
+    facts: dict[str, Any] | None = None,
+    gaze: Any = None,
+    row: int = 0,
+) -> Trace:
+    """One row of what `model.generate(…, return_gaze=True)` returned, as a trace.
+
+    Args:
+        output: with `output_logits=True` the trace has log-probabilities and alternatives, else it says why not.
+        prompt_tokens: length of `input_ids`; what follows is the answer.
+        prompt: the question as it was asked.
+        pictures: the row's images, and videos as sequences of frames, in order, as the processor got them.
+        sources: where each came from, for the reader.
+        facts: what tells the model, as `model_facts` does; default: of what it was loaded from.
+        gaze: the options that `generate` had under this name.
+
+    Raises: ValueError where `output` has no gaze, or the pictures are not those of its grids.
+    """
+    if getattr(output, "gaze", None) is None:
+        raise ValueError("this output has no gaze; call generate(…, return_gaze=True)")
+    ids = output.sequences[row, prompt_tokens:].tolist()[: output.gaze.regions.shape[1]]
+    ids = ids[: _length(ids, model.generation_config.eos_token_id)]
+    tokenizer = processor.tokenizer
+    boxes = output.gaze.region_boxes(row)
+    dense = "every layer attends to every region, so that nothing was chosen (regions are ALL)"
+    trace = Trace(
+        prompt=prompt,
+        tokens=token_texts(lambda part: processor.decode(part, skip_special_tokens=False), ids),
+        token_ids=np.array(ids, dtype=np.int64),
+        special=np.isin(ids, tokenizer.all_special_ids),
+        regions=_chosen(output.gaze.regions[row, : len(ids)].cpu().numpy(), len(boxes)),
+        attended=np.stack(
+            [
+                getattr(output.gaze, f"attended_{role}")[row, : len(ids)].cpu().numpy().astype(np.int32)
+                for role in ("visual", "context", "text")
+            ],
+            axis=-1,
+        ),
+        boxes=np.array(boxes, dtype=np.int32).reshape(-1, 7),
+        items=_items(boxes, pictures, sources or [None] * len(pictures)),
+        image_aspect_ratio=processor.image_aspect_ratio,
+        gaze=asdict(model.model.resolve_gaze(gaze)),
+        model=model_facts(model.name_or_path) if facts is None else dict(facts),
+        made_by=f"cambrian-gaze {cambrian_gaze.__version__}",
+        missing=dict(MISSING),
+    )
+    if len(boxes) and not trace.chose.any():
+        trace.missing["regions"] = dense
+    if getattr(output, "logits", None):
+        _add_probabilities(trace, output, row, lambda token: processor.decode([token], skip_special_tokens=False))
+    else:
+        trace.missing["logprobs"] = "generate was not asked for them: output_logits=True"
+    return trace
+
+
+def token_texts(decode: Callable[[list[int]], str], ids: Sequence[int]) -> list[str]:
+    """What each token adds to the text. A token that ends within a character adds nothing; the character's last token
+    adds it whole. Each is decoded with its neighbours before it, as spaces depend on them."""
+    texts, start, done = [], 0, 0
+    for end in range(1, len(ids) + 1):
+        known, text = decode(list(ids[start:done])), decode(list(ids[start:end]))
+        if text.endswith("\ufffd") and end < len(ids) and end - done < 8:
+            texts.append("")
+            continue
+        texts.append(text[len(known) :])
+        start, done = done, end
+    return texts
+
+
+def model_facts(name: str) -> dict[str, Any]:
+    """Name and digest of the weights, of the lineage where the folder has one, else read. None for a model without a
+    name, and for the digest where there is no folder of safetensors (a name of the Hub)."""
+    from cambrian_gaze.models.lineage import LINEAGE, read_lineage, weights_digest
+
+    folder, weights = Path(name), None
+    if name and (folder / "config.json").is_file():
+        try:
+            weights = read_lineage(folder)["weights"] if (folder / LINEAGE).is_file() else weights_digest(folder)
+        except ValueError:
+            pass  # An answer is not lost because its model cannot be named.
+    return {"name": name or None, "weights": weights}
+
+
+def _length(ids: Sequence[int], ends: int | Sequence[int] | None) -> int:
+    """Tokens up to the first that ends the answer, which counts; what follows is padding."""
+    known = set() if ends is None else {ends} if isinstance(ends, int) else set(ends)
+    return next((place for place, token in enumerate(ids, start=1) if token in known), len(ids))
+
+
+def _chosen(regions: np.ndarray, count: int) -> np.ndarray:
+    """int32 [T, L, H, K]: heads with every region marked `ALL`, and K the widest choice that is left."""
+    every = ((regions >= 0).sum(-1) == count) & (count > 0)
+    regions = np.where(every[..., None], NONE, regions)
+    width = max(1, int((regions >= 0).sum(-1).max(initial=0)))
+    regions = -np.sort(-regions, axis=-1)[..., :width] if regions.shape[-1] > width else regions
+    if not regions.shape[-1]:
+        regions = np.full((*regions.shape[:-1], 1), NONE)
+    regions = regions.astype(np.int32)
+    regions[..., 0] = np.where(every, ALL, regions[..., 0])
+    return regions
+
+
+def check_pictures(pictures: Sequence[Any]) -> None:
+    """Raises ValueError for videos that a trace cannot keep, so that it can be said before the model answers: an item
+    of a trace has one size."""
+    for video in pictures:
+        if not isinstance(video, Image.Image) and len(sizes := {frame.size for frame in video}) > 1:
+            told = ", ".join(f"{width}x{height}" for width, height in sorted(sizes)[:4])
+            raise ValueError(f"a video has frames of {len(sizes)} sizes ({told}); a trace needs frames of one size")
+
+
+def _items(
+    boxes: Sequence[Sequence[int]], pictures: Sequence[Any], sources: Sequence[str | None]
+) -> list[TraceItem]:
+    check_pictures(pictures)
+    places = [RegionBox(*box) for box in boxes]
+    if (known := len({box.item for box in places})) != len(pictures):
+        raise ValueError(f"the gaze is about {known} images or videos, but {len(pictures)} were given")
+    items = []
+    for number, (given, source) in enumerate(zip(pictures, sources, strict=True)):
+        grid = grid_extent(box for box in places if box.item == number)
+        video = not isinstance(given, Image.Image)
+        frames = [frame.convert("RGB") for frame in (given if video else [given])]
+        if len(frames) != grid[0]:
+            raise ValueError(f"item {number} has {grid[0]} frames in the gaze, but {len(frames)} were given")
+        digest = hashlib.sha256()
+        for frame in frames:
+            digest.update(frame.tobytes())
+        encoded = [encode_picture(frame) for frame in frames]
+        lossless = all(exact for _, exact in encoded)
+        data = [picture for picture, _ in encoded]
+        kind = "video" if video else "image"
+        items.append(TraceItem(kind, grid, frames[0].size, data, source, digest.hexdigest(), lossless))
+    return items
+
+
+def encode_picture(image: Image.Image, largest: int = MAX_PNG, quality: int = 95) -> tuple[bytes, bool]:
+    """The bytes of a picture, and whether they are lossless: PNG if it has at most `largest` bytes, else JPEG."""
+    buffer = io.BytesIO()
+    if largest:
+        image.save(buffer, format="PNG")
+        if buffer.tell() <= largest:
+            return buffer.getvalue(), True
+    buffer = io.BytesIO()
+    image.save(buffer, format="JPEG", quality=quality)
+    return buffer.getvalue(), False
+
+
+def _add_probabilities(trace: Trace, output: Any, row: int, text: Callable[[int], str]) -> None:
+    """Fills `logprobs` and the alternatives from `output.logits`, T tensors [rows of the running batch, vocabulary]."""
+    import torch
+
+    beams = output.get("beam_indices")
+    own: list[float] = []
+    top: list[tuple[torch.Tensor, torch.Tensor]] = []
+    for step, token in enumerate(trace.token_ids.tolist()):
+        place = row if beams is None else int(beams[row, step])
+        logprobs = torch.log_softmax(output.logits[step][place].float(), dim=-1)
+        own.append(float(logprobs[token]))
+        top.append(logprobs.topk(min(ALTERNATIVES, len(logprobs))))
+    if not top:
+        return
+    trace.logprobs = np.array(own, dtype=np.float32)
+    trace.top_logprobs = torch.stack([values for values, _ in top]).cpu().numpy().astype(np.float32)
+    trace.top_ids = torch.stack([ids for _, ids in top]).cpu().numpy()
+    trace.top_tokens = [[text(token) for token in row] for row in trace.top_ids.tolist()]

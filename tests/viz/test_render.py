@@ -1,0 +1,118 @@
+"""Pictures for papers: regions cover exactly their pixels, in every shape and format."""
+
+import re
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cambrian_gaze.viz.figure import figure
+from cambrian_gaze.viz.render import overlay, render_image, render_svg, write_figure
+from tests.viz._traces import make_trace, noise
+
+SHAPES = [(48, 48), (90, 40), (40, 90), (101, 67)]
+
+
+@pytest.mark.parametrize("size", SHAPES)
+@pytest.mark.parametrize("aspect", ["pad", "square"])
+@pytest.mark.parametrize("factor", [1, 3])
+def test_a_region_is_washed_to_the_pixel(size, aspect, factor) -> None:
+    trace = make_trace([[noise(*size)], [noise(*size, seed=s) for s in (1, 2)]], aspect=aspect)
+    for token in range(len(trace.tokens)):
+        for item, frame in trace.units:
+            share = trace.share(token, [0], [0])
+            panel = figure(trace, "frame", tokens=[token], layers=[0], heads=[0]).rows[0][item + frame]
+            assert panel.unit == (item, frame)
+            before = trace.items[item].picture(frame)
+            before = before.resize((size[0] * factor, size[1] * factor), Image.Resampling.NEAREST)
+            drawn = np.asarray(overlay(trace, panel, factor=factor, top=2))
+            expected = np.zeros(drawn.shape[:2], dtype=bool)
+            for r in trace.regions_of(item, frame):
+                x0, y0, x1, y1 = (factor * edge for edge in trace.pixels[r])
+                expected[y0:y1, x0:x1] = share[r] > 0
+            assert ((drawn != np.asarray(before)).any(-1) == expected).all()
+
+
+def test_one_token_is_the_picture_in_its_own_resolution(tmp_path: Path) -> None:
+    trace = make_trace([[noise(101, 67)]], aspect="pad")
+    path = write_figure(tmp_path / "x.png", trace, figure(trace, tokens=[2]))
+    with Image.open(path) as image:
+        assert image.size == (101, 67)
+
+
+def test_small_multiples() -> None:
+    trace = make_trace([[noise(90, 40)]], layers=3, heads=4)
+    plan = figure(trace, "layer_head", tokens=[1])
+    assert (len(plan.rows), plan.width) == (3, 4)
+    assert plan.names[2] == "layer 2" and plan.columns[3] == "head 3"
+    assert (plan.rows[2][3].share == trace.share(1, [2], [3])).all()
+    by_layer = figure(trace, "layer")
+    assert (len(by_layer.rows), by_layer.width) == (5, 3)  # the end token is no word
+    assert (by_layer.rows[1][2].share == trace.share(1, [2])).all()
+    by_head = figure(trace, "head", layers=[1], heads=[0, 3])
+    assert (by_head.rows[0][1].share == trace.share(0, [1], [3])).all()
+    assert [len(row) for row in figure(trace, columns=4).rows] == [4, 1]
+    image = render_image(trace, plan, side=90)
+    assert image.width > 4 * 90 and image.height > 3 * 40
+
+
+def test_svg_has_the_very_pixels_as_numbers() -> None:
+    trace = make_trace([[noise(101, 67)]], aspect="square", prompt="<b>")
+    trace.tokens[1] = "<&>"
+    text = render_svg(trace, figure(trace, tokens=[0, 1]))
+    root = ET.fromstring(text)
+    svg = "{http://www.w3.org/2000/svg}"
+    panels = root.findall(f"{svg}svg")
+    assert [panel.get("viewBox") for panel in panels] == ["0 0 101 67"] * 2
+    assert root.findall(f"{svg}text")[1].text == "<&>"
+    share = trace.share(0)
+    drawn = {
+        tuple(int(float(rect.get(name))) for name in ("x", "y", "width", "height"))
+        for rect in panels[0].findall(f"{svg}rect")
+        if rect.get("fill") != "none"
+    }
+    chosen = [trace.pixels[r] for r in range(9) if share[r] > 0]
+    assert drawn == {(x0, y0, x1 - x0, y1 - y0) for x0, y0, x1, y1 in chosen}
+    assert not re.search(r"(href|src)=\"(?!data:|#)", text)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".svg", ".pdf", ".PNG"])
+def test_formats(tmp_path: Path, suffix: str) -> None:
+    trace = make_trace([[noise(64, 48, s) for s in range(3)]])
+    path = write_figure(tmp_path / f"x{suffix}", trace, figure(trace, "frame", frames=[0, 2]), side=64)
+    assert path.read_bytes().startswith({".svg": b"<?xml", ".pdf": b"%PDF"}.get(suffix, b"\x89PNG"))
+
+
+def test_a_film_shows_a_token_after_the_other(tmp_path: Path) -> None:
+    trace = make_trace([[noise(64, 48, s)] for s in range(2)])
+    trace.items[1] = make_trace([[noise(30, 90)]]).items[0]
+    path = write_figure(tmp_path / "x.gif", trace, figure(trace))
+    with Image.open(path) as film:
+        assert film.n_frames == 5  # the end token is no word
+        assert film.info["duration"] == 700 and film.width >= 64 and film.height >= 48
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"by": "word"}, "by 'word'"),
+        ({"tokens": [9]}, "token 9: the trace has tokens 0 to 5"),
+        ({"by": "layer", "layers": [2]}, "layer 2"),
+        ({"by": "frame", "frames": [1]}, "frame 1"),
+        ({"tokens": []}, "no token to show"),
+        ({"by": "layer_head", "tokens": [0, 1]}, "of one token"),
+    ],
+)
+def test_what_there_is_not_is_said(options: dict, said: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(said)):
+        figure(make_trace(), **options)
+
+
+def test_other_formats_and_giants_are_refused(tmp_path: Path) -> None:
+    trace = make_trace()
+    with pytest.raises(ValueError, match="written as .png, .svg, .pdf, .gif"):
+        write_figure(tmp_path / "x.bmp", trace, figure(trace))
+    with pytest.raises(ValueError, match="smaller ones"):
+        write_figure(tmp_path / "x.png", trace, figure(trace), side=20_000)
