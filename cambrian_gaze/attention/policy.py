@@ -2,8 +2,9 @@
 
 *Retained* is what is still in memory, per layer and KV head: what was evicted never comes back. *Visible* is what a
 query may see now: all that is retained, or less. Text and context keys are always both. Positions keep their ids.
-A policy is asked about one row's visual tokens in one layer at a time, so that padding and the rest of the batch have no
-influence. Shapes: G KV heads, H query heads, N visual tokens of a row so far, Q queries of the question, D head size.
+A policy is asked about one row's visual tokens in one layer at a time, so that padding and the rest of the batch have
+no influence.
+Shapes: G KV heads, H query heads, N visual tokens of a row so far, Q queries of the question, D head size.
 """
 
 from __future__ import annotations

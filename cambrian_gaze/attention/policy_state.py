@@ -95,7 +95,7 @@ class PolicyState:
                 "already; give the whole prompt in one call"
             )
         if bool((queries.sample > 0).any()):
-            raise ValueError(f"policy {self.policy.name!r} serves one sample per row, and a row of this call holds more")
+            raise ValueError(f"policy {self.policy.name!r} serves one sample per row; a row of this call holds more")
         self.asked = self.asked or asks
         ctx.prepared["policy"] = _Call(
             keys=keys,

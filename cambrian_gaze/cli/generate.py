@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from cambrian_gaze.cli.arguments import (
     add_generation,
+    add_policy,
     add_sampling,
     add_video,
     gaze_options,
     one_line,
+    policy_from,
     sampling_from,
     sampling_options,
 )
@@ -41,6 +43,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--video", metavar="PATH", help="a video file, or a folder of frames")
     parser.add_argument("--trace", metavar="FILE.png", help="picture of the regions that each new token looked at")
     add_generation(parser)
+    add_policy(parser)
     add_sampling(parser)
     add_video(parser)
     return parser
@@ -52,6 +55,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     if arguments.trace and not arguments.image and arguments.video is None:
         parser.error("--trace shows where the model looked in an image or video; give one with --image or --video")
+    if arguments.trace and arguments.policy:
+        parser.error("--trace shows the regions that were chosen, and under --policy none is")
     try:
         answer = generate(arguments)
     except (ImportError, OSError, ValueError) as error:
@@ -64,6 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def generate(arguments: argparse.Namespace) -> str:
     """The answer's text."""
     options, frames = sampling_options(arguments), sampling_from(arguments)
+    gaze, policy = gaze_options(arguments), policy_from(arguments.policy)
     for path in [*arguments.image, *([] if arguments.video is None else [arguments.video])]:
         if not Path(path).exists():
             raise FileNotFoundError(f"{path}: there is no such file")
@@ -79,7 +85,8 @@ def generate(arguments: argparse.Namespace) -> str:
         torch.manual_seed(arguments.seed)
     output = model.generate(
         **inputs,
-        gaze=gaze_options(arguments),
+        gaze=gaze,
+        policy=None if policy is None else policy.with_tokenizer(processor.tokenizer),
         return_gaze=True,
         max_new_tokens=arguments.max_new_tokens,
         **options,
