@@ -194,7 +194,9 @@ def _table(results: Mapping[str, Any]) -> ResultTable:
     return arms_table(
         results["arms"], _titles(), strong=["dense", SHOWN_ARM], title="Held-out pages, answers by generation",
         note="Attended visual KV: entries per text query, layer and head, context tokens included, as counted during "
-        "generation and equal to the cost model. Global: how many cells of the page hold each of the ten digits.",
+        "generation and equal to the cost model. In memory: visual tokens that the rest of the answer could still see, "
+        "per layer and KV head; gaze keeps all and looks anew at each step, a policy keeps what it chose once. Global: "
+        "how many cells of the page hold each of the ten digits.",
     )
 
 
