@@ -90,6 +90,8 @@ class VisiblePolicy:
     selects: ClassVar[bool] = False
     """Whether `select` is asked at every step."""
     wants_bare_keys: ClassVar[bool] = False
+    routes_on: ClassVar[bool] = False
+    """Whether gaze may choose regions among what it leaves."""
 
     def with_tokenizer(self, tokenizer: Any) -> VisiblePolicy:
         """The policy, with what it needs of a tokenizer."""

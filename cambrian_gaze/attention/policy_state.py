@@ -15,7 +15,9 @@ from torch import Tensor
 
 from cambrian_gaze.attention.masks import under_mask
 from cambrian_gaze.attention.policy import Question, VisiblePolicy, VisualTokens
+from cambrian_gaze.attention.policy_routing import check_gaze, choose_of_held, inside
 from cambrian_gaze.attention.rotary import unrotate
+from cambrian_gaze.gaze.config import GazeConfig
 from cambrian_gaze.gaze.layout import CONTEXT, PAD, TEXT, VISUAL, TokenLayout
 from cambrian_gaze.gaze.visibility import structure
 
@@ -53,12 +55,14 @@ class _Call:
 class PolicyState:
     """What a policy has decided so far, for one cache.
 
-    Raises: ValueError where the policy cannot run in a decoder of so many layers.
+    Raises: ValueError where the policy cannot run in a decoder of so many layers, or not under this gaze.
     """
 
-    def __init__(self, policy: VisiblePolicy, layers: int) -> None:
+    def __init__(self, policy: VisiblePolicy, layers: int, config: GazeConfig) -> None:
         policy.check(layers)
+        check_gaze(policy, config)
         self.policy = policy
+        self.config = config
         self.layers = layers
         self.retained: dict[int, Tensor] = {}
         """By layer, bool [B, G, L]: what is in memory, by place in the sequence."""
@@ -136,9 +140,13 @@ class PolicyState:
         bare = None
         if self.policy.wants_bare_keys:
             bare = torch.cat([pages.stores["bare"].pages.flatten(2, 3), pages.flat_keys], dim=2)
-        allowed = _Layer(self, call, layer, q, keys, values, bare, ctx, scaling).allowed()
+        allowed, regions = _Layer(self, call, layer, q, keys, values, bare, ctx, scaling).allowed(), None
+        if ctx.config.routes(layer) and ctx.layout.num_regions:
+            regions = choose_of_held(q, keys, allowed & (call.keys.role == VISUAL)[:, None, None], call.keys, ctx)
+            chosen = inside(regions, call.keys, ctx)
+            allowed = allowed & chosen.repeat_interleave(q.shape[1] // chosen.shape[1], dim=1)
         if ctx.recorder is not None:
-            _record(ctx, call, layer, allowed)
+            _record(ctx, call, layer, allowed, regions)
         return under_mask(q, keys, values, allowed, scaling, 0.0)
 
     def grown(self, table: dict[int, Tensor], layer: int, heads: int, length: int, call: _Call) -> Tensor:
@@ -290,11 +298,11 @@ class _Layer:
         return Question(queries, bare, weights[:, :, columns])
 
 
-def _record(ctx: GazeContext, call: _Call, layer: int, allowed: Tensor) -> None:
-    """Count the pairs of all queries; no region is chosen."""
+def _record(ctx: GazeContext, call: _Call, layer: int, allowed: Tensor, regions: Tensor | None) -> None:
+    """Count the pairs of all queries. regions: what they chose; None: the layer does not choose."""
     role, queries = call.keys.role, ctx.layout
     allowed = allowed & (queries.role != PAD)[:, None, :, None]
     visual, context, text = ((allowed & (role == r)[:, None, None]).sum(-1) for r in (VISUAL, CONTEXT, TEXT))
     before = (call.seen[:, 0] & (role == VISUAL)[:, None]).sum(-1)
-    regions = torch.full_like(visual[:, :1, :, None], -1)
+    regions = torch.full_like(visual[:, :1, :, None], -1) if regions is None else regions
     ctx.recorder.record(layer, regions, visual, context, text, before, (queries.role == TEXT) & (before > 0))

@@ -21,6 +21,7 @@ class Random(BudgetPolicy):
     answer does not depend on its batch."""
 
     name: ClassVar[str] = "random"
+    routes_on: ClassVar[bool] = True
 
     seed: int = 0
 
@@ -36,6 +37,7 @@ class Uniform(BudgetPolicy):
     """Tokens evenly spaced over all that is left, in the order of the sequence: number ⌊i·N / budget⌋ for each i."""
 
     name: ClassVar[str] = "uniform"
+    routes_on: ClassVar[bool] = True
 
     def on_text(self, tokens: VisualTokens) -> Tensor:
         place = tokens.retained.long().cumsum(1) - 1
@@ -52,6 +54,7 @@ class Recent(BudgetPolicy):
     """The last tokens: a sliding window over the visual tokens."""
 
     name: ClassVar[str] = "recent"
+    routes_on: ClassVar[bool] = True
 
     def on_text(self, tokens: VisualTokens) -> Tensor:
         behind = tokens.retained.flip(1).long().cumsum(1).flip(1)

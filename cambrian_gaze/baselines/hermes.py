@@ -40,6 +40,7 @@ class Hermes(BudgetPolicy):
     """
 
     name: ClassVar[str] = "hermes"
+    routes_on: ClassVar[bool] = True
 
     short: float = 0.1
     long: float = 0.3
@@ -140,17 +141,18 @@ def _attention(model: Any, inputs: Mapping[str, Any], prompt: Sequence[int]) -> 
     def padded(parts: list[Tensor]) -> Tensor:
         return torch.stack([torch.nn.functional.pad(part, (longest - len(part), 0)) for part in parts])
 
-    listener, gaze = _Listener(), inputs.get("gaze")
-    state = PolicyState(listener, model.config.text_config.num_hidden_layers)
+    listener = _Listener()
+    config = model.model.resolve_gaze(inputs.get("gaze")).override(keep_ratio=1.0, min_keep_ratio=0.0)
+    state = PolicyState(listener, model.config.text_config.num_hidden_layers, config)
     model.model(
         input_ids=padded([tokens for tokens, _ in rows]),
         mm_token_type_ids=padded([kinds for _, kinds in rows]),
         attention_mask=padded([torch.ones_like(tokens) for tokens, _ in rows]),
         pixel_values=inputs.get("pixel_values"),
         grid_thw=inputs.get("grid_thw"),
-        cache=GazeCache(model.model.resolve_gaze(gaze), state),
+        cache=GazeCache(config, state),
         use_cache=True,
-        gaze=gaze,
+        gaze=config,
     )
     return listener.heard
 

@@ -27,6 +27,7 @@ class InfiniPotV(VisiblePolicy):
     """
 
     name: ClassVar[str] = "infinipot_v"
+    routes_on: ClassVar[bool] = True
 
     block: int = 32
     """Frames in memory that start a compression."""

@@ -63,8 +63,6 @@ def answer(arguments: argparse.Namespace) -> tuple[str, int]:
 
     sampling, generation = sampling_from(arguments), sampling_options(arguments)
     gaze, policy = gaze_options(arguments), policy_from(arguments.policy)
-    if policy is not None and gaze:
-        raise ValueError(f"--policy {policy.name} limits what is seen, and so does --{next(iter(gaze))}: give one")
     for flag, folder in (("--image_folder", arguments.image_folder), ("--video_folder", arguments.video_folder)):
         if folder is not None and not Path(folder).is_dir():
             raise NotADirectoryError(f"{flag} {folder}: there is no such folder")

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from cambrian_gaze.attention.policy import VisiblePolicy
+from cambrian_gaze.attention.policy_routing import check_gaze
 from cambrian_gaze.baselines.registry import options_of
 from cambrian_gaze.data.conversation import IMAGE_POSITIONS
 from cambrian_gaze.data.frame_sampling import FrameSampling
@@ -60,9 +61,12 @@ class AnswerOptions:
     """What the records' video paths start from; None: where their images do. No part of an answer's identity."""
 
     def gaze_config(self, model: Any) -> GazeConfig:
-        """The gaze under which the model answers. Raises ValueError for a budget beside a policy."""
-        gaze = self.gaze if self.policy is None else policy_gaze(self.policy, self.gaze)
-        return model.config.gaze_config.override(**gaze)
+        """The gaze under which the model answers. Raises ValueError where it does not go with the policy."""
+        if self.policy is None:
+            return model.config.gaze_config.override(**self.gaze)
+        config = model.config.gaze_config.override(**policy_gaze(self.policy, self.gaze))
+        check_gaze(self.policy, config)
+        return config
 
     @property
     def policy_identity(self) -> dict[str, Any]:

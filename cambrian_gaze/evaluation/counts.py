@@ -46,12 +46,9 @@ def count_attended(
     layers = visual.shape[1]
     what = shown(grids, kinds, config) if policy is not None else None
     for layer in range(layers):
+        least, most = (_fewest(grids, kinds, config, cost), cost.selected) if config.routes(layer) else (cost.of,) * 2
         if policy is not None:
-            least, most = policy.attends(what, layer, layers)
-        elif config.routes(layer):
-            least, most = _fewest(grids, kinds, config, cost), cost.selected
-        else:
-            least = most = cost.of
+            least, most = _under(policy, what, layer, layers, config, cost)
         _compare(visual[:, layer], least, most, f"visual KV entries in layer {layer}")
     _compare(context, cost.context, cost.context, "context entries")
     counts = {"visual": visual.double().mean().item(), "context": context.double().mean().item(), "of": cost.of}
@@ -86,7 +83,7 @@ def expected_attended(
     cost = attended_visual([grid], config, [kind])
     if policy is not None:
         sizes = shown([grid], [kind], config)
-        bounds = [policy.attends(sizes, layer, layers) for layer in range(layers)]
+        bounds = [_under(policy, sizes, layer, layers, config, cost) for layer in range(layers)]
         least, most = (sum(bound) / layers for bound in zip(*bounds, strict=True))
         return least, most, cost.context
     routed = sum(config.routes(layer) for layer in range(layers))
@@ -106,6 +103,15 @@ def _fewest(
         for side, region in zip(grid, config.budget(kind).region_size, strict=True)
     )
     return cost.selected if tiles and len(sizes) <= 1 else cost.kept
+
+
+def _under(
+    policy: VisiblePolicy, what: Shown, layer: int, layers: int, config: GazeConfig, cost: Attended
+) -> tuple[int, int]:
+    """Least and most entries under a policy. Where gaze chooses K of the regions that it left something of: one of each
+    at least, and no more than K regions hold."""
+    least, most = policy.attends(what, layer, layers)
+    return (min(least, cost.kept), min(most, cost.selected)) if config.routes(layer) else (least, most)
 
 
 def _compare(counted: Tensor, least: int, most: int, what: str) -> None:

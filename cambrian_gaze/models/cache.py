@@ -39,18 +39,11 @@ class GazeCache(Cache):
     """The key-value cache of a gaze model, for `cache=`. Rows may be of unequal length (left padding).
 
     Args:
-        policy: a baseline that limits what is seen instead of routing (see `attention.policy`).
-
-    Raises: ValueError for a policy beside a budget of regions.
+        policy: a baseline that limits what is kept and seen (see `attention.policy`).
     """
 
     def __init__(self, config: GazeConfig, policy: PolicyState | None = None):
         super().__init__(layers=[])
-        if policy is not None and not config.is_dense:
-            raise ValueError(
-                f"policy {policy.policy.name!r} limits what is seen, and so does the gaze's budget: give one of them "
-                "(gaze={'keep_ratio': 1.0} leaves it to the policy)"
-            )
         self.config = config
         self.policy = policy
         self.workspace = Workspace()
@@ -61,7 +54,7 @@ class GazeCache(Cache):
         self.layers = []
         self.length = 0
         if self.policy is not None:
-            self.policy = PolicyState(self.policy.policy, self.policy.layers)
+            self.policy = PolicyState(self.policy.policy, self.policy.layers, self.policy.config)
         self.only_text_came = False
         self.plan: StorePlan | None = None
         self.last: TokenLayout | None = None

@@ -25,7 +25,8 @@ def answer(model, inputs, **options):
 
 
 def cache_of(model, policy, gaze=None):
-    return GazeCache(model.model.resolve_gaze(gaze), PolicyState(policy, LAYERS))
+    config = model.model.resolve_gaze(gaze)
+    return GazeCache(config, PolicyState(policy, LAYERS, config))
 
 
 @pytest.mark.parametrize("name", POLICIES)
@@ -178,11 +179,10 @@ def test_beams_take_the_rows_decisions_along(model, processor, batch) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"gaze": {"top_k": 2}}, "give one of them"),
-        ({"gaze": {"dense_layers": [1]}}, "give one of them"),
+        ({"gaze": {"top_k": 2, "descriptor": "minmax"}}, "by the mean of their keys"),
         ({"use_cache": False}, "leave use_cache=False out"),
         ({"gaze_offload": "1MiB"}, "a cache of its own"),
-        ({"hidden_regions": torch.zeros(2, 16, dtype=torch.bool)}, "does not route"),
+        ({"hidden_regions": torch.zeros(2, 16, dtype=torch.bool)}, "both hide"),
     ],
 )
 def test_what_does_not_go_together_is_refused(model, processor, batch, options: dict, message: str) -> None:
@@ -190,7 +190,68 @@ def test_what_does_not_go_together_is_refused(model, processor, batch, options: 
         model.generate(**batch, policy=policy_of("recent", processor), max_new_tokens=2, **options)
 
 
+ROUTED = [{"top_k": 2}, {"top_k": 3, "head_granularity": "kv_group", "dense_layers": [1]}]
+ROUTED += [{"top_k": 2, "route_prompt": False}]
+
+
+@pytest.mark.parametrize("gaze", ROUTED)
+def test_gaze_over_all_that_there_is_is_gaze(model, processor, batch, gaze: dict) -> None:
+    policy = make_policy("recent", {"budget": 128})
+    expected, found = answer(model, batch, gaze=gaze), answer(model, batch, gaze=gaze, policy=policy)
+    for mine, routed in zip(found.logits, expected.logits, strict=True):
+        torch.testing.assert_close(mine, routed, atol=2e-5, rtol=2e-5)
+    for name in ("attended_visual", "attended_context", "attended_text"):
+        assert torch.equal(getattr(found.gaze, name), getattr(expected.gaze, name))
+    if "dense_layers" not in gaze:
+        assert torch.equal(found.gaze.regions, expected.gaze.regions)
+
+
+@pytest.mark.parametrize("name", [*BLIND, "hermes"])
+def test_gaze_over_what_is_left(model, processor, batch, name: str) -> None:
+    policy = policy_of(name, processor, budget=24)
+    output = answer(model, batch, gaze={"top_k": 2}, policy=policy)
+    assert (output.retained == 24).all()
+    assert (output.gaze.attended_visual >= 2).all() and (output.gaze.attended_visual <= 8).all()
+    alone = answer(model, encode(processor, (0, "read B3")), gaze={"top_k": 2}, policy=policy)
+    for mine, single in zip(output.logits, alone.logits, strict=True):
+        torch.testing.assert_close(mine[:1], single, atol=2e-5, rtol=2e-5)
+
+
+def test_gaze_describes_regions_by_what_is_left_of_them(model, processor) -> None:
+    """Against a loop over heads and regions, in the layer's own keys and queries."""
+    torch.manual_seed(0)
+    inputs, gaze = encode(processor, (0, "read B3")), {"top_k": 2}
+    cache = cache_of(model, make_policy("random", {"budget": 24}), gaze)
+    seen = {}
+    attend = cache.policy.attend
+
+    def listen(q, ctx, layer, scaling):
+        seen[layer] = q
+        return attend(q, ctx, layer, scaling)
+
+    cache.policy.attend = listen
+    with torch.no_grad():
+        model(**inputs, cache=cache, use_cache=True, gaze=gaze)
+        step = model(input_ids=torch.tensor([[7]]), cache=cache, use_cache=True, gaze=gaze, return_gaze=True)
+    assert step.gaze.attended_visual < 8
+    for number, layer in enumerate(cache.layers):
+        held = cache.policy.retained[number][0][:, cache.page_layout.index[0]].view(2, 16, 4)
+        expected = 0
+        for head in range(4):
+            group, query = head // 2, seen[number][0, head, 0]
+            scores = [
+                float(query @ layer.page_keys[0, group, r][held[group, r]].mean(0)) if held[group, r].any() else -1e9
+                for r in range(16)
+            ]
+            best = sorted(range(16), key=lambda r: -scores[r])[:2]
+            expected += sum(int(held[group, r].sum()) for r in best)
+        seen[number] = expected
+    assert step.gaze.attended_visual == pytest.approx(sum(seen.values()) / 12)
+
+
 def test_other_refusals(model, processor, batch) -> None:
+    with pytest.raises(ValueError, match="give one of them"):
+        model.generate(**batch, policy=policy_of("snapkv", processor), gaze={"top_k": 2}, max_new_tokens=2)
     with pytest.raises(ValueError, match="beyond a decoder of 3 layers"):
         model.generate(**batch, policy=make_policy("fastv"), max_new_tokens=2)
     with pytest.raises(ValueError, match="with_tokenizer"):

@@ -56,7 +56,7 @@ def test_a_policy_takes_the_place_of_routing(
     for wrong, message in (
         (("--policy", "snapkv", "budget"), "--policy NAME takes KEY=VALUE"),
         (("--policy", "snapkw", "budget=8"), "did you mean 'snapkv'"),
-        (("--policy", "snapkv", "budget=8", "--top_k", "2"), "give one"),
+        (("--policy", "snapkv", "budget=8", "--top_k", "2"), "give one of them"),
     ):
         assert answer(model_dir, records, *wrong) == 2
         assert message in capsys.readouterr().err

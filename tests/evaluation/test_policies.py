@@ -58,8 +58,18 @@ def test_what_differs_from_the_promise_fails(tiny, records, folder, tmp_path):
         count_attended(trace, *asked, kept)
 
 
-def test_a_budget_of_regions_beside_it_is_refused(tiny, records, folder, tmp_path):
-    how = AnswerOptions(gaze={"top_k": 2}, policy=make_policy("recent", {"budget": 8}))
+def test_gaze_may_choose_among_what_is_left(tiny, records, folder, tmp_path):
+    limits = {"gaze": {"top_k": 2}, "policy": make_policy("infinipot_v", {"budget": 24})}
+    with Journal(tmp_path / "answers.jsonl") as journal:
+        how = AnswerOptions({"max_new_tokens": 4, "do_sample": False}, **limits)
+        entries = answer_records(*tiny, records, folder, journal, how)
+    for entry, pictures in zip(entries, (1, 1, 1, 2, 0), strict=True):
+        assert entry["attended"]["retained"] == (24 if pictures else 0)
+        assert 2 * bool(pictures) <= entry["attended"]["visual"] <= 8
+
+
+def test_a_budget_of_regions_beside_a_choice_by_the_question_is_refused(tiny, records, folder, tmp_path):
+    how = AnswerOptions(gaze={"top_k": 2}, policy=make_policy("snapkv", {"budget": 8}))
     with Journal(tmp_path / "answers.jsonl") as journal, pytest.raises(ValueError, match="give one of them"):
         answer_records(*tiny, records, folder, journal, how)
 
