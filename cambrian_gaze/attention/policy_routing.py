@@ -57,8 +57,8 @@ def choose_of_held(q: Tensor, keys: Tensor, held: Tensor, layout: TokenLayout, c
     return choose_from(scores, ctx.pools)
 
 
-def inside(regions: Tensor, layout: TokenLayout, ctx: GazeContext) -> Tensor:
-    """bool [B, H or G, Q, S]: the keys of `layout` that are in a chosen region, or need no choice."""
-    chosen = as_mask(regions, ctx.layout.num_regions)
-    at_key = layout.region[:, None, None].clamp(min=0).expand(*chosen.shape[:3], -1)
-    return chosen.gather(-1, at_key) | ~routable(ctx.layout, layout, ctx.config)[:, None]
+def inside(regions: Tensor, keys: TokenLayout, queries: TokenLayout, config: GazeConfig) -> Tensor:
+    """bool [B, H or G, Q, S]: the keys that are in a region that the query chose, or need no choice."""
+    chosen = as_mask(regions, queries.num_regions)
+    at_key = keys.region[:, None, None].clamp(min=0).expand(*chosen.shape[:3], -1)
+    return chosen.gather(-1, at_key) | ~routable(queries, keys, config)[:, None]

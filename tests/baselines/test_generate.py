@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from cambrian_gaze.attention import policy_layer
 from cambrian_gaze.attention.policy import Shown
 from cambrian_gaze.attention.policy_state import PolicyState
 from cambrian_gaze.baselines.registry import POLICIES, make_policy
@@ -261,3 +262,15 @@ def test_other_refusals(model, processor, batch) -> None:
         end = int((inputs["mm_token_type_ids"][0] > 0).nonzero()[-1]) + 1
         for part in pieces(inputs, [end], [1, 0]):
             model(**part, cache=cache, use_cache=True)
+
+
+@pytest.mark.parametrize(("name", "gaze"), [("infinipot_v", {"top_k": 2}), *((name, {}) for name in POLICIES)])
+def test_masks_in_blocks_are_those_of_all_queries(model, processor, batch, name: str, gaze: dict, monkeypatch) -> None:
+    policy = policy_of(name, processor)
+    whole = answer(model, batch, gaze=gaze, policy=policy)
+    monkeypatch.setattr(policy_layer, "BLOCK_PAIRS", 2 * 4 * 150 * 7)
+    parts = answer(model, batch, gaze=gaze, policy=policy)
+    for mine, other in zip(parts.logits, whole.logits, strict=True):
+        torch.testing.assert_close(mine, other, atol=2e-5, rtol=2e-5)
+    for name in ("regions", "attended_visual", "attended_text"):
+        assert torch.equal(getattr(parts.gaze, name), getattr(whole.gaze, name))
