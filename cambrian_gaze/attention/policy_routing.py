@@ -21,8 +21,10 @@ if TYPE_CHECKING:
 
 
 def check_gaze(policy: VisiblePolicy, config: GazeConfig) -> None:
-    """Raises: ValueError for a budget of regions beside a policy that chooses by the question itself, and for
-    descriptors that are not made here."""
+    """Raises: ValueError for a budget of regions beside a policy that chooses by the question itself, for descriptors
+    that are not made here, and where keys before RoPE are wanted and not kept."""
+    if policy.wants_bare_keys and config.descriptor_keys != "pre_rope":
+        raise ValueError(f"policy {policy.name!r} reads keys before RoPE: give descriptor_keys='pre_rope'")
     if config.is_dense:
         return
     if not policy.routes_on:

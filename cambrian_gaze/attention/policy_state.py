@@ -98,7 +98,7 @@ class PolicyState:
         """Find units, text and the question in a call's layout, once for all layers.
 
         Raises: ValueError for a question in several calls, or a second one, where the policy needs the question; for a
-        prompt in several calls where it changes what the prompt sees; and for packed rows.
+        prompt in several calls where it changes what the prompt sees; for packed rows, and padding on the right.
         """
         queries, keys, config = ctx.layout, ctx.cache.key_layout(), ctx.config
         batch, length = queries.shape
@@ -119,6 +119,8 @@ class PolicyState:
                 f"policy {self.policy.name!r} takes tokens out of the prompt's own queries, which have been computed "
                 "already; give the whole prompt in one call"
             )
+        if bool((queries.role[:, -1] == PAD).any()):
+            raise ValueError(f"policy {self.policy.name!r} finds the prompt's end in the last column: pad on the left")
         if bool((queries.sample > 0).any()):
             raise ValueError(f"policy {self.policy.name!r} serves one sample per row; a row of this call holds more")
         self.asked = self.asked or asks

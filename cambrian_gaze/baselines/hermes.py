@@ -105,6 +105,8 @@ class Hermes(BudgetPolicy):
         return found
 
     def on_text(self, tokens: VisualTokens) -> Tensor | None:
+        if not self.kept:
+            raise ValueError("policy 'hermes' chooses before the prompt: on_input was not called, as `generate` does")
         kept = self.kept.get((tokens.row, tokens.layer))
         if kept is None or len(kept) != tokens.retained.shape[1]:
             return None  # more images or frames are to come

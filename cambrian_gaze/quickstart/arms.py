@@ -41,7 +41,7 @@ ARMS = (
     Arm("gaze_k4", "same model, K=4", "gaze", {"top_k": 4}),
     Arm("gaze_k16", "same model, K=16", "gaze", {"top_k": 16}),
     Arm("dense_routed_k2", "dense-trained, routed at K=2", "dense", {"top_k": 2}),
-    Arm("evict_question", "dense-trained, 8 kept by the question (SnapKV)", "dense",
+    Arm("evict_question", "dense-trained, 8 kept by the question (SnapKV-like)", "dense",
         policy={"name": "snapkv", "budget": BUDGET}),
     Arm("infinipot_v", "dense-trained, 8 kept by InfiniPot-V", "dense",
         policy={"name": "infinipot_v", "budget": BUDGET}),

@@ -257,6 +257,14 @@ def test_other_refusals(model, processor, batch) -> None:
         model.generate(**batch, policy=make_policy("fastv"), max_new_tokens=2)
     with pytest.raises(ValueError, match="with_tokenizer"):
         model.generate(**batch, policy=make_policy("hermes", {"budget": 8}), max_new_tokens=2)
+    with pytest.raises(ValueError, match="on_input was not called"):
+        model(**batch, cache=cache_of(model, policy_of("hermes", processor)), use_cache=True)
+    with pytest.raises(ValueError, match="descriptor_keys='pre_rope'"):
+        cache_of(model, policy_of("rekv", processor))
+    with pytest.raises(ValueError, match="pad on the left"):
+        right = dict(batch, attention_mask=batch["attention_mask"].flip(1))
+        right |= {name: batch[name].flip(1) for name in ("input_ids", "mm_token_type_ids")}
+        model(**right, cache=cache_of(model, policy_of("recent", processor)), use_cache=True)
     with pytest.raises(ValueError, match="the whole prompt in one call"):
         inputs, cache = encode(processor, (0, "read B3")), cache_of(model, policy_of("fastv", processor))
         end = int((inputs["mm_token_type_ids"][0] > 0).nonzero()[-1]) + 1
