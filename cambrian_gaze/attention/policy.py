@@ -40,11 +40,6 @@ class VisualTokens:
     memory: dict[str, Any]
     """Of this row: what the policy wants to remember from layer to layer of one call."""
 
-    @property
-    def everything(self) -> Tensor:
-        """bool [G, N], all True."""
-        return torch.ones_like(self.retained)
-
 
 @dataclass(frozen=True)
 class Question:

@@ -90,9 +90,12 @@ class PolicyState:
         """By layer, bool [B, G, L]: what is in memory, by place in the sequence."""
         self.chosen: dict[int, Tensor] = {}
         """By layer, bool [B, H, L]: what the answer may see of it."""
-        self.asked = False
-        self._unread: list[bool] = []
         self.memory: list[dict] = []
+        """By row, `VisualTokens.memory`."""
+        self.asked = False
+        """Whether the prompt's end has been seen."""
+        self._unread: list[bool] = []
+        """By row, whether visual tokens came that no text has followed yet."""
 
     def prepare(self, ctx: GazeContext) -> None:
         """Find units, text and the question in a call's layout, once for all layers.
@@ -162,7 +165,7 @@ class PolicyState:
         keys = torch.cat([pages.page_keys.flatten(2, 3), pages.flat_keys], dim=2)
         values = torch.cat([pages.page_values.flatten(2, 3), pages.flat_values], dim=2)
         bare = None
-        if self.policy.wants_bare_keys:
+        if self.policy.wants_bare_keys and "bare" in pages.stores:
             bare = torch.cat([pages.stores["bare"].pages.flatten(2, 3), pages.flat_keys], dim=2)
         decided = PolicyLayer(self, call, layer, q, keys, values, bare, ctx, scaling)
         routes = ctx.config.routes(layer) and ctx.layout.num_regions > 0

@@ -147,6 +147,14 @@ def test_the_question_may_come_after_the_pictures(model, processor, name: str) -
         model(input_ids=torch.tensor([[5, 6]]), cache=cache, use_cache=True, gaze=gaze)
 
 
+@pytest.mark.parametrize("name", POLICIES)
+def test_text_alone_is_answered_as_ever(model, processor, name: str) -> None:
+    prompt = encode(processor, ("Say something",))
+    expected, found = answer(model, prompt), answer(model, prompt, policy=policy_of(name, processor))
+    torch.testing.assert_close(found.logits[0], expected.logits[0], atol=2e-5, rtol=2e-5)
+    assert (found.gaze.attended_visual == 0).all() and (found.retained == 0).all()
+
+
 def test_quest_is_gaze_with_another_descriptor(model, processor, batch) -> None:
     gaze = {"top_k": 2, "descriptor": "minmax", "route_prompt": False}
     expected = answer(model, batch, gaze=gaze)
