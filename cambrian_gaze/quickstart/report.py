@@ -12,7 +12,7 @@ from PIL import Image
 
 from cambrian_gaze.data.aspect import model_view
 from cambrian_gaze.data.records import Record, read_records
-from cambrian_gaze.quickstart.arms import ARMS, CHANCE, EVICTING
+from cambrian_gaze.quickstart.arms import ARMS, CHANCE, CHOOSING_ONCE
 from cambrian_gaze.quickstart.evaluate import cell_regions, load_processor, value_steps
 from cambrian_gaze.training.log import read_log
 from cambrian_gaze.viz.charts import Series
@@ -203,7 +203,7 @@ def _table(results: Mapping[str, Any]) -> ResultTable:
 def _tiles(results: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     dense, gaze = results["arms"]["dense"], results["arms"][SHOWN_ARM]
     recall = gaze["routing_recall"]
-    once = max((results["arms"][name] for name in EVICTING), key=lambda arm: arm["accuracy"])
+    once = max((results["arms"][name] for name in CHOOSING_ONCE), key=lambda arm: arm["accuracy"])
     return [
         ("Gaze, K=2 of 16", f"{gaze['accuracy']:.1%}", f"of {gaze['n']:,} values read"),
         ("Dense attention", f"{dense['accuracy']:.1%}", "same data, steps and seed"),

@@ -118,11 +118,11 @@ def finish(output: Path, results: dict[str, Any]) -> dict[str, Any]:
 def print_summary(results: dict[str, Any], output: Path) -> None:
     """The final table, what holds and where to look."""
     heading = f"{'values':>7s} {'95 % CI':>15s} {'global':>7s} {'KV':>6s} {'kept':>6s} {'tokens/s':>9s} {'n':>6s}"
-    print(f"\n{'arm':46s} {heading}")
+    print(f"\n{'arm':52s} {heading}")
     for arm in results["arms"].values():
         low, high = arm["ci95"]
         print(
-            f"{arm['title']:46s} {arm['accuracy']:7.3f} {low:7.3f}-{high:.3f}  {arm['accuracy_global']:7.3f} "
+            f"{arm['title']:52s} {arm['accuracy']:7.3f} {low:7.3f}-{high:.3f}  {arm['accuracy_global']:7.3f} "
             f"{arm['attended_visual_kv']:6g} {arm['retained_visual_kv']:6g} {arm['tokens_per_s']:9,.0f} {arm['n']:6,d}"
         )
     print("\nKV: visual entries attended per query, layer and head, context tokens included, counted in this run.")

@@ -4,9 +4,10 @@ import json
 
 import pytest
 
+from cambrian_gaze.attention.policy import Shown
 from cambrian_gaze.data.records import Record
 from cambrian_gaze.gaze.config import GazeConfig
-from cambrian_gaze.quickstart.arms import ARMS, EVICTING, check_lines
+from cambrian_gaze.quickstart.arms import ARMS, CHOOSING_ONCE, check_lines
 from cambrian_gaze.quickstart.evaluate import cell_regions, policy_of, score_arm, value_steps
 from cambrian_gaze.quickstart.task import ADDRESSES, count_question, read_question
 
@@ -85,17 +86,20 @@ def test_regions_of_cells():
 def test_arms_are_those_of_the_table():
     assert [arm.name for arm in ARMS] == [
         "dense", "gaze_k2", "gaze_k1", "gaze_k4", "gaze_k16", "dense_routed_k2",
-        "evict_question", "infinipot_v", "hermes", "evict_random", "gaze_k2_no_context", "gaze_k2_blind",
+        "static_gaze_k2", "evict_question", "infinipot_v", "hermes", "evict_random",
+        "gaze_k2_no_context", "gaze_k2_blind",
     ]  # fmt: skip
-    assert [arm.name for arm in ARMS if not arm.keeps_regions] == ["dense", "gaze_k16", *EVICTING]
-    assert all(arm.checkpoint == "dense" and policy_of(arm).budget == 8 for arm in ARMS if arm.name in EVICTING)
+    assert [arm.name for arm in ARMS if not arm.keeps_regions] == ["dense", "gaze_k16", *CHOOSING_ONCE]
+    for arm in (arm for arm in ARMS if arm.name in CHOOSING_ONCE):
+        shown = Shown((64,), (4,) * 16)
+        assert arm.checkpoint == "dense" and [policy_of(arm).attends(shown, n, 3) for n in range(3)] == [(8, 8)] * 3
 
 
 def test_check_lines():
     recall = {"chance": 0.125, "best": {"recall": 0.99}}
     gaze = {"accuracy": 0.97, "routing_recall": recall, "visual_tokens": 64}
     arms = {"gaze_k2": gaze, "dense": {"accuracy": 0.98}, "gaze_k2_blind": {"accuracy": 0.1}}
-    arms |= {name: {"accuracy": 0.3} for name in EVICTING}
+    arms |= {name: {"accuracy": 0.3} for name in CHOOSING_ONCE}
     arms = {name: {**arm, "attended_visual_kv": 12.0, "cost_model_kv": 12} for name, arm in arms.items()}
     assert all(check_lines(arms).values())
     assert not all(check_lines({**arms, "dense": {**arms["dense"], "accuracy": 0.995}}).values())
