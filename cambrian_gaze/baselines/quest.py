@@ -42,19 +42,10 @@ class Quest(VisiblePolicy):
             return None
         count, place = region_places(tokens.region)
         keys = [tokens.keys[:, place == r].float() for r in range(count)]
-        low, high = (torch.stack([bound(x) for x in keys], dim=1) for bound in (_least, _most))
-        groups = len(query) // len(low)
-        low, high = (x.repeat_interleave(groups, dim=0) for x in (low, high))
+        bounds = torch.stack([x.amin(1) for x in keys], dim=1), torch.stack([x.amax(1) for x in keys], dim=1)
+        low, high = (bound.repeat_interleave(len(query) // len(bound), dim=0) for bound in bounds)
         asked = query.float()[:, None]
         return top(torch.maximum(asked * low, asked * high).sum(-1), self.top_k)[:, place]
 
     def attends(self, shown: Shown, layer: int, layers: int) -> tuple[int, int]:
         return (shown.tokens,) * 2 if layer < self.dense_layers else some_of(shown.regions, self.top_k)
-
-
-def _least(keys: Tensor) -> Tensor:
-    return keys.amin(1)
-
-
-def _most(keys: Tensor) -> Tensor:
-    return keys.amax(1)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import Tensor
+from torch.nn.functional import avg_pool1d
 
 from cambrian_gaze.attention.policy import Question, VisualTokens, top
 from cambrian_gaze.baselines.budget import BudgetPolicy, at_least_one
@@ -43,7 +44,5 @@ class SnapKV(BudgetPolicy):
         weights = question.attention if self.window is None else question.attention[:, -self.window :]
         scores = weights.mean(1).unflatten(0, (len(tokens.keys), -1)).mean(1)
         if self.kernel > 1:
-            from torch.nn.functional import avg_pool1d
-
             scores = avg_pool1d(scores[None], self.kernel, stride=1, padding=self.kernel // 2)[0]
         return top(scores.masked_fill(~tokens.retained, -1.0), self.budget)

@@ -9,7 +9,7 @@ from cambrian_gaze.attention.policy_state import PolicyState
 from cambrian_gaze.baselines.registry import POLICIES, make_policy
 from cambrian_gaze.gaze.layout import VISUAL
 from cambrian_gaze.models.cache import GazeCache
-from tests.baselines.conftest import OPTIONS, encode, make_model, make_processor
+from tests.baselines._policies import OPTIONS, encode, make_model, make_processor, noise
 
 LAYERS, LENGTH = 3, 6
 BLIND = [name for name, policy in POLICIES.items() if not policy.needs_question and name != "hermes"]
@@ -164,8 +164,6 @@ def test_quest_is_gaze_with_another_descriptor(model, processor, batch) -> None:
 
 
 def test_infinipot_v_streams_over_the_frames_of_a_video(model, processor) -> None:
-    from tests.baselines.conftest import noise
-
     content = [{"type": "video", "video": [noise(n) for n in range(5)]}, {"type": "text", "text": "What happens?"}]
     inputs = processor.apply_chat_template(
         [[{"role": "user", "content": content}]], tokenize=True, add_generation_prompt=True

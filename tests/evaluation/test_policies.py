@@ -11,7 +11,7 @@ from cambrian_gaze.evaluation.answers import AnswerOptions, answer_records
 from cambrian_gaze.evaluation.counts import count_attended
 from cambrian_gaze.evaluation.journal import Journal
 from cambrian_gaze.evaluation.results import read_results, write_scores
-from tests.baselines.conftest import OPTIONS
+from tests.baselines._policies import OPTIONS
 from tests.evaluation._runs import evaluate
 
 
