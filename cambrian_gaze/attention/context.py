@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from cambrian_gaze.attention.policy_state import PolicyState
 from cambrian_gaze.attention.record import GazeRecorder
 from cambrian_gaze.attention.rotary import unrotate
 from cambrian_gaze.attention.sequence import SequenceShards
@@ -62,6 +63,11 @@ class PagedCache(Protocol):
     """Layout of the text and context columns, [B, T]; empty columns have role PAD."""
     workspace: Workspace
     """Buffers of the decoding step on a CPU, shared by the layers."""
+    length: int
+    """Tokens stored, padding included."""
+
+    def key_layout(self) -> TokenLayout:
+        """Layout of [page slots, text and context columns]."""
 
 
 @dataclass
@@ -106,6 +112,9 @@ class GazeContext:
 
     hidden: Tensor | None = None
     """bool [B, R], regions that text queries are not offered, although they lie before them."""
+
+    policy: PolicyState | None = None
+    """What limits who sees what instead of routing: a baseline (see `attention.policy`)."""
 
     prepared: dict[str, Any] = field(default_factory=dict)
     """What the backend derived from the layouts once for all layers."""

@@ -95,6 +95,9 @@ def prepare(ctx: GazeContext, device: torch.device, dtype: torch.dtype, heads: H
         dtype: of the tokens.
         heads: the decoder's. Without them `auto` has nothing to try backends on, and takes `masked`.
     """
+    if ctx.policy is not None:
+        ctx.policy.prepare(ctx)
+        return ctx
     dtype = computed_in(device, dtype)
     if ctx.config.backend == "auto":
         ctx.prepared["backend"] = BACKENDS[auto.choose(ctx, device, dtype, heads, BACKENDS)]
@@ -120,6 +123,8 @@ def attend(
 
     Raises: ValueError where the backend has no gradients on this device and the call needs them.
     """
+    if ctx.policy is not None:
+        return ctx.policy.attend(q, ctx, layer, scaling)
     if ctx.is_step:
         return decode.attend(q, ctx, layer, scaling)
     if ctx.reads_cache:

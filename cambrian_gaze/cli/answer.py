@@ -12,10 +12,12 @@ from typing import Any
 from cambrian_gaze.cli.arguments import (
     add_generation,
     add_image_position,
+    add_policy,
     add_sampling,
     add_video,
     gaze_options,
     one_line,
+    policy_from,
     positive,
     sampling_from,
     sampling_options,
@@ -44,6 +46,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_video(parser)
     add_image_position(parser)
     add_generation(parser)
+    add_policy(parser)
     add_sampling(parser)
     return parser
 
@@ -67,6 +70,9 @@ def answer(arguments: argparse.Namespace) -> tuple[str, int]:
     from tqdm import tqdm
 
     sampling, generation = sampling_from(arguments), sampling_options(arguments)
+    if arguments.trace_folder is not None and arguments.policy:
+        raise ValueError("--trace_folder keeps the regions that were chosen, and under --policy none is; leave one out")
+    gaze, policy = gaze_options(arguments), policy_from(arguments.policy)
     for flag, folder in (("--image_folder", arguments.image_folder), ("--video_folder", arguments.video_folder)):
         if folder is not None and not Path(folder).is_dir():
             raise NotADirectoryError(f"{flag} {folder}: there is no such folder")
@@ -80,7 +86,8 @@ def answer(arguments: argparse.Namespace) -> tuple[str, int]:
     model, processor = load(arguments.model, arguments.device, arguments.adapter, arguments.system)
     options = AnswerOptions(
         generation={"max_new_tokens": arguments.max_new_tokens, **generation},
-        gaze=gaze_options(arguments),
+        gaze=gaze,
+        policy=policy,
         sampling=sampling,
         batch_size=arguments.batch_size,
         image_position=arguments.image_position,

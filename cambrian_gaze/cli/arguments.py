@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -155,6 +155,39 @@ def add_video(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--video_timeout", type=float, default=120.0, metavar="S", help="seconds for a video; default: 120, 0: no limit"
     )
+
+
+def add_policy(parser: argparse.ArgumentParser) -> None:
+    """A baseline that limits what is seen, in the place of routing."""
+    parser.add_argument(
+        "--policy",
+        nargs="+",
+        default=[],
+        metavar=("NAME", "KEY=VALUE"),
+        help="a baseline in the place of routing, such as: snapkv budget=72 (docs/baselines.md)",
+    )
+
+
+def policy_from(words: Sequence[str]) -> Any:
+    """The policy of `add_policy`'s words, None for none. Raises ValueError."""
+    if not words:
+        return None
+    from cambrian_gaze.baselines.registry import make_policy
+
+    return make_policy(words[0], key_values("--policy NAME", words[1:]))
+
+
+def key_values(flag: str, texts: Sequence[str]) -> dict[str, Any]:
+    """`top_k=2 context_visible=false` as options. Raises ValueError for a text without "="."""
+    import yaml
+
+    options = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or not name:
+            raise ValueError(f"{flag} takes KEY=VALUE, such as top_k=2, got {text!r}")
+        options[name] = yaml.safe_load(value)
+    return options
 
 
 def add_image_position(parser: argparse.ArgumentParser) -> None:

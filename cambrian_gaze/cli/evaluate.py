@@ -10,7 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from cambrian_gaze.cli import eval_cost, eval_lmms, eval_routing
-from cambrian_gaze.cli.arguments import add_system, add_video, positive, sampling_from
+from cambrian_gaze.cli.arguments import (
+    add_policy,
+    add_system,
+    add_video,
+    key_values,
+    policy_from,
+    positive,
+    sampling_from,
+)
 
 ACTIONS = {
     "run": "answer benchmarks with a model, and score the answers",
@@ -76,6 +84,7 @@ def build_parser(action: str | None = None) -> argparse.ArgumentParser:
     if action in ("run", "lmms"):
         _add_gaze(parser)
     if action == "run":
+        add_policy(parser)
         parser.add_argument("--output", required=True, metavar="DIR", help="journals, answers and scores")
     if action == "table":
         parser.add_argument("--output", metavar="DIR", help="the run's folder; default: runs/eval/ROW")
@@ -146,16 +155,8 @@ def _add_gaze(parser: argparse.ArgumentParser) -> None:
 
 
 def gaze_options(texts: Sequence[str]) -> dict[str, Any]:
-    """`top_k=2 context_visible=false` as options. Raises ValueError for a text without "="."""
-    import yaml
-
-    options = {}
-    for text in texts:
-        name, equals, value = text.partition("=")
-        if not equals or not name:
-            raise ValueError(f"--gaze takes KEY=VALUE, such as top_k=2, got {text!r}")
-        options[name] = yaml.safe_load(value)
-    return options
+    """What `--gaze` says, as options. Raises ValueError for a text without "="."""
+    return key_values("--gaze", texts)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -187,13 +188,17 @@ def _run(arguments: argparse.Namespace) -> int:
     from cambrian_gaze.evaluation.suites import read_tasks
 
     benchmarks = read_tasks(arguments.tasks)
-    errors, first = answer(arguments, benchmarks, gaze_options(arguments.gaze))
+    errors, first = answer(
+        arguments, benchmarks, gaze_options(arguments.gaze), policy_from(arguments.policy)
+    )
     if first:
         print(scored(Path(arguments.output)))
     return int(bool(errors) and first)
 
 
-def answer(arguments: argparse.Namespace, benchmarks: Sequence[Any], gaze: dict[str, Any]) -> tuple[dict, bool]:
+def answer(
+    arguments: argparse.Namespace, benchmarks: Sequence[Any], gaze: dict[str, Any], policy: Any = None
+) -> tuple[dict, bool]:
     """Answer benchmarks into `arguments.output`: the errors by task, and whether this is the first process."""
     from cambrian_gaze.evaluation.benchmarks import protocols
     from cambrian_gaze.evaluation.ranks import Ranks
@@ -208,6 +213,7 @@ def answer(arguments: argparse.Namespace, benchmarks: Sequence[Any], gaze: dict[
         data_root=arguments.data_root,
         limit=arguments.limit,
         gaze=gaze,
+        policy=policy,
         batch_size=arguments.batch_size,
         max_new_tokens=arguments.max_new_tokens,
         sampling=sampling_from(arguments),

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from cambrian_gaze.cli.arguments import (
     add_generation,
+    add_policy,
     add_sampling,
     add_video,
     gaze_options,
     one_line,
+    policy_from,
     sampling_from,
     sampling_options,
 )
@@ -48,6 +50,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--gaze_report", metavar="FILE.html", help="a page to explore the gaze in, one file, offline")
     add_generation(parser)
+    add_policy(parser)
     add_sampling(parser)
     add_video(parser)
     return parser
@@ -60,6 +63,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     shown = next((name for name in ("trace", "trace_file", "gaze_report") if getattr(arguments, name)), None)
     if shown and not arguments.image and arguments.video is None:
         parser.error(f"--{shown} shows where the model looked in an image or video; give one with --image or --video")
+    if shown and arguments.policy:
+        parser.error(f"--{shown} shows the regions that were chosen, and under --policy none is")
     try:
         answer = generate(arguments)
     except (ImportError, OSError, ValueError) as error:
@@ -72,6 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def generate(arguments: argparse.Namespace) -> str:
     """The answer's text."""
     options, frames = sampling_options(arguments), sampling_from(arguments)
+    gaze, policy = gaze_options(arguments), policy_from(arguments.policy)
     for path in [*arguments.image, *([] if arguments.video is None else [arguments.video])]:
         if not Path(path).exists():
             raise FileNotFoundError(f"{path}: there is no such file")
@@ -94,7 +100,8 @@ def generate(arguments: argparse.Namespace) -> str:
         torch.manual_seed(arguments.seed)
     output = model.generate(
         **inputs,
-        gaze=gaze_options(arguments),
+        gaze=gaze,
+        policy=None if policy is None else policy.with_tokenizer(processor.tokenizer),
         return_gaze=True,
         output_logits=kept,
         max_new_tokens=arguments.max_new_tokens,

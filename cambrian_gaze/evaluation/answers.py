@@ -14,6 +14,9 @@ from typing import Any
 
 import torch
 
+from cambrian_gaze.attention.policy import VisiblePolicy
+from cambrian_gaze.attention.policy_routing import check_gaze
+from cambrian_gaze.baselines.registry import options_of
 from cambrian_gaze.data.conversation import IMAGE_POSITIONS
 from cambrian_gaze.data.frame_sampling import FrameSampling
 from cambrian_gaze.data.records import Record, RecordError
@@ -29,6 +32,7 @@ from cambrian_gaze.evaluation.prompts import (
     with_media,
 )
 from cambrian_gaze.gaze.config import GazeConfig
+from cambrian_gaze.models.policies import policy_gaze
 from cambrian_gaze.models.positions import check_positions
 
 
@@ -40,6 +44,8 @@ class AnswerOptions:
     """Keywords of `generate`."""
     gaze: dict[str, Any] = field(default_factory=dict)
     """Run-time options of the gaze, as `generate(gaze=…)` takes them; empty: as the checkpoint has it."""
+    policy: VisiblePolicy | None = None
+    """A baseline in the place of routing; see `cambrian_gaze.baselines`."""
     blank_images: bool = False
     """Show pictures of the mean colour instead of the record's (a control: what is known without seeing?)."""
     keep_regions: bool = False
@@ -56,6 +62,19 @@ class AnswerOptions:
     traced: Callable[[Question, Any, int, int], object] | None = None
     """Called for each new answer with its question, what `generate` returned (logits included), its row, and the tokens
     of the prompt. No part of an answer's identity."""
+
+    def gaze_config(self, model: Any) -> GazeConfig:
+        """The gaze under which the model answers. Raises ValueError where it does not go with the policy."""
+        if self.policy is None:
+            return model.config.gaze_config.override(**self.gaze)
+        config = model.config.gaze_config.override(**policy_gaze(self.policy, self.gaze))
+        check_gaze(self.policy, config)
+        return config
+
+    @property
+    def policy_identity(self) -> dict[str, Any]:
+        """`policy` with its options, as part of an answer's identity; empty without one."""
+        return {} if self.policy is None else {"policy": options_of(self.policy)}
 
 
 @dataclass(frozen=True)
@@ -88,7 +107,7 @@ def answer_questions(
     failed: Failed | None = None,
 ) -> list[dict[str, Any]]:
     """Answer every question that the journal does not hold yet; see `answer_records`."""
-    config = model.config.gaze_config.override(**options.gaze)
+    config = options.gaze_config(model)
     todo = [question for question in questions if question.key not in journal]
     if progress is not None and len(todo) < len(questions):
         progress(len(questions) - len(todo))
@@ -140,7 +159,7 @@ def answer_records(
 
     Raises: RuntimeError where the counted KV entries differ from the cost model.
     """
-    config = model.config.gaze_config.override(**options.gaze)
+    config = options.gaze_config(model)
     fingerprint = f"{weights_fingerprint(model)} {processor_fingerprint(processor)}"
     system = processor.system_prompt
     questions = []
@@ -182,6 +201,7 @@ def _question(
         weights=fingerprint,
         **({"system": system} if system else {}),
         **({} if options.seed is None else {"seed": options.seed}),
+        **options.policy_identity,
     )
     facts = {"question": question_text(messages), "reference": reference(record)}
 
@@ -249,8 +269,10 @@ def _answer(
         inputs["pixel_values"] = torch.zeros_like(inputs["pixel_values"])  # 0 is the mean colour, normalised
     if options.seed is not None:
         torch.manual_seed(int(entry_key(seed=options.seed, keys=[question.key for question in batch])[:16], 16))
-    more = {"gaze": options.gaze, "return_gaze": True, "output_logits": options.traced is not None}
-    seconds, output = _timed(model.device, lambda: model.generate(**inputs, **options.generation, **more))
+    policy = None if options.policy is None else options.policy.with_tokenizer(processor.tokenizer)
+    how = {**options.generation, "gaze": options.gaze, "policy": policy, "output_logits": options.traced is not None}
+    seconds, output = _timed(model.device, lambda: model.generate(**inputs, **how, return_gaze=True))
+    retained = output.get("retained")
     ends = model.generation_config.eos_token_id
     new_tokens = output.sequences[:, inputs["input_ids"].shape[1] :].tolist()
     kept = [_up_to_end(tokens, ends if isinstance(ends, list) else [ends]) for tokens in new_tokens]
@@ -264,7 +286,9 @@ def _answer(
             "answer": processor.decode(tokens, skip_special_tokens=True),
             "tokens": tokens,
             "seconds": seconds * len(tokens) / total,
-            "attended": count_attended(output.gaze, row, len(tokens), own, kinds, config),
+            "attended": count_attended(
+                output.gaze, row, len(tokens), own, kinds, config, policy, None if retained is None else retained[row]
+            ),
         }
         if options.keep_regions:
             entry["regions"] = output.gaze.regions[row, : len(tokens)].tolist()

@@ -16,6 +16,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from cambrian_gaze.baselines.registry import make_policy
 from cambrian_gaze.evaluation.benchmarks import BENCHMARKS
 from cambrian_gaze.evaluation.benchmarks.declare import Benchmark
 from cambrian_gaze.evaluation.columns import Column, score_column
@@ -101,7 +102,9 @@ class TaskResult:
             return None
         height, width = self.task["grid"]
         config = GazeConfig.from_dict(self.task["gaze"])
-        low, high, context = expected_attended((1, height, width), config, self.task["layers"])
+        policy = dict(self.task["policy"]) if "policy" in self.task else None
+        made = None if policy is None else make_policy(policy.pop("name"), policy)
+        low, high, context = expected_attended((1, height, width), config, self.task["layers"], policy=made)
         for line in self.lines:
             count = line["attended"]
             if count is not None and count["of"] == height * width:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from cambrian_gaze.attention.policy import VisiblePolicy
 from cambrian_gaze.data.video import FrameSampling
 from cambrian_gaze.evaluation.answers import AnswerOptions, answer_questions
 from cambrian_gaze.evaluation.benchmarks.declare import Benchmark
@@ -39,6 +40,8 @@ class RunOptions:
     """Scoring groups per benchmark; a limited run is INCOMPLETE."""
     gaze: dict[str, Any] = field(default_factory=dict)
     """Run-time options of the gaze; empty: as the checkpoint has it."""
+    policy: VisiblePolicy | None = None
+    """A baseline in the place of routing; see `cambrian_gaze.baselines`."""
     batch_size: int = 16
     max_new_tokens: int | None = None
     """Cuts answers off earlier than the protocol does; such a run is INCOMPLETE."""
@@ -76,10 +79,12 @@ def run(
     with alone(journal_path(output, ranks.rank)):
         if tasks:
             model, processor = load(ranks.device)
+            limits = AnswerOptions(gaze=options.gaze, policy=options.policy)
             identity = {
                 "weights": weights_fingerprint(model),
                 "processor": processor_fingerprint(processor),
-                "gaze": model.config.gaze_config.override(**options.gaze).to_dict(),
+                "gaze": limits.gaze_config(model).to_dict(),
+                **limits.policy_identity,
             }
             with Journal(journal_path(output, ranks.rank), journals(output)) as journal:
                 ranks.wait()  # no journal grows before all processes have read it
@@ -122,6 +127,7 @@ def _answer(
     answers = AnswerOptions(
         generation={"max_new_tokens": length, "do_sample": False, "num_beams": 1},
         gaze=options.gaze,
+        policy=options.policy,
         sampling=options.sampling,
         batch_size=options.batch_size,
     )

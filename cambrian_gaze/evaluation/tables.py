@@ -243,7 +243,7 @@ def _check_one_model(table: Table, results: Mapping[str, TaskResult], output: st
     for name in sorted(names & set(results)):
         task = results[name].task
         if task["samples"]:
-            seen.setdefault(f"{task['weights']} {task['gaze']}", []).append(name)
+            seen.setdefault(f"{task['weights']} {task['gaze']} {task.get('policy')}", []).append(name)
     if len(seen) > 1:
         groups = "; ".join(", ".join(group) for group in seen.values())
         raise ValueError(

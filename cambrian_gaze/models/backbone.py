@@ -412,6 +412,7 @@ class CambrianGazeModel(CambrianGazePreTrainedModel):
             mass=mass,
             saved={} if saving else None,
             shards=shards,
+            policy=None if cache is None else cache.policy,
         )
         heads = heads_of(self.config.text_config, self.training)
         return attention.prepare(context, inputs_embeds.device, inputs_embeds.dtype, heads)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache
 
+from cambrian_gaze.attention.policy_state import PolicyState
 from cambrian_gaze.attention.workspace import Workspace
 from cambrian_gaze.gaze.config import GazeConfig
 from cambrian_gaze.gaze.layout import (
@@ -35,11 +36,16 @@ _EMPTY_TOKEN |= {"position_ids": 0, "routed": True}
 
 
 class GazeCache(Cache):
-    """The key-value cache of a gaze model, for `cache=`. Rows may be of unequal length (left padding)."""
+    """The key-value cache of a gaze model, for `cache=`. Rows may be of unequal length (left padding).
 
-    def __init__(self, config: GazeConfig):
+    Args:
+        policy: a baseline that limits what is kept and seen (see `attention.policy`).
+    """
+
+    def __init__(self, config: GazeConfig, policy: PolicyState | None = None):
         super().__init__(layers=[])
         self.config = config
+        self.policy = policy
         self.workspace = Workspace()
         self.reset()
 
@@ -47,6 +53,8 @@ class GazeCache(Cache):
         """Forget everything."""
         self.layers = []
         self.length = 0
+        if self.policy is not None:
+            self.policy = PolicyState(self.policy.policy, self.policy.layers, self.policy.config)
         self.only_text_came = False
         self.plan: StorePlan | None = None
         self.last: TokenLayout | None = None
@@ -163,6 +171,8 @@ class GazeCache(Cache):
             layout = getattr(self, name)
             if layout is not None:
                 setattr(self, name, layout.rows(index.to(layout.role.device)))
+        if self.policy is not None:
+            self.policy.rows(index)
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         """Reorder the rows for beam search."""
@@ -202,4 +212,6 @@ class GazeCache(Cache):
         )
         for layer in self.layers:
             layer.drop_columns(columns)
+        if self.policy is not None:
+            self.policy.crop(keep)
         self.length = keep

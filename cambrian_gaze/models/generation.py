@@ -8,11 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cambrian_gaze.attention.policy import VisiblePolicy
 from cambrian_gaze.attention.sequence import pad_to
 from cambrian_gaze.gaze.layout import IMAGE, VIDEO
 from cambrian_gaze.models.cache import GazeCache
 from cambrian_gaze.models.hf_internals import CACHE, items_per_row, one_cache, pop_cache, repeat_rows, take_items
 from cambrian_gaze.models.paging import PagedGazeCache
+from cambrian_gaze.models.policies import policy_cache, policy_gaze
 from cambrian_gaze.models.positions import check_positions
 from cambrian_gaze.models.streaming import GazeStream
 from cambrian_gaze.models.trace import TraceBuilder, boxes_of_row
@@ -34,9 +36,10 @@ class GazeGenerationMixin:
         gaze: Any = None,
         return_gaze: bool = False,
         gaze_offload: int | str | None = None,
+        policy: VisiblePolicy | None = None,
         **kwargs: Any,
     ):
-        """`GenerationMixin.generate` with three more options.
+        """`GenerationMixin.generate` with four more options.
 
         Args:
             gaze: run-time options, e.g. {"top_k": 2} or {"kv_budget": 72}; default: the checkpoint's.
@@ -44,10 +47,15 @@ class GazeGenerationMixin:
             gaze_offload: keep visual keys and values in host memory, with a pool of this size on the device for the
                 regions looked at last: "2GiB" or bytes, over all layers. The answer is the same. `.gaze_paging` of
                 the ModelOutput is a `PagingStats`; so is `.paging_stats()` of the cache.
+            policy: a baseline of `cambrian_gaze.baselines` that says what is kept and seen of the visual tokens, in
+                the place of routing; attends densely under a mask. With return_gaze, `.retained` of the ModelOutput is
+                int64 [B, layers, KV heads], the visual entries left in memory at the end.
 
         Raises: ValueError for an unknown option, where the pool is too small for the regions of one step, and where
         prompt and answer exceed the decoder's positions.
         """
+        if policy is not None:
+            gaze = policy_gaze(policy, gaze)
         if gaze is not None:
             self.model.resolve_gaze(gaze)
             kwargs["gaze"] = gaze
@@ -55,6 +63,10 @@ class GazeGenerationMixin:
         self._check_options(kwargs, return_gaze)
         if gaze_offload is not None:
             cache = self._offloading_cache(gaze_offload, gaze, cache, kwargs)
+        if policy is not None:
+            if cache is not None:
+                raise ValueError(f"policy {policy.name!r} makes a cache of its own: leave cache and gaze_offload out")
+            cache = policy_cache(policy, self, gaze, kwargs)
         if cache is not None:
             kwargs[CACHE] = cache
         trace = None
@@ -70,6 +82,8 @@ class GazeGenerationMixin:
             output["gaze_paging"] = paging
         if trace is not None:
             output["gaze"] = self._build_trace(trace, output, kwargs)
+            if policy is not None and cache.policy.retained:
+                output["retained"] = cache.policy.retained_visual(cache.page_layout)
         return output
 
     def _check_options(self, kwargs: dict[str, Any], return_gaze: bool) -> None:

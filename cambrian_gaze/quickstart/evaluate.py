@@ -7,8 +7,11 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from cambrian_gaze.attention.policy import VisiblePolicy
+from cambrian_gaze.baselines.registry import make_policy
 from cambrian_gaze.data.records import Record, read_records
 from cambrian_gaze.evaluation.answers import AnswerOptions, answer_records
+from cambrian_gaze.evaluation.counts import expected_attended
 from cambrian_gaze.evaluation.intervals import Group, accuracy, bootstrap_interval, paired_interval
 from cambrian_gaze.evaluation.journal import Journal
 from cambrian_gaze.evaluation.recall import RoutingRecall
@@ -45,7 +48,8 @@ def evaluate_arms(
         model, processor = load(checkpoints[name], device)
         for arm in group:
             answers = answer_arm(arm, model, processor, records, data / "images", journals, batch_size)
-            results[arm.name] = score_arm(arm, records, answers, model.config.gaze_config, processor)
+            layers = model.config.text_config.num_hidden_layers
+            results[arm.name] = score_arm(arm, records, answers, model.config.gaze_config, processor, layers)
             reads[arm.name] = list(score_family("read", records, answers).values())
     for name in results.keys() - {"dense"}:
         results[name]["behind_dense"] = {
@@ -79,6 +83,7 @@ def answer_arm(
     options = AnswerOptions(
         generation={"max_new_tokens": MAX_NEW_TOKENS, "do_sample": False},
         gaze=dict(arm.gaze),
+        policy=policy_of(arm),
         blank_images=arm.blind,
         keep_regions=arm.keeps_regions,
         batch_size=batch_size,
@@ -90,13 +95,25 @@ def answer_arm(
         return answer_records(model, processor, records, images, journal, options, bar.update)
 
 
+def policy_of(arm: Arm) -> VisiblePolicy | None:
+    """The arm's policy."""
+    options = dict(arm.policy)
+    return make_policy(options.pop("name"), options) if options else None
+
+
 def score_arm(
-    arm: Arm, records: Sequence[Record], answers: Sequence[Mapping[str, Any]], config: Any, processor: Any
+    arm: Arm, records: Sequence[Record], answers: Sequence[Mapping[str, Any]], config: Any, processor: Any, layers: int
 ) -> dict[str, Any]:
     """The arm's entry of `results.json`. Accuracy is over read values; global questions stand apart."""
     reads = list(score_family("read", records, answers).values())
     counts = list(score_family("count", records, answers).values())
     attended = [answer["attended"] for answer in answers]
+    page, policy = (1, *processor.grid_hw), policy_of(arm)
+    if policy is None:
+        promised = attended_visual([page], config.override(**arm.gaze)).total
+    else:
+        _, most, context = expected_attended(page, config, layers, policy=policy)
+        promised = most + context
     entry = {
         "accuracy": accuracy(reads),
         "ci95": list(bootstrap_interval(reads)),
@@ -104,7 +121,8 @@ def score_arm(
         "ci95_global": list(bootstrap_interval(counts)),
         "attended_visual_kv": sum(a["visual"] + a["context"] for a in attended) / len(attended),
         "attended_context_kv": sum(a["context"] for a in attended) / len(attended),
-        "cost_model_kv": attended_visual([(1, *processor.grid_hw)], config.override(**arm.gaze)).total,
+        "cost_model_kv": promised,
+        "retained_visual_kv": sum(a.get("retained", a["of"]) for a in attended) / len(attended),
         "visual_tokens": attended[0]["of"],
         "tokens_per_s": sum(len(a["tokens"]) for a in answers) / sum(a["seconds"] for a in answers),
         "n": sum(n for _, n in reads),

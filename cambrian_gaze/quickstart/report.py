@@ -12,7 +12,7 @@ from PIL import Image
 
 from cambrian_gaze.data.aspect import model_view
 from cambrian_gaze.data.records import Record, read_records
-from cambrian_gaze.quickstart.arms import ARMS, CHANCE
+from cambrian_gaze.quickstart.arms import ARMS, CHANCE, CHOOSING_ONCE
 from cambrian_gaze.quickstart.evaluate import cell_regions, load_processor, value_steps
 from cambrian_gaze.training.log import read_log
 from cambrian_gaze.viz.charts import Series
@@ -194,16 +194,20 @@ def _table(results: Mapping[str, Any]) -> ResultTable:
     return arms_table(
         results["arms"], _titles(), strong=["dense", SHOWN_ARM], title="Held-out pages, answers by generation",
         note="Attended visual KV: entries per text query, layer and head, context tokens included, as counted during "
-        "generation and equal to the cost model. Global: how many cells of the page hold each of the ten digits.",
+        "generation and equal to the cost model. In memory: visual tokens that the rest of the answer could still see, "
+        "per layer and KV head; gaze keeps all and looks anew at each step, a policy keeps what it chose once. Global: "
+        "how many cells of the page hold each of the ten digits.",
     )
 
 
 def _tiles(results: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     dense, gaze = results["arms"]["dense"], results["arms"][SHOWN_ARM]
     recall = gaze["routing_recall"]
+    once = max((results["arms"][name] for name in CHOOSING_ONCE), key=lambda arm: arm["accuracy"])
     return [
         ("Gaze, K=2 of 16", f"{gaze['accuracy']:.1%}", f"of {gaze['n']:,} values read"),
         ("Dense attention", f"{dense['accuracy']:.1%}", "same data, steps and seed"),
+        ("Best of what is chosen once", f"{once['accuracy']:.1%}", once["title"]),
         ("Attended visual KV", f"{gaze['attended_visual_kv']:g}", f"of {gaze['visual_tokens']} visual tokens"),
         ("Best head's recall", f"{recall['best']['recall']:.1%}", f"chance {recall['chance']:.1%}"),
     ]

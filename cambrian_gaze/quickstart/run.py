@@ -7,12 +7,14 @@ do now; an interrupted training continues from its last checkpoint.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from cambrian_gaze.quickstart.arms import ARMS
 from cambrian_gaze.quickstart.digits import PageSpec, build_pages
 from cambrian_gaze.quickstart.plan import Plan, full_plan, smoke_plan
 from cambrian_gaze.quickstart.steps import Steps
@@ -66,7 +68,8 @@ def run(plan: Plan, output: Path, force: bool = False) -> dict[str, Any]:
             resumes=True,
         )
     answers = output / "answers"
-    steps.run("evaluation", plan.batch_size, [answers], lambda: _evaluate(output, plan, device), resumes=True)
+    identity = [plan.batch_size, [dataclasses.asdict(arm) for arm in ARMS]]
+    steps.run("evaluation", identity, [answers], lambda: _evaluate(output, plan, device), resumes=True)
     results = {
         "arms": steps.result("evaluation"),
         **machine,
@@ -91,7 +94,6 @@ def _tower(data: Path, folder: Path, plan: Plan, device: str) -> dict[str, float
 
 
 def _evaluate(output: Path, plan: Plan, device: str) -> dict[str, Any]:
-    from cambrian_gaze.quickstart.arms import ARMS
     from cambrian_gaze.quickstart.evaluate import evaluate_arms
 
     checkpoints = {"dense": output / "dense", "gaze": output / "gaze"}
@@ -99,28 +101,32 @@ def _evaluate(output: Path, plan: Plan, device: str) -> dict[str, Any]:
 
 
 def finish(output: Path, results: dict[str, Any]) -> dict[str, Any]:
-    """Write `results.json`, `report.html` and `gaze.png`; returns how many of the lines hold."""
+    """Write `results.json`, `results.md`, `report.html` and `gaze.png`; returns how many of the lines hold."""
     from cambrian_gaze.quickstart.arms import check_lines
+    from cambrian_gaze.quickstart.markdown import results_table
     from cambrian_gaze.quickstart.report import build_report
     from cambrian_gaze.viz.files import write_text
 
     results = {**results, "checks": check_lines(results["arms"])}
     logs = {step: output / folder for step, folder in TRAININGS.items()}
     build_report(output, results, output / "data", output / "gaze", logs)
+    write_text(output / "results.md", results_table(results["arms"]))
     write_text(output / "results.json", json.dumps(results, indent=1) + "\n")
     return {"checks_held": sum(results["checks"].values()), "checks": len(results["checks"])}
 
 
 def print_summary(results: dict[str, Any], output: Path) -> None:
     """The final table, what holds and where to look."""
-    print(f"\n{'arm':34s} {'values':>7s} {'95 % CI':>15s} {'global':>7s} {'KV':>6s} {'tokens/s':>9s} {'n':>6s}")
+    heading = f"{'values':>7s} {'95 % CI':>15s} {'global':>7s} {'KV':>6s} {'kept':>6s} {'tokens/s':>9s} {'n':>6s}"
+    print(f"\n{'arm':52s} {heading}")
     for arm in results["arms"].values():
         low, high = arm["ci95"]
         print(
-            f"{arm['title']:34s} {arm['accuracy']:7.3f} {low:7.3f}-{high:.3f}  {arm['accuracy_global']:7.3f} "
-            f"{arm['attended_visual_kv']:6g} {arm['tokens_per_s']:9,.0f} {arm['n']:6,d}"
+            f"{arm['title']:52s} {arm['accuracy']:7.3f} {low:7.3f}-{high:.3f}  {arm['accuracy_global']:7.3f} "
+            f"{arm['attended_visual_kv']:6g} {arm['retained_visual_kv']:6g} {arm['tokens_per_s']:9,.0f} {arm['n']:6,d}"
         )
     print("\nKV: visual entries attended per query, layer and head, context tokens included, counted in this run.")
+    print("kept: visual tokens in memory while the answer is given, per layer and KV head, context tokens apart.")
     if results["smoke"]:
         print("This was a smoke run: it shows that everything runs, and claims nothing.")
     else:

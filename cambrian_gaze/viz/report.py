@@ -119,13 +119,17 @@ def arms_table(
     title: str = "", note: str = "",
 ) -> ResultTable:
     """The table of evaluated arms: NAME -> {accuracy, ci95: [low, high], accuracy_global?, attended_visual_kv,
-    visual_tokens, tokens_per_s, n}. A number that is missing is shown as a dash. `names` gives the shown names."""
-    with_global = any("accuracy_global" in arm for arm in arms.values())
+    retained_visual_kv?, visual_tokens, tokens_per_s, n}. A number that is missing is shown as a dash. `names` gives the
+    shown names."""
+    with_global, with_retained = (
+        any(key in arm for arm in arms.values()) for key in ("accuracy_global", "retained_visual_kv")
+    )
     columns = [Column("arm"), Column("accuracy", True, "{:.3f}"), Column("95 % CI", True)]
     columns += [Column("global", True, "{:.3f}")] if with_global else []
     columns += [
         Column("attended visual KV", True, "{:,.1f}"),
         Column("KV / visual tokens", True, "{:.1%}"),
+        *([Column("visual tokens in memory", True, "{:,.1f}")] if with_retained else []),
         Column("tokens/s", True, "{:,.1f}"),
         Column("values", True, "{:,}"),
     ]
@@ -135,6 +139,7 @@ def arms_table(
         row = [(names or {}).get(name, name), arm.get("accuracy"), f"{ci[0]:.3f} – {ci[1]:.3f}" if ci else None]
         row += [arm.get("accuracy_global")] if with_global else []
         row += [attended, attended / visual if attended is not None and visual else None]
+        row += [arm.get("retained_visual_kv")] if with_retained else []
         rows.append([*row, arm.get("tokens_per_s"), arm.get("n")])
     places = [place for place, name in enumerate(arms) if name in strong]
     return ResultTable(columns, rows, title, note, places)

@@ -47,6 +47,22 @@ def test_every_record_is_answered_once(model_dir: Path, records: Path, capsys: p
     assert len(journal.read_text().splitlines()) == 2
 
 
+def test_a_policy_takes_the_place_of_routing(
+    model_dir: Path, records: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert answer(model_dir, records, "--policy", "snapkv", "budget=8") == 0
+    entries = map(json.loads, (records.parent / "answers.jsonl").read_text().splitlines())
+    assert [(entry["attended"]["visual"], entry["attended"]["retained"]) for entry in entries] == [(8, 8), (0, 0)]
+    for wrong, message in (
+        (("--policy", "snapkv", "budget"), "--policy NAME takes KEY=VALUE"),
+        (("--policy", "snapkw", "budget=8"), "did you mean 'snapkv'"),
+        (("--policy", "snapkv", "budget=8", "--top_k", "2"), "give one of them"),
+        (("--policy", "snapkv", "budget=8", "--trace_folder", "traces"), "under --policy none is"),
+    ):
+        assert answer(model_dir, records, *wrong) == 2
+        assert message in capsys.readouterr().err
+
+
 def test_broken_records_are_named(model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     broken = tmp_path / "broken.jsonl"
     broken.write_text('{"id": 1}\n')

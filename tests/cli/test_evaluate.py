@@ -49,6 +49,16 @@ def test_run_score_and_table(model_dir: Path, root: Path, tmp_path: Path, capsys
     assert "| MMVP |" in capsys.readouterr().out and (output / "table.html").is_file()
 
 
+def test_run_under_a_policy(model_dir: Path, root: Path, tmp_path: Path) -> None:
+    source = ["--model", model_dir, "--data_root", root, "--max_new_tokens", "3"]
+    output = tmp_path / "run"
+    assert evaluate("run", *source, "--tasks", "mmvp", "--policy", "infinipot_v", "budget=8", "--output", output) == 0
+    (scores,) = json.loads((output / "scores.json").read_text()).values()
+    assert scores["attended"]["visual"] == 8
+    task = json.loads(next((output / "tasks").glob("*.json")).read_text())
+    assert task["policy"]["name"] == "infinipot_v" and task["policy"]["budget"] == 8
+
+
 def test_table_runs_what_can_be_read_and_fails_for_the_rest(
     model_dir: Path, root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -96,6 +106,8 @@ def test_mistakes_are_named(model_dir: Path, root: Path, tmp_path: Path, capsys:
     assert "KEY=VALUE" in capsys.readouterr().err
     assert evaluate("run", *run, "--tasks", "mme", "--gaze", "topk=2") == 1
     assert "did you mean 'top_k'" in capsys.readouterr().err
+    assert evaluate("run", *run, "--tasks", "mme", "--policy", "recent", "buget=8") == 1
+    assert "did you mean 'budget'" in capsys.readouterr().err
     assert evaluate("table", TABLE, "--row", "none", "--output", tmp_path) == 1
     assert "the rows are" in capsys.readouterr().err
     assert evaluate("score", tmp_path / "nothing") == 1

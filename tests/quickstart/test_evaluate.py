@@ -4,10 +4,11 @@ import json
 
 import pytest
 
+from cambrian_gaze.attention.policy import Shown
 from cambrian_gaze.data.records import Record
 from cambrian_gaze.gaze.config import GazeConfig
-from cambrian_gaze.quickstart.arms import ARMS, check_lines
-from cambrian_gaze.quickstart.evaluate import cell_regions, score_arm, value_steps
+from cambrian_gaze.quickstart.arms import ARMS, CHOOSING_ONCE, check_lines
+from cambrian_gaze.quickstart.evaluate import cell_regions, policy_of, score_arm, value_steps
 from cambrian_gaze.quickstart.task import ADDRESSES, count_question, read_question
 
 GAZE_K2 = next(arm for arm in ARMS if arm.name == "gaze_k2")
@@ -52,18 +53,19 @@ def pages():
 
 
 def test_an_arm_by_hand(pages):
-    entry = score_arm(GAZE_K2, *pages, CONFIG, Words())
+    entry = score_arm(GAZE_K2, *pages, CONFIG, Words(), 2)
     assert entry["accuracy"] == 30 / 32 and entry["n"] == 32
     assert entry["accuracy_global"] == 1.0 and entry["n_global"] == 20
     low, high = entry["ci95"]
     assert low <= entry["accuracy"] <= high == 1.0
-    assert entry["attended_visual_kv"] == entry["cost_model_kv"] == 12 and entry["visual_tokens"] == 64
+    assert entry["attended_visual_kv"] == entry["cost_model_kv"] == 12
+    assert entry["visual_tokens"] == entry["retained_visual_kv"] == 64
     assert entry["tokens_per_s"] == sum(len(answer["tokens"]) for answer in pages[1]) / 2.0
     json.dumps(entry)
 
 
 def test_recall_by_hand(pages):
-    recall = score_arm(GAZE_K2, *pages, CONFIG, Words())["routing_recall"]
+    recall = score_arm(GAZE_K2, *pages, CONFIG, Words(), 2)["routing_recall"]
     assert recall["chance"] == 0.125 and recall["n"] == 32
     assert recall["best"] == {"layer": 1, "head": 0, "recall": 1.0}
     assert recall["table"] == [[0.125, 0.125], [1.0, 0.125]]
@@ -83,17 +85,25 @@ def test_regions_of_cells():
 
 def test_arms_are_those_of_the_table():
     assert [arm.name for arm in ARMS] == [
-        "dense", "gaze_k2", "gaze_k1", "gaze_k4", "gaze_k16", "dense_routed_k2", "gaze_k2_no_context", "gaze_k2_blind",
+        "dense", "gaze_k2", "gaze_k1", "gaze_k4", "gaze_k16", "dense_routed_k2",
+        "static_gaze_k2", "evict_question", "infinipot_v", "hermes", "evict_random",
+        "gaze_k2_no_context", "gaze_k2_blind",
     ]  # fmt: skip
-    assert [arm.name for arm in ARMS if not arm.keeps_regions] == ["dense", "gaze_k16"]
+    assert [arm.name for arm in ARMS if not arm.keeps_regions] == ["dense", "gaze_k16", *CHOOSING_ONCE]
+    for arm in (arm for arm in ARMS if arm.name in CHOOSING_ONCE):
+        shown = Shown((64,), (4,) * 16)
+        assert arm.checkpoint == "dense" and [policy_of(arm).attends(shown, n, 3) for n in range(3)] == [(8, 8)] * 3
 
 
 def test_check_lines():
     recall = {"chance": 0.125, "best": {"recall": 0.99}}
     gaze = {"accuracy": 0.97, "routing_recall": recall, "visual_tokens": 64}
     arms = {"gaze_k2": gaze, "dense": {"accuracy": 0.98}, "gaze_k2_blind": {"accuracy": 0.1}}
+    arms |= {name: {"accuracy": 0.3} for name in CHOOSING_ONCE}
     arms = {name: {**arm, "attended_visual_kv": 12.0, "cost_model_kv": 12} for name, arm in arms.items()}
     assert all(check_lines(arms).values())
     assert not all(check_lines({**arms, "dense": {**arms["dense"], "accuracy": 0.995}}).values())
     assert not all(check_lines({**arms, "gaze_k2_blind": {**arms["dense"], "accuracy": 0.3}}).values())
     assert not all(check_lines({**arms, "dense": {**arms["dense"], "attended_visual_kv": 11.5}}).values())
+    assert not all(check_lines({**arms, "hermes": {**arms["hermes"], "accuracy": 0.9}}).values())
+    assert not all(check_lines({**arms, "hermes": {**arms["hermes"], "cost_model_kv": 8}}).values())

@@ -10,14 +10,15 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from cambrian_gaze.quickstart.arms import ARMS
+from cambrian_gaze.quickstart.arms import ARMS, CHOOSING_ONCE
 from cambrian_gaze.quickstart.digits import PageSpec, build_pages
 from cambrian_gaze.quickstart.run import TRAININGS, finish, main, print_summary
 
 pytest.importorskip("sklearn")
 ATTENDED = {
     "dense": 64, "gaze_k2": 2 * 4 + 4, "gaze_k1": 4 + 4, "gaze_k4": 4 * 4 + 4, "gaze_k16": 64 + 4,
-    "dense_routed_k2": 2 * 4, "gaze_k2_no_context": 2 * 4, "gaze_k2_blind": 2 * 4 + 4,
+    "dense_routed_k2": 2 * 4, "static_gaze_k2": 2 * 4, "evict_question": 8, "infinipot_v": 8, "hermes": 8,
+    "evict_random": 8, "gaze_k2_no_context": 2 * 4, "gaze_k2_blind": 2 * 4 + 4,
 }  # fmt: skip
 
 
@@ -33,7 +34,8 @@ def check_results(results, pages):
         assert arm["n"] == 16 * pages and arm["n_global"] == 10 * pages
         assert arm["tokens_per_s"] > 0
         assert ("behind_dense" in arm) == (name != "dense")
-        if name not in ("dense", "gaze_k16"):
+        assert arm["retained_visual_kv"] == (8 if name in CHOOSING_ONCE and name != "static_gaze_k2" else 64)
+        if name not in ("dense", "gaze_k16", *CHOOSING_ONCE):
             recall = arm["routing_recall"]
             assert recall["chance"] == {"gaze_k1": 1, "gaze_k4": 4}.get(name, 2) / 16
             assert all(0 <= value <= 1 for layer in recall["table"] for value in layer)
@@ -73,6 +75,8 @@ def test_results_and_report(output, capsys):
     finish(output, results)
     written = json.loads((output / "results.json").read_text())
     check_results(written, pages=3)
+    table = (output / "results.md").read_text().splitlines()
+    assert len(table) == 2 + len(ARMS) and all(arm.title in line for arm, line in zip(ARMS, table[2:], strict=True))
     page = (output / "report.html").read_text()
     for arm in ARMS:
         assert arm.title in page

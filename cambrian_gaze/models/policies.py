@@ -1,0 +1,42 @@
+"""`generate` under a `VisiblePolicy`: its cache, and what does not go together with it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from cambrian_gaze.attention.policy import VisiblePolicy
+from cambrian_gaze.attention.policy_routing import check_gaze
+from cambrian_gaze.attention.policy_state import PolicyState
+from cambrian_gaze.gaze.config import BUDGET_FIELDS, GazeConfig
+from cambrian_gaze.models.cache import GazeCache
+
+
+def policy_gaze(policy: VisiblePolicy, gaze: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Run-time options of the gaze under a policy: without a budget of its own every region is seen, whatever the
+    checkpoint's budget, and the policy alone says what of it.
+
+    Raises: ValueError for a GazeConfig, which is a whole configuration.
+    """
+    if isinstance(gaze, GazeConfig):
+        raise ValueError(f"policy {policy.name!r} takes run-time options of the gaze, such as {{'top_k': 2}}")
+    gaze = dict(gaze or {})
+    bare = {"descriptor_keys": "pre_rope"} if policy.wants_bare_keys else {}
+    own = any(gaze.get(name) is not None for name in (*BUDGET_FIELDS, "image", "video"))
+    return gaze | bare | ({} if own else {"keep_ratio": 1.0, "min_keep_ratio": 0.0})
+
+
+def policy_cache(policy: VisiblePolicy, model: Any, gaze: dict[str, Any], kwargs: Mapping[str, Any]) -> GazeCache:
+    """The cache of one call of `generate` with the keyword arguments `kwargs`.
+
+    Raises: ValueError for options that a policy cannot follow.
+    """
+    settings = kwargs.get("generation_config") or model.generation_config
+    if kwargs.get("use_cache", settings.use_cache) is False:
+        raise ValueError(f"policy {policy.name!r} decides about the cache: leave use_cache=False out")
+    if kwargs.get("hidden_regions") is not None:
+        raise ValueError(f"hidden_regions and policy {policy.name!r} both hide what is there: give one of them")
+    config = model.model.resolve_gaze(gaze)
+    check_gaze(policy, config)
+    layers = model.config.text_config.num_hidden_layers
+    return GazeCache(config, PolicyState(policy.on_input(model, kwargs), layers, config))
