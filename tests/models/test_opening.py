@@ -21,6 +21,7 @@ KNOWN = {
     "models/lineage.py",  # digests, of files that it has looked at
     "models/presets.py",  # tokenizers by their published names, and our own
     "models/export/dense.py",  # the tokenizer that it has just written
+    "viz/trace_file.py",  # no model; it checks the file itself
     "data/bench_files.py",  # our own tokenizer
     "training/card.py",  # of the folder that a push has checked; and examples in the text
     "training/card_dense.py",
