@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from cambrian_gaze.training.agent import EXIT_REQUEUE
+from cambrian_gaze.training.agent import EXIT_REQUEUE, EXIT_STOPPED
 from cambrian_gaze.training.log import read_log
 from tests.training._runs import ROOT, write_data
 
@@ -206,7 +206,7 @@ def test_the_number_is_the_same_everywhere() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("status", "expected"), [(EXIT_REQUEUE, EXIT_REQUEUE), (3, 1)])
+@pytest.mark.parametrize(("status", "expected"), [(EXIT_REQUEUE, EXIT_REQUEUE), (EXIT_STOPPED, EXIT_STOPPED), (4, 1)])
 def test_the_agent_passes_the_signal_on_and_the_status_back(status: int, expected: int, tmp_path: Path) -> None:
     rank = tmp_path / "rank.py"
     rank.write_text(
