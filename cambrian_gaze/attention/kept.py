@@ -16,18 +16,20 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from cambrian_gaze.attention.trial import Outcome
 from cambrian_gaze.files import CACHE_VARIABLE, cache_folder, written_whole
 
 logger = logging.getLogger(__name__)
 
-PACKAGES = ("torch", "triton", "flash-attn", "cambrian-gaze")
+PACKAGES = ("triton", "flash-attn", "cambrian-gaze")
 
 
 @cache
 def versions() -> dict[str, str | None]:
     """What else decides which backend is right and fast; `code` is a digest of this folder and the method's."""
-    found: dict[str, str | None] = {}
+    found: dict[str, str | None] = {"torch": torch.__version__}  # with its build, which the metadata may leave out
     for package in PACKAGES:
         try:
             found[package] = importlib.metadata.version(package)
