@@ -110,15 +110,18 @@ class CheckpointedTrainer(GuardedTrainer):
         self.wait_for_all()
         sha256 = self._digests(folder)
         if self.args.should_save:
-            facts = {
-                "world_size": max(1, self.args.world_size),
-                "zero_stage": zero_stage(self.args),
-                "resumable": not self.args.save_only_model,
-            }
-            mark_complete(folder, self.state.global_step, sha256, **facts)
+            mark_complete(folder, self.state.global_step, sha256, **self.facts_of_checkpoint())
             protected = [path for path in (folder, self.state.best_model_checkpoint) if path]
             prune(folder.parent, limit, protected, self.args.save_milestone_steps)
         self.wait_for_all()
+
+    def facts_of_checkpoint(self) -> dict[str, Any]:
+        """What stands in the marker of a checkpoint that is written now, beside step and files."""
+        return {
+            "world_size": max(1, self.args.world_size),
+            "zero_stage": zero_stage(self.args),
+            "resumable": not self.args.save_only_model,
+        }
 
     def _digests(self, folder: Path) -> dict[str, str]:
         """SHA-256 of all files, each of which one rank has read."""
