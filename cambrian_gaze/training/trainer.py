@@ -18,14 +18,13 @@ from torch.utils.data import DataLoader, Dataset
 from transformers.trainer_callback import ProgressCallback
 from transformers.trainer_utils import EvalLoopOutput
 
-from cambrian_gaze.attention.run_choice import RunChoice, in_run
+from cambrian_gaze.attention.run_choice import in_run
 from cambrian_gaze.data.quarantine import NOTHING_MISSING, ExpectedMissing, TooManyQuarantined
 from cambrian_gaze.gaze.config import GazeConfig
 from cambrian_gaze.models.lineage import write_lineage
 from cambrian_gaze.training.adapters import is_adapted, without_peft_card
 from cambrian_gaze.training.bad_steps import taint
 from cambrian_gaze.training.callbacks import LogAtCheckpoints, LogFile, MeterStart, ProgressLine
-from cambrian_gaze.training.checkpoint import read_marker
 from cambrian_gaze.training.checkpointed import CheckpointedTrainer
 from cambrian_gaze.training.eval_loss import eval_loader, measure_loss
 from cambrian_gaze.training.flops import FlopsModel, peak_flops
@@ -36,7 +35,7 @@ from cambrian_gaze.training.meter import Meter
 from cambrian_gaze.training.optimizer import frozen_parts, parameter_groups
 from cambrian_gaze.training.probe import MassProbe
 from cambrian_gaze.training.projector import EXPORT_NAME, export_projector
-from cambrian_gaze.training.resume import first_rank_decides, lowest_able_rank_decides
+from cambrian_gaze.training.resume import lowest_able_rank_decides
 from cambrian_gaze.training.sequence import check_same_batches, sequence_group
 from cambrian_gaze.training.task_scores import Benchmarks, TaskScores
 
@@ -77,7 +76,6 @@ class CambrianTrainer(CheckpointedTrainer):
         self.max_quarantined_share = max_quarantined_share
         self.expected_missing = expected_missing
         self.origin = origin
-        self.attention_choice = RunChoice()
         self.group_modules: list[list[str]] = []
         self._frozen = frozen_parts(self.model)
         self._step_rates: list[float] = []
@@ -288,17 +286,6 @@ class CambrianTrainer(CheckpointedTrainer):
             self.meter.exclude(time.perf_counter() - began)
 
     # Checkpoints
-
-    def train(self, resume_from_checkpoint: str | None = None, **kwargs: Any) -> Any:
-        """As `CheckpointedTrainer`'s; a run that goes on takes the attention backend that it had."""
-        if resume_from_checkpoint:
-            choice, marker = self.attention_choice, read_marker(resume_from_checkpoint)
-            choice.names |= first_rank_decides(lambda: choice.usable(marker.get("attention"), self.args.device))
-        with in_run(self.attention_choice):
-            return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
-
-    def facts_of_checkpoint(self) -> dict[str, Any]:
-        return {**super().facts_of_checkpoint(), "attention": self.attention_choice.state(self.args.device)}
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Model (or adapter, with its configuration) and processor in Hugging Face's format with their lineage; stage 1
