@@ -36,8 +36,8 @@ FLOOR = 0.9
 """Share of the regions at which backends must agree, and fit, too where Progressive TopK begins with most of them."""
 
 WORTH_TRYING = 8192
-"""Tokens of a call without gradients, over all rows, from which on backends are tried: a trial takes seconds, in the
-middle of a request, and over fewer tokens attention is a small part of what the request takes."""
+"""Tokens of a call without gradients, over all rows, from which on backends are tried: a trial takes seconds,
+in the middle of a request, which over few tokens no backend gains back. Set, not measured."""
 
 COLUMNS = {
     "arm": "backend",
