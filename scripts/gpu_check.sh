@@ -25,7 +25,7 @@ trap 'rm -rf "$CAMBRIAN_GAZE_CACHE"' EXIT
 case "$DEVICE" in
   cuda)
     "$PYTHON" -c 'import torch; assert torch.cuda.is_available(), "no CUDA device"; print(torch.cuda.get_device_name())'
-    choose=(--text 256 --visual 4608 36864)
+    choose=(--text 256 --visual 4608 36864 --time_limit 45)
     train=(--preset 4b --repeats 5 --time_limit 100)
     decode=(--tokens 4608 36864 147456 --dtype bf16 --seconds 3)
     batches=(--tokens 36864 --batch 8 32 --dtype bf16 --seconds 2)

@@ -19,6 +19,11 @@ def test_its_limits_are_less_than_ten_minutes() -> None:
     assert len(STEPS) == 6 and int(of_tests) + sum(STEPS.values()) < 590
 
 
+def test_what_auto_takes_ends_before_its_step_does() -> None:
+    (seconds,) = re.findall(r"choose=\(--text 256 .*--time_limit (\d+)\)", SCRIPT.read_text())
+    assert int(seconds) <= STEPS["choose"] / 2
+
+
 def check(out: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PYTHON": sys.executable, "OUT": str(out), **environment}
     return subprocess.run(["bash", str(SCRIPT)], env=environment, capture_output=True, text=True, timeout=900)

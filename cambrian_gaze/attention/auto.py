@@ -1,25 +1,25 @@
 """`backend: auto`. On a CPU it is `masked`. On a GPU the backends that accept a configuration are tried once, on shapes
 of the run's own (`trial.py`): what disagrees with `masked` or does not fit is dropped, of the others the fastest is
-taken, the table is logged, and the outcome is kept (`kept.py`) for the next run.
+taken, the table is logged, and an outcome that will last is kept (`kept.py`) for the next process.
 
-A training run has one choice, made at its first step; its evaluation takes the same. Under several ranks
-the first one decides and tells the others. Without gradients there is a choice per class of lengths.
+A training run has one choice (`run_choice.py`), made at its first step that routes; evaluation in it takes the same.
+Under several ranks the lowest one that has pictures decides and tells the others. Elsewhere there is a choice per class
+of lengths, without gradients from a size on at which there is something to gain.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 import json
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
 
-from cambrian_gaze.attention import kept, measure
+from cambrian_gaze.attention import kept, measure, run_choice
 from cambrian_gaze.attention.context import GazeContext
 from cambrian_gaze.attention.trial import REFERENCE, Heads, Outcome, fastest, try_all
 from cambrian_gaze.gaze.config import GazeConfig
@@ -35,6 +35,10 @@ TRIED_ON = {"cuda"}
 FLOOR = 0.9
 """Share of the regions at which backends must agree, and fit, too where Progressive TopK begins with most of them."""
 
+WORTH_TRYING = 8192
+"""Tokens of a call without gradients, over all rows, from which on backends are tried: a trial takes seconds,
+in the middle of a request, which over few tokens no backend gains back. Set, not measured."""
+
 COLUMNS = {
     "arm": "backend",
     "median_us": "µs per layer",
@@ -43,25 +47,8 @@ COLUMNS = {
     "note": "note",
 }
 
-Ask = Callable[[Callable[[], str | None]], str | None]
-"""What the function returns on the first rank, on all ranks."""
-
 _choices: dict[str, str] = {}
-"""This process's, by class of calls."""
-
-_ask: Ask | None = None
-
-
-@contextlib.contextmanager
-def asking(ask: Ask | None) -> Iterator[None]:
-    """Within, all ranks make the same forward calls of a training step, and can wait for the first one's choice.
-    Elsewhere a process among several takes `masked` until that has been made."""
-    global _ask
-    before, _ask = _ask, ask
-    try:
-        yield
-    finally:
-        _ask = before
+"""This process's outside of a run, by class of calls."""
 
 
 def forget() -> None:
@@ -84,41 +71,44 @@ def choose(
     # There is something to gain where queries route, and keys that a cache has reordered are by rows.
     if _at_its_budget(ctx.config).is_dense or ctx.is_step or ctx.reads_cache:
         return REFERENCE
-    name = _of_routing_call(ctx, device, dtype, heads, backends)
-    return REFERENCE if ctx.config.is_dense else name
+    if ctx.config.is_dense:  # stage 1, and Progressive TopK before it leaves anything out
+        return REFERENCE
+    return _of_routing_call(ctx, device, dtype, heads, backends)
 
 
 def _of_routing_call(
     ctx: GazeContext, device: torch.device, dtype: torch.dtype, heads: Heads, backends: Mapping[str, Backend]
 ) -> str:
-    training = torch.is_grad_enabled()
-    shared = 1 if ctx.shards is None else ctx.shards.group.size
-    heads = Heads(heads.query // shared, heads.kv // shared, heads.dim)
-    of_run = json.dumps(call_class(ctx, device, dtype, heads, gradients=True, lengths=False))
-    if of_run in _choices:
-        return _choices[of_run]
+    run, ask = run_choice.current()
+    options = json.dumps([str(dtype).removeprefix("torch."), list(heads), _selection(ctx.config)])
+    if run is not None and run.names.get(options) in backends:
+        return run.names[options]
     alone = not dist.is_initialized() or dist.get_world_size() == 1
-    if not training and not alone:
-        return REFERENCE
-
-    def decide() -> str | None:
-        if not ctx.layout.num_regions or ctx.key_layout is not ctx.layout:
-            return None
-        if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
-            return None
-        return _decide(ctx, device, dtype, heads, backends, training)
-
-    if training:
-        if not alone and _ask is None:
-            return REFERENCE
-        name = decide() if alone else _ask(decide)
+    training = torch.is_grad_enabled()
+    decide = functools.partial(_decide, ctx, device, dtype, heads, backends, training)
+    if run is not None and training:
+        name = None
+        if alone:
+            name = decide() if _can_decide(ctx, device) else None
+        elif ask is not None and run.is_due():
+            name = ask(decide, _can_decide(ctx, device), device)
         if name is not None:
-            _choices[of_run] = name
+            run.settle(options, name)
         return name or REFERENCE
-    of_call = json.dumps(call_class(ctx, device, dtype, heads, gradients=False))
-    if of_call not in _choices and (name := decide()) is not None:
-        _choices[of_call] = name
+    batch, length = ctx.layout.shape
+    if not alone or (not training and batch * length < WORTH_TRYING):
+        return REFERENCE
+    of_call = json.dumps(call_class(ctx, device, dtype, heads, gradients=training))
+    if of_call not in _choices and _can_decide(ctx, device):
+        _choices[of_call] = decide()
     return _choices.get(of_call, REFERENCE)
+
+
+def _can_decide(ctx: GazeContext, device: torch.device) -> bool:
+    """Whether backends can be tried on this call's layout, here and now."""
+    if not ctx.layout.num_regions or ctx.key_layout is not ctx.layout:
+        return False
+    return device.type != "cuda" or not torch.cuda.is_current_stream_capturing()
 
 
 def _decide(
@@ -138,11 +128,14 @@ def _decide(
         try:
             at_budget = dataclasses.replace(ctx, config=_at_its_budget(ctx.config))
             floor = FLOOR if key["progressive"] else None
-            outcomes = try_all(at_budget, heads, device, dtype, candidates, gradients=gradients, floor=floor)
+            mine = _of_one_rank(ctx, heads)
+            outcomes = try_all(at_budget, mine, device, dtype, candidates, gradients=gradients, floor=floor)
         except torch.OutOfMemoryError:
-            outcomes = [Outcome(REFERENCE, reason="out of memory")]
+            outcomes = [Outcome(REFERENCE, reason="out of memory", transient=True)]
         best = fastest(outcomes)
-        path = kept.write(key, outcomes) if best is not None else None
+        # What ran out of memory or time, or failed, may not do so in the next process.
+        lasts = best is not None and not any(outcome.transient for outcome in outcomes)
+        path = kept.write(key, outcomes) if lasts else None
         origin = f"tried now{'' if path is None else f', kept in {path}'}"
     name = REFERENCE if best is None else best.name
     batch, length = ctx.layout.shape
@@ -160,6 +153,12 @@ def _decide(
     return name
 
 
+def _of_one_rank(ctx: GazeContext, heads: Heads) -> Heads:
+    """Those that one rank of a sequence-parallel group computes."""
+    shared = 1 if ctx.shards is None else ctx.shards.group.size
+    return Heads(heads.query // shared, heads.kv // shared, heads.dim)
+
+
 def rows_of(outcomes: list[Outcome], best: Outcome | None) -> list[dict[str, Any]]:
     """What stands in the columns of `COLUMNS`."""
     return [
@@ -175,26 +174,21 @@ def rows_of(outcomes: list[Outcome], best: Outcome | None) -> list[dict[str, Any
 
 
 def call_class(
-    ctx: GazeContext,
-    device: torch.device,
-    dtype: torch.dtype,
-    heads: Heads,
-    *,
-    gradients: bool,
-    lengths: bool = True,
+    ctx: GazeContext, device: torch.device, dtype: torch.dtype, heads: Heads, *, gradients: bool
 ) -> dict[str, Any]:
-    """What calls have in common for which one choice holds, in plain JSON types. Lengths are rounded up to powers of
-    two; they are the host's, so that no device is waited for."""
+    """What calls have in common for which one outcome holds, in plain JSON types. Lengths are rounded up to powers of
+    two; they are the host's, so that no device is waited for. Rows count with gradients, whose memory grows with them.
+    """
     batch, length = ctx.layout.shape
-    sizes = {"rows": batch, "tokens": length, "regions": ctx.layout.num_regions} if lengths else {}
+    sizes = {"tokens": length, "regions": ctx.layout.num_regions} | ({"rows": batch} if gradients else {})
     return {
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else measure.cpu_name(),
+        "device": kept.device_name(device),
         "dtype": str(dtype).removeprefix("torch."),
-        "heads": list(heads),
+        "heads": list(_of_one_rank(ctx, heads)),
         "selection": _selection(ctx.config),
         "lengths": {name: 1 << max(0, size - 1).bit_length() for name, size in sizes.items()},
         "gradients": gradients,
-        "progressive": lengths and ctx.config.min_keep_ratio > 0,
+        "progressive": ctx.config.min_keep_ratio > 0,
         "versions": kept.versions(),
     }
 

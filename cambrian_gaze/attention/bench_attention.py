@@ -115,13 +115,14 @@ def _chosen(args: argparse.Namespace) -> list[measure.Row]:
     from cambrian_gaze.attention.bench_cases import DTYPES
     from cambrian_gaze.attention.context import GazeContext
     from cambrian_gaze.attention.registry import BACKENDS
-    from cambrian_gaze.attention.trial import REFERENCE, Heads, fastest, try_all
+    from cambrian_gaze.attention.trial import REFERENCE, SECONDS, Heads, fastest, try_all
 
-    up = measure.time_is_up(args)
+    left = measure.time_left(args)
     rows: list[measure.Row] = []
-    for name in ("cpu", "cuda") if args.device == "all" else (args.device,):
-        if name == "cuda" and not torch.cuda.is_available():
-            continue
+    devices = [name for name in ("cpu", "cuda") if args.device in ("all", name)]
+    devices = [name for name in devices if name == "cpu" or torch.cuda.is_available()]
+    trials = 2 * sum(len(list(_cases(args, name))) for name in devices)
+    for name in devices:
         candidates = {
             arm: backend
             for arm, backend in BACKENDS.items()
@@ -131,10 +132,14 @@ def _chosen(args: argparse.Namespace) -> list[measure.Row]:
             ctx = GazeContext(config=case.config, layout=case.layout, key_layout=case.layout)
             heads, dtype = Heads(case.heads, case.kv_heads, case.head_dim), DTYPES[case.dtype]
             for mode in (FORWARD, BACKWARD):
-                if up():
+                # Each of those left has as long as the others, so that one that compiles for long leaves them some.
+                seconds, trials = min(SECONDS, left() / trials), trials - 1
+                if seconds < 0:
                     rows.append(_row(case, mode, "auto", None, note=measure.NO_TIME_LEFT, section=SECTION_OF_CHOICE))
                     continue
-                outcomes = try_all(ctx, heads, torch.device(name), dtype, candidates, gradients=mode == BACKWARD)
+                outcomes = try_all(
+                    ctx, heads, torch.device(name), dtype, candidates, gradients=mode == BACKWARD, seconds=seconds
+                )
                 best = fastest([o for o in outcomes if not candidates[o.name].only_for_tests])
                 rows += [
                     _row(case, mode, form=None, **found, section=SECTION_OF_CHOICE) for found in rows_of(outcomes, best)

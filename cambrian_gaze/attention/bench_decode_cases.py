@@ -92,6 +92,8 @@ class Case:
         times = _take_turns(calls, q.device, seconds)
 
         shared = dict(visual_tokens=self.tokens, dtype=self.dtype, batch=self.batch, device=self.device)
+        shared |= dict(heads=self.heads, kv_heads=self.kv_heads, head_dim=self.head_dim)
+        shared |= dict(text_tokens=self.text, context_tokens=self.context)
         (keys, values), grouped = dense[0], q.view(*kv, -1, dim)
         exact = scaled_dot_product_attention(*(x.double() for x in (grouped, keys, values))).view(q.shape)
         for key, (call, *_) in calls.items():

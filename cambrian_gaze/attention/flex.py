@@ -1,5 +1,6 @@
 """`flex`: FlexAttention. Blocks that no query sees are skipped, blocks that every query sees need no mask, and in the
-others the mask is computed from the layout and the selection as the kernel goes. The default for training on a GPU.
+others the mask is computed from the layout and the selection as the kernel goes. On a GPU one of those that `auto`
+tries.
 
 The block structure is derived from the layouts once per forward call and is the same in every layer; a layer's
 selection is a tensor that the mask function reads, so that nothing is rebuilt or compiled again per layer or step.

@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 
+from cambrian_gaze.attention import measure
 from cambrian_gaze.attention.trial import Outcome
 from cambrian_gaze.files import CACHE_VARIABLE, cache_folder, written_whole
 
@@ -40,6 +41,11 @@ def versions() -> dict[str, str | None]:
     for path in sorted([*here.glob("*.py"), *here.with_name("gaze").glob("*.py")]):
         digest.update(path.read_bytes())
     return {**found, "code": digest.hexdigest()}
+
+
+def device_name(device: torch.device) -> str:
+    """The kind of GPU or CPU."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else measure.cpu_name()
 
 
 def place(key: dict[str, Any]) -> Path:

@@ -1,4 +1,5 @@
-"""`masked`: `scaled_dot_product_attention` by rows. Exact, on any device and dtype, and the default everywhere.
+"""`masked`: `scaled_dot_product_attention` by rows. Exact, on any device and dtype; the default on a CPU, and on
+a GPU what `auto` holds the others against.
 
 Rows that see all that stands before them in their sample, as visual queries do, need no mask: they are plain causal
 attention, by torch's fastest kernel. Only the others attend under a mask, a bounded number of them at a time, and take

@@ -84,8 +84,14 @@ def add_time_limit(parser: argparse.ArgumentParser) -> None:
 
 def time_is_up(args: argparse.Namespace) -> Callable[[], bool]:
     """Whether `--time_limit` seconds have passed since this call."""
+    left = time_left(args)
+    return lambda: left() < 0
+
+
+def time_left(args: argparse.Namespace) -> Callable[[], float]:
+    """Seconds that are left of `--time_limit`, which begins with this call; infinite without one."""
     end = math.inf if args.time_limit is None else time.perf_counter() + args.time_limit
-    return lambda: time.perf_counter() > end
+    return lambda: end - time.perf_counter()
 
 
 @contextlib.contextmanager

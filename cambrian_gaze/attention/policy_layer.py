@@ -157,11 +157,16 @@ class PolicyLayer:
     def _question(self, row: int, columns: Tensor, asking: Tensor) -> Question:
         alone = slice(int(asking[0]), int(asking[-1]) + 1)
         queries = self.q[row][:, alone]
-        keys = self.keys[row].repeat_interleave(len(queries) // self.keys.shape[1], dim=0)
-        logits = (queries @ keys.transpose(-1, -2) * self.scaling).float()
-        weights = logits.masked_fill(~self.allowed(alone, row)[0], -torch.inf).softmax(-1)
+        # In fp32: in 16 bits near-ties are decided by rounding, and products overflow in fp16 before they are scaled.
+        keys = self.keys[row].float().repeat_interleave(len(queries) // self.keys.shape[1], dim=0).transpose(-1, -2)
+        step, weights = max(1, BLOCK_PAIRS // (len(queries) * keys.shape[-1])), []
+        for start in range(alone.start, alone.stop, step):
+            block = slice(start, min(start + step, alone.stop))
+            logits = self.q[row][:, block].float() @ keys * self.scaling
+            hidden = ~self.allowed(block, row)[0]
+            weights.append(logits.masked_fill_(hidden, -torch.inf).softmax(-1)[:, :, columns])
         bare = None
         if self.bare is not None:
             cos, sin = (x.expand(len(self.q), -1, -1)[row : row + 1, alone] for x in self.ctx.rotary)
             bare = unrotate(queries[None], cos, sin)[0]
-        return Question(queries, bare, weights[:, :, columns])
+        return Question(queries, bare, torch.cat(weights, dim=1))

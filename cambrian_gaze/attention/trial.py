@@ -39,7 +39,7 @@ SECONDS = 60.0
 LAYERS = 32
 """Of a decoder: among so many is shared what is derived from the layout once per forward call."""
 
-NO_TIME_LEFT = f"no time left of {SECONDS:.0f} s"
+NO_TIME_LEFT = "no time left of {:.0f} s"
 
 Timer = Callable[[Callable[[], object], torch.device], float]
 """(call, device) → µs of one call."""
@@ -70,6 +70,8 @@ class Outcome:
     """The same of what is derived once per forward call."""
     reason: str | None = None
     """Why it was dropped."""
+    transient: bool = False
+    """Whether it may be otherwise next time: memory or time did not suffice, or it failed."""
 
     @property
     def cost_us(self) -> float | None:
@@ -116,8 +118,8 @@ def try_all(
         if outcomes[0].reason is None:
             for name, backend in candidates.items():
                 if name != REFERENCE:
-                    late = now() > end
-                    outcomes.append(Outcome(name, reason=NO_TIME_LEFT) if late else trial.outcome(backend, timer))
+                    late = Outcome(name, reason=NO_TIME_LEFT.format(seconds), transient=True)
+                    outcomes.append(late if now() > end else trial.outcome(backend, timer))
     del trial
     if device.type == "cuda":
         torch.cuda.empty_cache()
@@ -185,7 +187,7 @@ class _Trial:
         except Exception as failure:  # whatever it is, another backend runs
             reason = " ".join(f"{type(failure).__name__}: {failure}".split())[:200]
         self._check_device(name, reason)
-        return Outcome(name, error, reason=reason)
+        return Outcome(name, error, reason=reason, transient=True)
 
     def _error(self, backend: Backend, told: _Told, expected: tuple[Tensor, ...]) -> float:
         results = self._run(backend, self._prepared(backend, told))

@@ -36,7 +36,8 @@ class Hermes(BudgetPolicy):
 
     Blind to the question: the generic prompts are run behind the last image or frame, in passes of their own.
     Departures: it evicts once, when all images and frames of the prompt are there, instead of each time a stream
-    overflows; long layers keep one token more instead of a summary of those they evict; positions keep their ids.
+    overflows; long layers keep one token more instead of a summary of those they evict; positions keep their ids; the
+    two prompts of the middle layers are joined by a blank, in the authors' code by "; ".
     """
 
     name: ClassVar[str] = "hermes"

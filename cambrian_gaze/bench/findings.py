@@ -14,7 +14,7 @@ REFERENCES = ("dense", "varlen_reference")
 
 def find(bench: str, runs: Sequence[Run]) -> list[str]:
     """A bench's findings on one device, as Markdown; none where the rows are missing that they need."""
-    sections = {run.section: run.told for run in runs}
+    sections = {run.section: run.sized for run in runs}
     return list(_FOUND[bench](sections))
 
 
@@ -50,19 +50,22 @@ def _decode(sections: Mapping[str, list[Row]]) -> Iterator[str]:
         yield f"{'; '.join(said)}."
     shares = of.select(sections.get("bench decode shares", ()), dtype="bf16")
     shares = of.select(shares, visual_tokens=max((row["visual_tokens"] for row in shares), default=0))
-    gaze = of.line(of.select(shares, granularity="kv_group"), "regions")
+    mine = of.select(shares, granularity="kv_group", arm="decode")
+    gaze = of.line(mine, "regions")
     dense = of.line(of.select(shares, arm="dense"), "visual_tokens")
     if len(gaze) > 1 and dense:
         (least, fast), (most, slow) = list(gaze.items())[0], list(gaze.items())[-1]
+        whole = all(row["kept"] == 1.0 for row in of.select(mine, regions=most))
         yield (
-            f"time follows K: {of.duration(fast)} with K = {least:,} and {of.duration(slow)} with all {most:,}, dense "
+            f"time follows K: {of.duration(fast)} with K = {least:,} and {of.duration(slow)} with "
+            f"{'all' if whole else 'K ='} {most:,}, dense "
             f"{of.duration(min(dense.values()))} ({_tokens(shares)}, bf16, `kv_group`)."
         )
     yield from _fixed_k(of.select(sections.get("bench decode regions", ())))
 
 
 def _fixed_k(rows: Sequence[Row]) -> Iterator[str]:
-    gaze = [row for row in rows if row["arm"] != "dense"]
+    gaze = of.select(rows, arm="decode")
     dense = list(of.line((row for row in rows if row["arm"] == "dense"), "visual_tokens").values())
     said = []
     for k in sorted({row["regions"] for row in gaze}):

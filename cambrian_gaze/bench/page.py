@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from cambrian_gaze.attention import measure
+from cambrian_gaze.attention.bench_decode import SIZES
 from cambrian_gaze.bench import registry, results
 from cambrian_gaze.bench.findings import find
 from cambrian_gaze.bench.pictures import Picture, draw
@@ -152,10 +153,19 @@ def _tables(
         for run in sorted(runs, key=lambda run: _order(text, run)):
             heading, told = text.sections.get(run.section, (run.section.capitalize(), ""))
             parts += [f"### {heading}", told, f"```bash\n{run.command} --page {PAGE}\n```"]
-            parts.append(" ".join(filter(None, [f"{measure.machine_line(run.machine)}; {run.date}.", run.note])))
+            said = f"{measure.machine_line(run.machine)}; {run.date}.", _sizes(run), run.note
+            parts.append(" ".join(filter(None, said)))
             filled = {key: name for key, name in columns.items() if any(row.get(key) is not None for row in run.told)}
             parts.append(measure.markdown_table(run.told, filled))
     return "\n\n".join(filter(None, parts)) + "\n"
+
+
+def _sizes(run: Run) -> str | None:
+    """Of the layer whose steps were taken, where all rows name the same."""
+    found = {tuple(row.get(name) for name in SIZES) for row in run.sized}
+    if len(found) != 1 or None in (sizes := found.pop()):
+        return None
+    return "{} query heads on {} KV heads of {}, {} text tokens; for gaze {} context tokens per 576.".format(*sizes)
 
 
 def _order(text: Text, run: Run) -> int:

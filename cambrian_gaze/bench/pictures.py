@@ -14,6 +14,12 @@ from cambrian_gaze.viz.dot_chart import Dots, Mark, bar_chart, dot_chart
 from cambrian_gaze.viz.picture import DENSE, FIRST, SECOND, THIRD, picture
 
 GRANULARITIES = {"kv_group": FIRST, "q_head": SECOND}
+GAZE = {
+    **{name: ({"arm": "decode", "granularity": name}, stroke) for name, stroke in GRANULARITIES.items()},
+    **{f"{name}, triton": ({"arm": "triton", "granularity": name}, THIRD) for name in GRANULARITIES},
+}
+"""Lines of decoding with gaze: which rows, and their colour. `triton` is taken by name alone."""
+
 FRONT = (
     *("decode-time-bf16", "decode-over-k-bf16", "prefill-time", "prefill-memory", "decode-ratios", "attention-ratios"),
     *("data-padding", "data-index"),
@@ -40,7 +46,7 @@ class Picture:
 
 def draw(bench: str, runs: Sequence[Run]) -> list[Picture]:
     """All pictures of a bench's runs on one device, as far as there are rows for them."""
-    sections = {run.section: run.told for run in runs}
+    sections = {run.section: run.sized for run in runs}
     return list(_DRAWN[bench](sections))
 
 
@@ -148,11 +154,10 @@ def _decode(sections: Mapping[str, Sequence[Row]]) -> Iterator[Picture]:
     for dtype in ("bf16", "fp32"):
         rows = of.select(sections.get("bench decode", ()), dtype=dtype)
         dense = of.line(of.select(rows, arm="dense"), "visual_tokens")
-        arms = {name: of.line(of.select(rows, granularity=name), "visual_tokens") for name in GRANULARITIES}
-        lines = [_series("dense", dense, DENSE), *(_series(name, arms[name], GRANULARITIES[name]) for name in arms)]
+        lines = [_series("dense", dense, DENSE), *_gaze(rows, "visual_tokens")]
         yield from _lines(
             f"decode-time-{dtype}", "Time of a decoding step over the visual tokens",
-            f"one layer of the 4B decoder, {dtype}, {_kept(rows)}", lines + _guide(dense, 1),
+            f"{of.layer(rows)}, {dtype}, {_kept(rows)}", lines + _guide(dense, 1),
             x_label="visual tokens N", y_label="time", form=of.duration,
         )
         yield from _over_k(of.select(sections.get("bench decode shares", ()), dtype=dtype), dtype)
@@ -166,29 +171,37 @@ def _over_k(rows: Sequence[Row], dtype: str) -> Iterator[Picture]:
     if not rows:
         return
     tokens, dense = rows[0]["visual_tokens"], of.line(of.select(rows, arm="dense"), "regions")
-    arms = {name: of.line(of.select(rows, granularity=name), "regions") for name in GRANULARITIES}
-    ks = sorted({k for points in arms.values() for k in points})
+    lines = _gaze(rows, "regions")
+    ks, whole = sorted({k for one in lines for k in one.x}), any(r["kept"] == 1.0 for r in _with_gaze(rows))
     flat = dict.fromkeys(ks, min(dense.values())) if dense else {}
     yield from _lines(
         f"decode-over-k-{dtype}", "Time of a decoding step over K",
-        f"one layer of the 4B decoder, {dtype}, {tokens:,} visual tokens",
-        [_series("dense", flat, DENSE), *(_series(name, arms[name], stroke) for name, stroke in GRANULARITIES.items())],
-        x_label=f"regions kept K, of {max(ks, default=0):,}", y_label="time", form=of.duration, log=False,
-        x_form=lambda k: f"{k:,.0f}",
+        f"{of.layer(rows)}, {dtype}, {tokens:,} visual tokens", [_series("dense", flat, DENSE), *lines],
+        x_label=f"regions kept K, of {max(ks):,}" if whole else "regions kept K", y_label="time", form=of.duration,
+        log=False, x_form=lambda k: f"{k:,.0f}",
     )
 
 
+def _gaze(rows: Sequence[Row], key: str) -> list[Series]:
+    """A line per granularity and way to decode."""
+    return [_series(name, of.line(of.select(rows, **wanted), key), stroke) for name, (wanted, stroke) in GAZE.items()]
+
+
+def _with_gaze(rows: Iterable[Row]) -> list[Row]:
+    return [row for row in rows if row["arm"] != "dense"]
+
+
 def _fixed_k(rows: Sequence[Row]) -> Iterator[Picture]:
-    if not rows:
-        return
-    gaze = [r for r in rows if r["arm"] != "dense"]
+    gaze = of.select(rows, arm="decode")
     ks = sorted({r["regions"] for r in gaze})
+    if not gaze:
+        return
     strokes = zip(ks, itertools.cycle((FIRST, SECOND, THIRD)), strict=False)
     dense = of.line(of.select(rows, arm="dense"), "visual_tokens")
     lines = [_series(f"K = {k}", of.line(of.select(gaze, regions=k), "visual_tokens"), stroke) for k, stroke in strokes]
     yield from _lines(
         "decode-fixed-k", "Time of a decoding step with K as a number",
-        "one layer of the 4B decoder, {dtype}, {granularity}".format(**gaze[0]),
+        "{layer}, {dtype}, {granularity}".format(layer=of.layer(rows), **gaze[0]),
         [_series("dense", dense, DENSE), *lines, *_guide(dense, 1)], x_label="visual tokens N", y_label="time",
         form=of.duration,
     )
@@ -196,8 +209,8 @@ def _fixed_k(rows: Sequence[Row]) -> Iterator[Picture]:
 
 def _decode_ratios(sections: Mapping[str, Sequence[Row]]) -> Iterator[Picture]:
     marks = {
-        f"{granularity} {dtype}": Mark(stroke, hollow=dtype == "fp32", square=granularity == "q_head")
-        for granularity, stroke in GRANULARITIES.items() for dtype in ("bf16", "fp32")
+        f"{name} {dtype}": Mark(stroke, hollow=dtype == "fp32", square=wanted["granularity"] == "q_head")
+        for name, (wanted, stroke) in GAZE.items() for dtype in ("bf16", "fp32")
     }
     cases: dict[str, dict[str, float]] = {}
     shown = []
@@ -206,15 +219,16 @@ def _decode_ratios(sections: Mapping[str, Sequence[Row]]) -> Iterator[Picture]:
             if row["arm"] == "dense" or (section == "bench decode batches" and row["batch"] == 1):
                 continue
             case = cases.setdefault(f"{row['visual_tokens']:,} tokens{words.format(**row)}", {})
-            name = f"{row['granularity']} {row['dtype']}"
+            name = f"{row['granularity']}{', triton' if row['arm'] == 'triton' else ''} {row['dtype']}"
             case[name] = max(row["ratio_to_dense"] or 0, case.get(name, 0))
             shown.append(row)
-    note = f"one layer of the 4B decoder, {_kept(shown)}"
+    marks = {name: mark for name, mark in marks.items() if any(name in case for case in cases.values())}
+    note = f"{of.layer(shown)}, {_kept(shown)}"
     yield from _dots("decode-ratios", "Decoding steps, speed beside dense", note, cases, marks)
 
 
 def _kept(rows: Iterable[Row]) -> str:
-    gaze = [row for row in rows if row["arm"] != "dense"]
+    gaze = _with_gaze(rows)
     return f"{of.share(gaze)} of the regions kept" if gaze else "dense alone"
 
 

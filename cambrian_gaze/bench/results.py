@@ -11,9 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from cambrian_gaze.attention import measure
+from cambrian_gaze.attention.bench_attention import SECTION_OF_CHOICE
+from cambrian_gaze.attention.bench_decode import SIZES
 from cambrian_gaze.viz.files import write_text
 
 OUT_OF_MEMORY = "out of memory"
+_SIZE_FLAGS = ("--heads", "--kv-heads", "--head-dim", "--text", "--context")
 
 
 @dataclass(frozen=True)
@@ -36,8 +39,24 @@ class Run:
 
     @property
     def told(self) -> list[measure.Row]:
-        """The rows that tell something: measured ones, and those that memory did not suffice for."""
-        return [row for row in self.rows if _measured(row) or row.get("note") == OUT_OF_MEMORY]
+        """The rows that tell something: measured ones, and those that memory did not suffice for; of what `auto` would
+        take also those that say why a backend was dropped."""
+        return [row for row in self.rows if _measured(row) or self._tells(row.get("note"))]
+
+    def _tells(self, note: str | None) -> bool:
+        if self.section == SECTION_OF_CHOICE:
+            return note not in (None, measure.NO_TIME_LEFT)
+        return note == OUT_OF_MEMORY
+
+    @property
+    def sized(self) -> list[measure.Row]:
+        """`told`, with the layer's sizes in the rows of `bench decode` that name none: the defaults, unless the command
+        has given others."""
+        words = [word.partition("=")[0] for word in shlex.split(self.command) if word.startswith("--")]
+        given = any(flag.startswith(word) for flag in _SIZE_FLAGS for word in words)
+        if given or not self.section.startswith("bench decode"):
+            return self.told
+        return [{**SIZES, **row} for row in self.told]
 
     @property
     def open(self) -> list[measure.Row]:
@@ -47,7 +66,8 @@ class Run:
 
 
 def _measured(row: measure.Row) -> bool:
-    return row.get("median_us") is not None or row.get("peak_bytes") is not None
+    """Time, memory, or an error by which a backend was dropped."""
+    return any(row.get(name) is not None for name in ("median_us", "peak_bytes", "max_error"))
 
 
 def as_runs(rows: Sequence[measure.Row], section: str, words: Sequence[str]) -> list[Run]:

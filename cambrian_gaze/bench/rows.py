@@ -75,6 +75,16 @@ def share(rows: Iterable[Row]) -> str:
     return "an eighth" if kept == {0.125} else span([100 * one for one in kept], " %")
 
 
+def layer(rows: Iterable[Row]) -> str:
+    """What a layer of these rows is, as far as they say it and agree."""
+    found = {tuple(row.get(name) for name in ("heads", "kv_heads", "head_dim")) for row in rows}
+    if found == {(32, 8, 128)}:
+        return "one layer of the 4B decoder"
+    if len(found) != 1 or None in (sizes := found.pop()):
+        return "one layer"
+    return "one layer, {} heads on {} KV heads of {}".format(*sizes)
+
+
 def speed(ratios: Sequence[float]) -> str:
     """How gaze compares by `ratio_to_dense`, losses said as plainly as wins."""
     slower = sum(ratio < 1 for ratio in ratios)

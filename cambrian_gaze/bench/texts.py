@@ -21,10 +21,10 @@ class Text:
 TEXTS = {
     "decode": Text(
         "Decoding",
-        "One decoding step of one layer at the 4B decoder's sizes: 32 query heads on 8 KV heads of 128, regions of "
-        "36, 64 text tokens, and for gaze 4 context tokens per 576. Scores, TopK and attention are included. Dense is "
-        "the fastest of three forms over the same keys: `enable_gqa`, keys repeated beforehand at nobody's expense, "
-        'and the query heads of a KV head as so many queries. "pages read" is the union over the heads of a KV head, '
+        "One decoding step of one layer, with regions of 36; each table says the sizes, by default those of the 4B "
+        "decoder. Scores, TopK and attention are included. Dense is the fastest of three forms over the same keys: "
+        "`enable_gqa`, keys repeated beforehand at nobody's expense, and the query heads of a KV head as so many "
+        'queries. "pages read" is the union over the heads of a KV head, '
         'as counted, and "read" the bytes if each page is read once per KV head. B: rows decoded at once.',
         {
             "bench decode": (

@@ -66,7 +66,8 @@ class GazeGenerationMixin:
         if policy is not None:
             if cache is not None:
                 raise ValueError(f"policy {policy.name!r} makes a cache of its own: leave cache and gaze_offload out")
-            cache = policy_cache(policy, self, gaze, kwargs)
+            given = {"input_ids": args[0], **kwargs} if args else kwargs
+            cache = policy_cache(policy, self, gaze, given)
         if cache is not None:
             kwargs[CACHE] = cache
         trace = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch.distributed as dist
 from torch import nn
 from transformers import set_seed
 
+from cambrian_gaze.attention.run_choice import RunChoice, in_run
 from cambrian_gaze.training.checkpoint import (
     NotSavedError,
     damage,
@@ -25,7 +27,7 @@ from cambrian_gaze.training.checkpoint import (
 )
 from cambrian_gaze.training.guarded import GuardedTrainer
 from cambrian_gaze.training.pickles import check_checkpoint
-from cambrian_gaze.training.resume import VIEW, drop_universal, is_universal, zero_stage
+from cambrian_gaze.training.resume import VIEW, drop_universal, first_rank_decides, is_universal, zero_stage
 
 logger = logging.getLogger(__name__)
 
@@ -33,15 +35,25 @@ logger = logging.getLogger(__name__)
 class CheckpointedTrainer(GuardedTrainer):
     """Takes this package's `TrainingArguments`. A checkpoint is written by all ranks into a folder that they share."""
 
+    @cached_property
+    def attention_choice(self) -> RunChoice:
+        """What `backend: auto` has taken in this run."""
+        return RunChoice()
+
     # Loading
 
     def train(self, resume_from_checkpoint: str | None = None, **kwargs: Any) -> Any:
-        """As Trainer's; `resume_from_checkpoint` is what `resume.checkpoint_to_resume` gave."""
+        """As Trainer's; `resume_from_checkpoint` is what `resume.checkpoint_to_resume` gave. A run that goes on takes
+        the attention backend that it had."""
+        if resume_from_checkpoint:
+            choice, marker = self.attention_choice, read_marker(resume_from_checkpoint)
+            choice.names |= first_rank_decides(lambda: choice.usable(marker.get("attention"), self.args.device))
         if resume_from_checkpoint and is_universal(resume_from_checkpoint):
             # The universal form has the trained parameters alone, and the frozen ones must be the checkpoint's too.
             self._load_from_checkpoint(resume_from_checkpoint)
         try:
-            return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+            with in_run(self.attention_choice):
+                return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
         finally:
             if self.is_world_process_zero():
                 shutil.rmtree(Path(self.args.output_dir) / VIEW, ignore_errors=True)
@@ -110,15 +122,19 @@ class CheckpointedTrainer(GuardedTrainer):
         self.wait_for_all()
         sha256 = self._digests(folder)
         if self.args.should_save:
-            facts = {
-                "world_size": max(1, self.args.world_size),
-                "zero_stage": zero_stage(self.args),
-                "resumable": not self.args.save_only_model,
-            }
-            mark_complete(folder, self.state.global_step, sha256, **facts)
+            mark_complete(folder, self.state.global_step, sha256, **self._facts())
             protected = [path for path in (folder, self.state.best_model_checkpoint) if path]
             prune(folder.parent, limit, protected, self.args.save_milestone_steps)
         self.wait_for_all()
+
+    def _facts(self) -> dict[str, Any]:
+        """What stands in the marker of a checkpoint that is written now, beside step and files."""
+        return {
+            "world_size": max(1, self.args.world_size),
+            "zero_stage": zero_stage(self.args),
+            "resumable": not self.args.save_only_model,
+            "attention": self.attention_choice.state(self.args.device),
+        }
 
     def _digests(self, folder: Path) -> dict[str, str]:
         """SHA-256 of all files, each of which one rank has read."""

@@ -17,6 +17,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, TypeVar
 
+import torch
 import torch.distributed as dist
 
 from cambrian_gaze.extras import require
@@ -47,26 +48,38 @@ class FirstRankFailed(ValueError):
     """Raised on the other ranks where the first one, which says why, cannot decide."""
 
 
-def first_rank_decides(decide: Callable[[], T]) -> T:
-    """What `decide` returns on the first rank, on all of them; if it fails there, `FirstRankFailed` on the others."""
+def first_rank_decides(decide: Callable[[], T], rank: int = 0) -> T:
+    """What `decide` returns on the first rank, or another, on all of them; if it fails there, `FirstRankFailed` on the
+    others."""
     if not dist.is_initialized() or dist.get_world_size() == 1:
         return decide()
     # A group of its own, on the CPU: reading takes longer than a collective of the training may.
     group = dist.new_group(backend="gloo", timeout=_PATIENCE)
     answer: list[Any] = [None, None]
     failure: Exception | None = None
-    if dist.get_rank() == 0:
+    if dist.get_rank() == rank:
         try:
             answer[0] = decide()
         except Exception as error:  # Whatever it is, the others must not wait for hours.
-            failure, answer[1] = error, f"the first rank failed: {error!r}"
-    dist.broadcast_object_list(answer, src=0, group=group)
+            failure, answer[1] = error, f"{f'rank {rank}' if rank else 'the first rank'} failed: {error!r}"
+    dist.broadcast_object_list(answer, src=rank, group=group)
     dist.destroy_process_group(group)
     if failure is not None:
         raise failure
     if answer[1] is not None:
         raise FirstRankFailed(answer[1])
     return answer[0]
+
+
+def lowest_able_rank_decides(decide: Callable[[], T], able: bool, device: torch.device) -> T | None:
+    """What `decide` returns on the lowest rank that is able to, on all of them; None, after one small collective on
+    `device`, where none is."""
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return decide() if able else None
+    ranks = dist.get_world_size()
+    lowest = torch.tensor(dist.get_rank() if able else ranks, device=device)
+    dist.all_reduce(lowest, op=dist.ReduceOp.MIN)
+    return None if int(lowest) == ranks else first_rank_decides(decide, int(lowest))
 
 
 def checkpoint_to_resume(run: RunConfig) -> str | None:

@@ -187,6 +187,7 @@ def fault_of_marker(content: Any, folder_step: int | None) -> str | None:
         "world_size": (lambda value: whole(value, 1, 2**20), "a whole number of ranks"),
         "zero_stage": (lambda value: value is None or whole(value, 0, 3), "null, 0, 1, 2 or 3"),
         "resumable": (lambda value: isinstance(value, bool), "true or false"),
+        "attention": (lambda value: isinstance(value, dict), "an object"),
         "files": (files, "the files with their sizes and SHA-256, inside the checkpoint"),
     }
     try:

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 from transformers.trainer_callback import ProgressCallback
 from transformers.trainer_utils import EvalLoopOutput
 
-from cambrian_gaze.attention.auto import asking
+from cambrian_gaze.attention.run_choice import in_run
 from cambrian_gaze.data.quarantine import NOTHING_MISSING, ExpectedMissing, TooManyQuarantined
 from cambrian_gaze.gaze.config import GazeConfig
 from cambrian_gaze.models.lineage import write_lineage
@@ -35,7 +35,7 @@ from cambrian_gaze.training.meter import Meter
 from cambrian_gaze.training.optimizer import frozen_parts, parameter_groups
 from cambrian_gaze.training.probe import MassProbe
 from cambrian_gaze.training.projector import EXPORT_NAME, export_projector
-from cambrian_gaze.training.resume import first_rank_decides
+from cambrian_gaze.training.resume import lowest_able_rank_decides
 from cambrian_gaze.training.sequence import check_same_batches, sequence_group
 from cambrian_gaze.training.task_scores import Benchmarks, TaskScores
 
@@ -165,7 +165,7 @@ class CambrianTrainer(CheckpointedTrainer):
                 inputs["sequence_group"] = self.sequence_group
         looks = training and self._counts_gaze_at(self.state.global_step + 1)
         options = {"return_gaze": looks, "skip_logits": training, "return_token_losses": groups is not None}
-        with asking(first_rank_decides if training else None):
+        with in_run(self.attention_choice, lowest_able_rank_decides if training else None):
             outputs = model(**inputs, **options)
         if groups is not None:
             self.loss_split.add(groups, outputs.token_losses)
@@ -280,7 +280,8 @@ class CambrianTrainer(CheckpointedTrainer):
         """As Trainer's; its time does not count as training."""
         began = time.perf_counter()
         try:
-            return super().evaluate(*args, **kwargs)
+            with in_run(self.attention_choice):
+                return super().evaluate(*args, **kwargs)
         finally:
             self.meter.exclude(time.perf_counter() - began)
 

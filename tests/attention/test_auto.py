@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from cambrian_gaze import CambrianGazeForConditionalGeneration
-from cambrian_gaze.attention import BACKENDS, Heads, attend, auto, kept, prepare, registry, trial
+from cambrian_gaze.attention import BACKENDS, Heads, attend, auto, kept, prepare, registry, run_choice, trial
+from cambrian_gaze.attention.run_choice import RunChoice, in_run
 from cambrian_gaze.attention.trial import REFERENCE
 from cambrian_gaze.files import CACHE_VARIABLE
 from cambrian_gaze.gaze.config import GazeConfig, RegionBudget
@@ -19,7 +20,7 @@ from tests.attention._toys import CPU, LAYOUT_CONFIG, ROW, ToyClock, few_tokens,
 from tests.training._ranks import launch
 
 HEADS = Heads(4, 2, 8)
-NAMES = ["slow", "fast", "wrong", "raises", "out of memory"]
+NAMES = ["slow", "fast", "wrong"]
 
 
 @pytest.fixture
@@ -30,6 +31,7 @@ def clock(monkeypatch, tmp_path):
     monkeypatch.setattr(auto, "TRIED_ON", {"cpu"})
     monkeypatch.setattr(registry, "BACKENDS", toys(clock, NAMES))
     monkeypatch.setattr(trial, "_median", clock.time)
+    monkeypatch.setattr(auto, "WORTH_TRYING", 1)
     auto.forget()
     yield clock
     auto.forget()
@@ -54,7 +56,7 @@ def test_the_fastest_is_taken_said_and_kept(clock, tmp_path, caplog):
     with caplog.at_level(logging.INFO, logger="cambrian_gaze"):
         assert tries(clock, few_tokens(LAYOUT_CONFIG)) == ("fast", True)
     assert "attention backend: fast (auto, for torch.float32 on" in caplog.text and "tried now" in caplog.text
-    for line in ("| fast | 10 | 10 |", "taken |", "differs from masked", "no such kernel", "out of memory"):
+    for line in ("| fast | 10 | 10 |", "taken |", "differs from masked"):
         assert line in caplog.text
     assert tries(clock, few_tokens(LAYOUT_CONFIG)) == ("fast", False)
     auto.forget()  # another process
@@ -64,6 +66,24 @@ def test_the_fastest_is_taken_said_and_kept(clock, tmp_path, caplog):
     assert path.read_bytes() == before
     about = json.loads(before)["key"]
     assert about["heads"] == [4, 2, 8, 0.0] and about["dtype"] == "float32" and about["versions"]["torch"]
+
+
+@pytest.mark.parametrize("name, reason", [("raises", "no such kernel"), ("out of memory", "out of memory")])
+def test_what_may_be_otherwise_next_time_is_said_and_not_kept(clock, monkeypatch, tmp_path, caplog, name, reason):
+    monkeypatch.setattr(registry, "BACKENDS", toys(clock, [*NAMES, name]))
+    with caplog.at_level(logging.INFO, logger="cambrian_gaze"):
+        assert tries(clock, few_tokens(LAYOUT_CONFIG)) == ("fast", True)
+    assert reason in caplog.text and "kept in" not in caplog.text and not (tmp_path / "cache").exists()
+    assert tries(clock, few_tokens(LAYOUT_CONFIG)) == ("fast", False), "within a process it holds"
+    auto.forget()
+    monkeypatch.setattr(registry, "BACKENDS", toys(clock, NAMES))
+    assert tries(clock, few_tokens(LAYOUT_CONFIG)) == ("fast", True) and the_file(tmp_path)
+
+
+def test_a_backend_that_was_not_begun_is_tried_in_the_next_process(clock, monkeypatch, tmp_path):
+    late = [trial.Outcome(REFERENCE, layer_us=1.0, prepare_us=0.0), trial.Outcome("fast", reason="", transient=True)]
+    monkeypatch.setattr(auto, "try_all", lambda *_, **__: late)
+    assert taken(few_tokens(LAYOUT_CONFIG)) == REFERENCE and not (tmp_path / "cache").exists()
 
 
 def test_what_is_taken_is_what_runs(clock):
@@ -132,26 +152,72 @@ def test_a_folder_that_cannot_be_written_is_said(clock, monkeypatch, tmp_path, c
 
 
 def test_classes_of_calls(clock):
-    """Without gradients lengths matter, by powers of two; in training one choice holds for all of them."""
-    one, two, three = (few_tokens(LAYOUT_CONFIG, rows) for rows in (1, 2, 3))
+    """Outside of a run lengths matter, by powers of two; in a training run one choice holds for all of them."""
+    one, many = few_tokens(LAYOUT_CONFIG), few_tokens(LAYOUT_CONFIG, 3)
+    long = context(build([[ROW * 2]], LAYOUT_CONFIG).layout(), LAYOUT_CONFIG)
     with torch.no_grad():
-        assert [tries(clock, ctx)[1] for ctx in (one, two, three, two)] == [True, True, True, False]
-        four = few_tokens(LAYOUT_CONFIG, 4)
-        assert not tries(clock, four)[1], "3 and 4 rows are one class"
+        assert [tries(clock, ctx)[1] for ctx in (one, long, many, long)] == [True, True, False, False]
         assert tries(clock, one, heads=Heads(8, 2, 8))[1] and tries(clock, one, dtype=torch.bfloat16)[1]
         assert tries(clock, few_tokens(LAYOUT_CONFIG.override(head_granularity="kv_group")))[1]
-    assert [tries(clock, ctx)[1] for ctx in (one, two, three)] == [True, False, False]
+    assert tries(clock, one)[1], "a stray call with gradients"
     with torch.no_grad():
-        clock.us["fast"] = 1000.0
-        assert tries(clock, few_tokens(LAYOUT_CONFIG, 9)) == ("fast", False), "evaluation has the run's choice"
+        longer = context(build([[ROW * 4]], LAYOUT_CONFIG).layout(), LAYOUT_CONFIG)
+        assert tries(clock, longer)[1], "decides nothing for calls of other lengths"
+    auto.forget()
+    run = RunChoice()
+    clock.us["fast"] = 1000.0
+    with in_run(run):
+        assert [tries(clock, ctx)[0] for ctx in (few_tokens(LAYOUT_CONFIG, 9), one, long)] == [REFERENCE] * 3
+        with torch.no_grad():
+            clock.us["fast"] = 1.0
+            assert tries(clock, longer) == (REFERENCE, False), "evaluation has the run's choice"
+    assert list(run.names.values()) == [REFERENCE]
+
+
+def test_a_short_call_without_gradients_does_not_wait_for_a_trial(clock, monkeypatch):
+    ctx = few_tokens(LAYOUT_CONFIG, 2)
+    batch, length = ctx.layout.shape
+    with torch.no_grad():
+        monkeypatch.setattr(auto, "WORTH_TRYING", batch * length + 1)
+        assert tries(clock, ctx) == (REFERENCE, False)
+        monkeypatch.setattr(auto, "WORTH_TRYING", batch * length)
+        assert tries(clock, ctx) == ("fast", True)
+
+
+def test_a_run_that_goes_on_has_the_choice_that_it_had(clock, monkeypatch):
+    before, after, elsewhere = RunChoice(), RunChoice(), RunChoice()
+    with in_run(before):
+        assert tries(clock, few_tokens(LAYOUT_CONFIG.override(min_keep_ratio=0.5))) == ("fast", True)
+    state = json.loads(json.dumps(before.state(CPU)))
+    after.names |= after.usable(state, CPU)
+    clock.us["fast"] = 1000.0
+    auto.forget()
+    with in_run(after):
+        assert tries(clock, few_tokens(LAYOUT_CONFIG, 9)) == ("fast", False)
+    for damaged in (None, {}, [], {**state, "names": ["fast"]}, {**state, "device": "another GPU"}):
+        assert elsewhere.usable(damaged, CPU) == {}
+    monkeypatch.setattr(kept, "versions", lambda: {"torch": "9.9"})
+    assert elsewhere.usable(state, CPU) == {}
+
+
+def test_a_backend_that_a_checkpoint_names_and_nobody_knows_is_not_taken(clock):
+    run = RunChoice()
+    with in_run(run):
+        taken(few_tokens(LAYOUT_CONFIG))
+        run.names = dict.fromkeys(run.names, "gone")
+        assert taken(few_tokens(LAYOUT_CONFIG)) == "fast"
 
 
 def test_progressive_topk(clock):
-    """Dense steps are by rows; the choice is made at the first of them, at the budget, and holds for the schedule."""
+    """Dense steps are by rows and try nothing; the choice is made at the first that routes, at the budget, and holds
+    for the schedule."""
     wide = LAYOUT_CONFIG.override(min_keep_ratio=1.0)
-    assert tries(clock, few_tokens(wide)) == (REFERENCE, True)
-    for ratio in (0.7, 0.4, 0.0):
-        assert tries(clock, few_tokens(LAYOUT_CONFIG.override(min_keep_ratio=ratio))) == ("fast", False)
+    with in_run(RunChoice()):
+        assert tries(clock, few_tokens(wide)) == (REFERENCE, False)
+        assert tries(clock, few_tokens(LAYOUT_CONFIG.override(min_keep_ratio=0.9))) == ("fast", True)
+        for ratio in (0.7, 0.4, 0.0):
+            assert tries(clock, few_tokens(LAYOUT_CONFIG.override(min_keep_ratio=ratio))) == ("fast", False)
+        assert tries(clock, few_tokens(wide)) == (REFERENCE, False)
 
 
 def test_with_progressive_topk_backends_agree_on_many_regions_too(clock, monkeypatch):
@@ -197,8 +263,12 @@ def test_heads_are_those_of_a_rank_of_a_sequence_parallel_group(clock, tmp_path)
             size = 2
 
     ctx = dataclasses.replace(few_tokens(LAYOUT_CONFIG), shards=Shards())
-    assert taken(ctx) == "fast"
-    assert json.loads(the_file(tmp_path).read_bytes())["key"]["heads"] == [2, 1, 8, 0.0]
+    with in_run(RunChoice()):
+        assert taken(ctx) == "fast"
+        assert json.loads(the_file(tmp_path).read_bytes())["key"]["heads"] == [2, 1, 8, 0.0]
+        with torch.no_grad():
+            clock.us["fast"] = 1000.0
+            assert tries(clock, few_tokens(LAYOUT_CONFIG, 9)) == ("fast", False), "evaluation has no such group"
 
 
 @pytest.fixture
@@ -208,55 +278,69 @@ def several_ranks(monkeypatch):
 
 
 def test_a_rank_takes_what_it_is_told(clock, several_ranks):
-    assert tries(clock, few_tokens(LAYOUT_CONFIG)) == (REFERENCE, False), "nobody is waiting for the first rank"
+    assert tries(clock, few_tokens(LAYOUT_CONFIG)) == (REFERENCE, False), "nobody is waiting"
     asked = []
 
-    def tell(decide):
-        asked.append(decide)
+    def tell(decide, able, device):
+        asked.append(able)
         return None if len(asked) == 1 else "slow"
 
-    with auto.asking(tell):
-        assert tries(clock, few_tokens(LAYOUT_CONFIG)) == (REFERENCE, False), "the first rank could not tell yet"
+    run = RunChoice()
+    with in_run(run, tell):
+        assert tries(clock, few_tokens(LAYOUT_CONFIG)) == (REFERENCE, False), "nobody could tell yet"
         text = context(build([[[("text", (7,))]]], LAYOUT_CONFIG).layout(), LAYOUT_CONFIG)
         assert tries(clock, text) == ("slow", False), "a rank that sees text alone takes part"
         assert tries(clock, few_tokens(LAYOUT_CONFIG)) == ("slow", False)
-        assert len(asked) == 2, "once it is known nobody is asked"
-    with torch.no_grad():
+        assert asked == [True, False], "once it is known nobody is asked"
+    with torch.no_grad(), in_run(run):
         assert tries(clock, few_tokens(LAYOUT_CONFIG, 5)) == ("slow", False)
 
 
+def test_ranks_that_see_text_alone_ask_one_another_ever_less(clock, several_ranks):
+    asked, calls = [], []
+    text = context(build([[[("text", (7,))]]], LAYOUT_CONFIG).layout(), LAYOUT_CONFIG)
+    with in_run(RunChoice(), lambda *_: asked.append(calls[-1])):
+        for call in range(1, 4 * run_choice.EVERY):
+            calls.append(call)
+            assert taken(text) == REFERENCE
+    assert asked == [1, 2, 4, 8, 16, 32, 64, 128, 192]
+
+
 def test_ranks_without_gradients_are_by_rows(clock, several_ranks):
-    with torch.no_grad(), auto.asking(lambda decide: decide()):
+    with torch.no_grad(), in_run(RunChoice(), lambda decide, *_: decide()):
         assert tries(clock, few_tokens(LAYOUT_CONFIG)) == (REFERENCE, False)
 
 
 def choose_as_ranks(folder):
-    """0 where both ranks take what the first one finds fastest, though the second finds another."""
+    """0 where both ranks take what the lowest one that has pictures finds fastest, and make no group before."""
     import os
 
     import torch.distributed as dist
 
-    from cambrian_gaze.training.resume import first_rank_decides
+    from cambrian_gaze.training.resume import lowest_able_rank_decides
 
     dist.init_process_group("gloo")
     rank, clock = dist.get_rank(), ToyClock()
     os.environ[CACHE_VARIABLE] = f"{folder}/{rank}"
     auto.TRIED_ON, registry.BACKENDS = {"cpu"}, toys(clock, NAMES)
     trial._median = clock.time
-    if rank:
-        clock.us |= {"fast": 800.0, "slow": 1.0}
+    clock.us |= {"fast": 800.0, "slow": 1.0} if rank else {}
+    groups, new_group = [], dist.new_group
+    dist.new_group = lambda *args, **options: groups.append(1) or new_group(*args, **options)
     images, text = few_tokens(LAYOUT_CONFIG), context(build([[ROW[:1]]], LAYOUT_CONFIG).layout(), LAYOUT_CONFIG)
-    names = []
-    with auto.asking(first_rank_decides):
-        # In the first step the first rank, in the second one the other has text alone.
-        for ctx in (text, images) if rank == 0 else (images, text):
-            names.append(taken(ctx))
-    names.append(taken(images))
+    with in_run(RunChoice(), lowest_able_rank_decides):
+        names = [taken(text), taken(images), taken(text if rank == 0 else images)]
+    found = [names, len(groups), "wrong" in clock.ran]
+    clock.ran.clear()
+    with in_run(RunChoice(), lowest_able_rank_decides):  # at first the first rank has text alone
+        names = [taken(images if rank else text), taken(images)]
+    found += [names, "wrong" in clock.ran]
     dist.barrier()
-    return int(names != [REFERENCE, "fast", "fast"] or (rank == 1 and "wrong" in clock.ran))
+    want = [[REFERENCE, "fast", "fast"], 1, rank == 0, ["slow", "slow"], rank == 1]
+    return int(found != want)
 
 
-def test_two_ranks_take_what_the_first_finds(tmp_path):
+def test_two_ranks_take_what_the_lowest_with_pictures_finds(tmp_path):
     assert launch(2, choose_as_ranks, str(tmp_path), timeout=120) == [0, 0]
 
 
@@ -280,14 +364,15 @@ def test_a_model_hands_over_its_heads(clock, monkeypatch):
     choose = auto.choose
     monkeypatch.setattr(auto, "choose", lambda *args: given.append(args[3]) or choose(*args))
     model.train().gradient_checkpointing_enable()
-    before = torch.get_rng_state()
-    loss = model(**inputs).loss
+    before, run = torch.get_rng_state(), RunChoice()
+    with in_run(run):
+        loss = model(**inputs).loss
     loss.backward()
     assert torch.equal(torch.get_rng_state(), before)
     assert set(given) == {Heads(text.num_attention_heads, text.num_key_value_heads, text.head_dim, 0.0)}
     assert clock.ran.count("wrong") == 2 and clock.ran[-1] == "fast"
     clock.ran.clear()
-    with torch.no_grad():
+    with torch.no_grad(), in_run(run):
         assert model.eval()(**inputs).loss.isfinite()
     assert set(clock.ran) == {"fast"}
 

@@ -57,6 +57,8 @@ def test_what_fails_is_dropped_with_its_reason():
     assert outcomes["out of memory"].reason == "out of memory"
     assert outcomes["fails when timed"].reason == "RuntimeError: the second call"
     assert outcomes["refuses"].reason == "not here"
+    lasting = {name for name, outcome in outcomes.items() if not outcome.transient}
+    assert lasting == {REFERENCE, "refuses", "fast"}, "memory and whatever raised may be otherwise next time"
     assert fastest(list(outcomes.values())).name == "fast"
 
 
@@ -69,7 +71,7 @@ def test_nothing_is_begun_after_the_time():
     clock = ToyClock()
     outcomes = tried(["fast", "slow"], clock=clock, now=iter([0.0, 1.0, 99.0]).__next__, seconds=20.0)
     assert outcomes["fast"].layer_us is not None
-    assert outcomes["slow"].reason == trial.NO_TIME_LEFT and "slow" not in clock.ran
+    assert outcomes["slow"].reason == "no time left of 20 s" and outcomes["slow"].transient and "slow" not in clock.ran
 
 
 def test_a_reference_that_fails_ends_the_trial():

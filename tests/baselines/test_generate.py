@@ -288,3 +288,33 @@ def test_masks_in_blocks_are_those_of_all_queries(model, processor, batch, name:
         torch.testing.assert_close(mine, other, atol=2e-5, rtol=2e-5)
     for name in ("regions", "attended_visual", "attended_text"):
         assert torch.equal(getattr(parts.gaze, name), getattr(whole.gaze, name))
+
+
+@pytest.mark.parametrize("name", ["hermes", "snapkv"])
+def test_ids_by_position_are_those_by_name(model, processor, name: str) -> None:
+    inputs = dict(encode(processor, (0, "read B3")))
+    policy = policy_of(name, processor)
+    by_name = model.generate(**inputs, policy=policy, max_new_tokens=3, do_sample=False)
+    by_position = model.generate(inputs.pop("input_ids"), **inputs, policy=policy, max_new_tokens=3, do_sample=False)
+    assert torch.equal(by_name, by_position)
+
+
+@pytest.mark.parametrize(("dtype", "size"), [(torch.float16, 60.0), (torch.bfloat16, 1.0)])
+def test_attention_of_a_question_is_exact_in_16_bits(dtype, size: float, monkeypatch) -> None:
+    """Products that overflow fp16 before they are scaled, and near-ties in bf16; queries in blocks or not."""
+    generator = torch.Generator().manual_seed(0)
+    q, keys = ((size * torch.randn(1, n, t, 128, generator=generator)).to(dtype) for n, t in ((4, 6), (2, 40)))
+    keys[:, :, 20:30] = keys[:, :, 10:20] * (1 + 2**-7)  # the neighbouring number, or the one after
+    layer = object.__new__(policy_layer.PolicyLayer)
+    layer.q, layer.keys, layer.bare, layer.scaling = q, keys, None, 128**-0.5
+    seen = torch.ones(6, 40, dtype=torch.bool).tril(34)
+    layer.allowed = lambda block, row: seen[block].expand(1, 4, -1, -1)
+    columns, asking = torch.arange(5, 30), torch.arange(2, 6)
+    logits = q[0, :, 2:].double() @ keys[0].double().repeat_interleave(2, 0).transpose(1, 2) * layer.scaling
+    want = logits.masked_fill(~seen[2:], -torch.inf).softmax(-1)[:, :, columns]
+    got = layer._question(0, columns, asking).attention
+    assert got.dtype == torch.float32 and want.shape == got.shape
+    torch.testing.assert_close(got.double(), want, atol=1e-4 if size > 1 else 1e-6, rtol=1e-3)
+    assert torch.equal(got.mean((0, 1)).topk(8).indices.sort().values, want.mean((0, 1)).topk(8).indices.sort().values)
+    monkeypatch.setattr(policy_layer, "BLOCK_PAIRS", 2 * 4 * 40)
+    torch.testing.assert_close(layer._question(0, columns, asking).attention, got)

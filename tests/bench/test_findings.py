@@ -77,3 +77,54 @@ def test_several_rows_at_once_leave_out_the_single_row() -> None:
     assert said == "several rows at once, 3× as fast as dense."
     (ratios,) = draw("decode", runs("bench decode batches", rows, "batch"))
     assert "576 tokens, 8 rows" in ratios.svg and "1 rows" not in ratios.svg
+
+
+def decoding(arm: str, n: int, us: float, **more) -> dict:
+    granularity = None if arm == "dense" else "kv_group"
+    row = dict(arm=arm, visual_tokens=n, median_us=us, granularity=granularity, dtype="bf16", batch=1, layers=1)
+    return row | {"regions": n // 36, "kept": 1.0 if arm == "dense" else 0.125} | more
+
+
+def test_triton_is_not_mixed_into_what_every_model_does() -> None:
+    sizes = (576, 1152, 2304)
+    times = {"dense": 1.0, "decode": 0.5, "triton": 0.25}
+    rows = [decoding(arm, n, us * n) for n in sizes for arm, us in times.items()]
+    drawn = {one.name: one for one in draw("decode", runs("bench decode", rows, "visual_tokens"))}
+    assert drawn["decode-time-bf16"].alt.endswith("dense, kv_group, kv_group, triton")
+    assert drawn["decode-ratios"].alt.endswith("kv_group bf16, kv_group, triton bf16")
+    shares = [
+        decoding(arm, 1152, us, regions=k, kept=kept)
+        for k, kept, by in ((4, 0.125, {"decode": 10, "triton": 1}), (32, 1.0, {"decode": 50, "triton": 2}))
+        for arm, us in by.items()
+    ]
+    said = find("decode", runs("bench decode shares", [*shares, decoding("dense", 1152, 100)], "visual_tokens"))
+    assert said[0].startswith("time follows K: 10 µs with K = 4 and 50 µs with all 32, dense 100 µs")
+    fixed = [
+        decoding(arm, n, us * n / 576, regions=2) for n in (576, 1152) for arm, us in {**times, "triton": 0.01}.items()
+    ]
+    fixed[2]["median_us"] = 0.001
+    said = find("decode", runs("bench decode regions", fixed, "visual_tokens"))
+    assert said == ["with 2× the visual tokens dense takes 2.0× as long, gaze 2.0× with K fixed at 2."]
+
+
+def test_all_is_said_of_all_regions_alone() -> None:
+    rows = [decoding("decode", 1152, us, regions=k, kept=k / 32) for k, us in ((4, 10), (16, 30))]
+    rows.append(decoding("dense", 1152, 100))
+    (said,) = find("decode", runs("bench decode shares", rows, "visual_tokens"))
+    assert "10 µs with K = 4 and 30 µs with K = 16, dense" in said
+    (picture,) = draw("decode", runs("bench decode shares", rows, "visual_tokens"))
+    assert "regions kept K<" in picture.svg and "of 16" not in picture.svg
+
+
+@pytest.mark.parametrize(
+    ("sizes", "said"),
+    [
+        ({}, "one layer of the 4B decoder, bf16"),
+        ({"heads": 4, "kv_heads": 2, "head_dim": 16}, "one layer, 4 heads on 2 KV heads of 16, bf16"),
+    ],
+)
+def test_a_picture_names_the_sizes_of_its_rows(sizes: dict, said: str) -> None:
+    rows = [decoding(arm, n, n, **sizes) for n in (576, 1152) for arm in ("dense", "decode")]
+    assert said in draw("decode", runs("bench decode", rows, "visual_tokens"))[0].alt
+    mixed = [*rows, decoding("decode", 2304, 5.0, heads=9)]
+    assert "(one layer, bf16" in draw("decode", runs("bench decode", mixed, "visual_tokens"))[0].alt

@@ -115,6 +115,28 @@ def test_rows_without_a_measurement_stand_in_no_table_but_are_named_once(tmp_pat
     assert "on a CPU, some" not in page.read_text()
 
 
+def test_backends_that_auto_drops_stand_in_its_table(tmp_path: Path) -> None:
+    page = small(tmp_path)
+    same = {"device": "cuda", "visual_tokens": 576, "text_tokens": 64, "mode": "forward"}
+    rows = [
+        measure.row(arm="masked", median_us=9.0, note="taken", **same),
+        measure.row(arm="flex", max_error=0.5, note="differs from masked by 5.0e-01 of a row", **same),
+        measure.row(arm="triton", note="NotImplementedError: no such kernel", **same),
+    ]
+    pages.record(page, "attention", [Run("bench attention choice", "cuda", "x", "2026-01-02", {"cpu": "C"}, rows)])
+    table = (tmp_path / "benchmarks" / "attention.md").read_text()
+    assert "differs from masked" in table and "no such kernel" in table and "some rows" not in page.read_text()
+
+
+def test_each_table_of_decoding_says_its_sizes(tmp_path: Path) -> None:
+    page = small(tmp_path)
+    sizes = {"heads": 4, "kv_heads": 2, "head_dim": 16, "text_tokens": 5, "context_tokens": 3}
+    pages.record(page, "decode", [decode_run("cpu", 0.5), decode_run("cuda", 0.5, **sizes)])
+    cpu, _, gpu = (tmp_path / "benchmarks" / "decode.md").read_text().partition("## On a GPU")
+    assert "32 query heads on 8 KV heads of 128, 64 text tokens; for gaze 4 context" in cpu
+    assert "4 query heads on 2 KV heads of 16, 5 text tokens; for gaze 3 context" in gpu and "32 query" not in gpu
+
+
 def test_what_measured_nothing_changes_nothing(tmp_path: Path) -> None:
     page = small(tmp_path)
     pages.record(page, "decode", [decode_run("cuda", 0.5)])

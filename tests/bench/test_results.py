@@ -74,5 +74,25 @@ def test_rows_that_tell_something_and_rows_that_do_not() -> None:
         measure.row(arm="d", note="no time left"),
         measure.row(arm="e"),
     ]
+    rows.append(measure.row(arm="f", max_error=0.5, note="differs from masked"))
+    rows.append(measure.row(arm="g", note="NotImplementedError: no such kernel"))
     one = Run("bench x", "cpu", "", "", {}, rows)
-    assert [row["arm"] for row in one.told] == ["a", "b", "c"] and [row["arm"] for row in one.open] == ["d", "e"]
+    assert "".join(row["arm"] for row in one.told) == "abcf" and "".join(row["arm"] for row in one.open) == "deg"
+    choice = Run("bench attention choice", "cpu", "", "", {}, rows)
+    assert "".join(row["arm"] for row in choice.told) == "abcfg", "why a backend was dropped is a result"
+    assert "".join(row["arm"] for row in choice.open) == "de"
+
+
+@pytest.mark.parametrize(
+    ("command", "heads"),
+    [
+        ("cambrian-gaze bench decode --tokens 576 --seconds 1", 32),
+        ("cambrian-gaze bench decode --kv-heads 4", None),
+        ("cambrian-gaze bench decode --head=8", None),
+    ],
+)
+def test_rows_that_name_no_sizes_have_the_defaults_where_the_command_gives_none(command: str, heads: int) -> None:
+    row = measure.row(arm="dense", median_us=1.0)
+    assert Run("bench decode", "cpu", command, "", {}, [row]).sized[0].get("heads") == heads
+    assert "heads" not in Run("bench prefill", "cpu", command, "", {}, [row]).sized[0]
+    assert Run("bench decode", "cpu", command, "", {}, [{**row, "heads": 4}]).sized[0]["heads"] == 4

@@ -165,3 +165,28 @@ def test_attention_shows_what_auto_would_take(tmp_path, capsys):
         assert rows[mode, "varlen_reference"]["max_error"] < 1e-4 and rows[mode, "varlen_reference"]["note"] is None
     assert rows["forward+backward", "flex"]["note"] == "no gradients on cpu"
     assert "bench attention choice cpu" in capsys.readouterr().out
+
+
+def test_a_time_limit_is_shared_among_the_trials_that_are_left(tmp_path: Path, monkeypatch) -> None:
+    from cambrian_gaze.attention import trial
+
+    now, given = [0.0], []
+
+    def try_all(*args, seconds, **options):
+        given.append(seconds)
+        now[0] += 20 if len(given) == 1 else seconds
+        return [trial.Outcome("masked", layer_us=1.0, prepare_us=1.0)]
+
+    monkeypatch.setattr(trial, "try_all", try_all)
+    monkeypatch.setattr("time.perf_counter", lambda: now[0])
+    sizes = "--device cpu --text 4 --visual 576 1152 --heads 2 --kv_heads 1 --head_dim 8".split()
+    rows_file = tmp_path / "rows.json"
+    command = ["bench", "attention", "--choose", *sizes, "--json", str(rows_file)]
+    assert main([*command, "--time_limit", "50"]) == 0
+    assert given == [12.5, 10.0, 10.0, 10.0]
+    given.clear()
+    assert main(command) == 0
+    assert given == [60.0] * 4
+    given.clear()
+    assert main([*command, "--time_limit", "15"]) == 0
+    assert len(given) == 1 and [row["note"] for row in rows_of(rows_file)[1:]] == ["no time left"] * 3

@@ -99,11 +99,17 @@ def test_check_lines():
     recall = {"chance": 0.125, "best": {"recall": 0.99}}
     gaze = {"accuracy": 0.97, "routing_recall": recall, "visual_tokens": 64}
     arms = {"gaze_k2": gaze, "dense": {"accuracy": 0.98}, "gaze_k2_blind": {"accuracy": 0.1}}
-    arms |= {name: {"accuracy": 0.3} for name in CHOOSING_ONCE}
+    arms |= {"dense_routed_k2": {"accuracy": 0.96}} | {name: {"accuracy": 0.3} for name in CHOOSING_ONCE}
     arms = {name: {**arm, "attended_visual_kv": 12.0, "cost_model_kv": 12} for name, arm in arms.items()}
     assert all(check_lines(arms).values())
     assert not all(check_lines({**arms, "dense": {**arms["dense"], "accuracy": 0.995}}).values())
     assert not all(check_lines({**arms, "gaze_k2_blind": {**arms["dense"], "accuracy": 0.3}}).values())
     assert not all(check_lines({**arms, "dense": {**arms["dense"], "attended_visual_kv": 11.5}}).values())
     assert not all(check_lines({**arms, "hermes": {**arms["hermes"], "accuracy": 0.9}}).values())
+    failed = [
+        statement
+        for statement, holds in check_lines({**arms, "dense_routed_k2": {**gaze, **arms["gaze_k2_blind"]}}).items()
+        if not holds
+    ]
+    assert len(failed) == 1 and "the same dense-trained model routed at K=2 -0.200 more" in failed[0]
     assert not all(check_lines({**arms, "hermes": {**arms["hermes"], "cost_model_kv": 8}}).values())
