@@ -52,8 +52,9 @@ _TEMPLATES = "additional_chat_templates"
 """Folder of transformers for templates by name."""
 
 
-class FolderError(ValueError):
-    """A file of a model's folder that is not loaded; the message names it and says what is wrong."""
+class FolderError(ValueError, OSError):
+    """A file of a model's folder that is not loaded; the message names it and says what is wrong. An OSError too, as
+    transformers raises for a folder that lacks files."""
 
 
 def check_files(folder: Path | str, copied: bool = False) -> None:

@@ -35,8 +35,8 @@ def opening(name: Path | str, copied: bool = False, verb: str = "loaded") -> Ite
         copied: see `check_files`.
         verb: what cannot be done where the block fails.
 
-    Raises: NoSuchFolder; FolderError, a ValueError, for a faulty file and for any error of the block but a missing
-        package, and but OSError where the Hub is asked.
+    Raises: NoSuchFolder; FolderError, a ValueError and an OSError, for a faulty file and for any error of the block but
+        a missing package and no memory left, and but OSError where the Hub is asked.
     """
     source = known_source(name)
     here = Path(source).is_dir()
@@ -48,11 +48,11 @@ def opening(name: Path | str, copied: bool = False, verb: str = "loaded") -> Ite
 
 @contextmanager
 def said_of(what: str, *passed: type[Exception]) -> Iterator[None]:
-    """Errors of the block as a FolderError "`what`: …" of one line, but for those of one already, missing packages and
-    the kinds in `passed`."""
+    """Errors of the block as a FolderError "`what`: …" of one line, but for those of one already, missing packages, no
+    memory left (the machine's, no fault of the folder) and the kinds in `passed`."""
     try:
         yield
-    except (FolderError, NoSuchFolder, ImportError, *passed):
+    except (FolderError, NoSuchFolder, ImportError, MemoryError, torch.OutOfMemoryError, *passed):
         raise
     except Exception as error:
         kind = "" if isinstance(error, (ValueError, OSError)) and str(error) else f"{type(error).__name__} "

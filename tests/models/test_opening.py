@@ -5,9 +5,10 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 
 import cambrian_gaze
-from cambrian_gaze import CambrianGazeForConditionalGeneration, CambrianGazeProcessor
+from cambrian_gaze import CambrianGazeConfig, CambrianGazeForConditionalGeneration, CambrianGazeProcessor
 from cambrian_gaze.models.folder_check import FolderError, check_files
 from cambrian_gaze.models.opening import open_config, open_tokenizer, opening, said_of
 from cambrian_gaze.models.source import NoSuchFolder
@@ -37,7 +38,7 @@ def test_nothing_else_opens_models() -> None:
 
 def test_errors_become_one_line_that_names_the_folder(tmp_path: Path) -> None:
     long = RuntimeError("one\n  two\n" + "x" * 999)
-    for error in (KeyError("a"), long, ValueError("a\nb"), MemoryError(), OSError("c")):
+    for error in (KeyError("a"), long, ValueError("a\nb"), RuntimeError(), OSError("c")):
         with pytest.raises(FolderError) as caught, opening(tmp_path):
             raise error
         told = str(caught.value)
@@ -45,11 +46,21 @@ def test_errors_become_one_line_that_names_the_folder(tmp_path: Path) -> None:
         assert caught.value.__cause__ is error
 
 
-@pytest.mark.parametrize("error", [ImportError("x"), FolderError("it"), NoSuchFolder("it"), KeyboardInterrupt()])
+@pytest.mark.parametrize(
+    "error",
+    [ImportError("x"), FolderError("it"), NoSuchFolder("it"), KeyboardInterrupt(), MemoryError(),
+     torch.OutOfMemoryError("CUDA out of memory")],
+)  # fmt: skip
 def test_what_says_enough_passes(error: BaseException) -> None:
     with pytest.raises(type(error)) as caught, said_of("it"):
         raise error
     assert caught.value is error
+
+
+def test_a_folder_without_weights_is_an_oserror_as_in_transformers(tmp_path: Path) -> None:
+    CambrianGazeConfig.from_preset("tiny").save_pretrained(tmp_path)
+    with pytest.raises(OSError, match=r"must hold one of model\.safetensors"):
+        CambrianGazeForConditionalGeneration.from_pretrained(tmp_path)
 
 
 def test_the_hubs_own_errors_pass() -> None:
@@ -96,3 +107,13 @@ def test_templates_that_are_fine_are_not_refused() -> None:
     assert probe("{% generation %}a{% endgeneration %}{{ strftime_now('%Y') }}{{ messages | tojson }}") is None
     assert probe("{{ raise_exception('roles must alternate') }}") is None, "it says so when it is used"
     assert "endfor" in probe("{% for m in messages %}")
+
+
+def test_templates_are_tried_without_what_lies_in_the_working_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("contextlib", "json", "resource", "jinja2", "transformers"):
+        (tmp_path / f"{name}.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nraise SystemExit(9)")
+    monkeypatch.chdir(tmp_path)
+    assert probe("{{ messages | length }} in a folder of somebody else") is None
+    assert not (tmp_path / "ran").exists()
