@@ -91,7 +91,7 @@ def check_fit(kind: type[PreTrainedModel], config: PreTrainedConfig, folder: str
     if not Path(folder).is_dir():
         return
     with said_of(f"{folder} cannot be loaded"):
-        shards = Shards(folder)
+        shards = Shards(folder, only_listed=True)
         with torch.device("meta"):
             shapes = model_shapes(kind(config))
         if (quantised := getattr(config, "quantization_config", None)) is not None:

@@ -2,6 +2,7 @@
 `tests/cli/test_hostile_folders.py`.)"""
 
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,8 @@ import torch
 import cambrian_gaze
 from cambrian_gaze import CambrianGazeConfig, CambrianGazeForConditionalGeneration, CambrianGazeProcessor
 from cambrian_gaze.models.folder_check import FolderError, check_files
-from cambrian_gaze.models.opening import open_config, open_tokenizer, opening, said_of
+from cambrian_gaze.models.opening import check_fit, open_config, open_tokenizer, opening, said_of
+from cambrian_gaze.models.shards import Shards
 from cambrian_gaze.models.source import NoSuchFolder
 from cambrian_gaze.models.template_probe import probe
 
@@ -99,6 +101,66 @@ def test_our_classes_take_what_they_wrote_and_refuse_what_lacks(tmp_path: Path) 
     save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(FolderError, match="1 of another shape"):
         CambrianGazeForConditionalGeneration.from_pretrained(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tiny")
+    CambrianGazeForConditionalGeneration.from_preset("tiny").save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("kind", [str, Path])
+def test_a_configuration_may_be_given_by_its_place(tiny: Path, tmp_path: Path, kind: type) -> None:
+    CambrianGazeConfig.from_preset("tiny", context_tokens_std=0.25).save_pretrained(tmp_path)
+    model = CambrianGazeForConditionalGeneration.from_pretrained(tiny, config=kind(tmp_path))
+    assert model.config.context_tokens_std == 0.25
+
+
+class WithValues(CambrianGazeForConditionalGeneration):
+    """Somebody's own, with one more head."""
+
+    def __init__(self, config: CambrianGazeConfig) -> None:
+        super().__init__(config)
+        self.v_head = torch.nn.Linear(config.text_config.hidden_size, 1)
+        self.post_init()
+
+
+def test_a_subclass_may_add_to_the_model_but_lack_nothing(tiny: Path, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    assert WithValues.from_pretrained(tiny).v_head.weight.isfinite().all()
+    tensors = load_file(tiny / "model.safetensors")
+    del tensors["model.mm_projector.0.bias"]
+    shutil.copy(tiny / "config.json", tmp_path)
+    save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    for kind in (WithValues, CambrianGazeForConditionalGeneration):
+        for off in ({}, {"ignore_mismatched_sizes": False, "variant": None, "subfolder": ""}):
+            with pytest.raises(FolderError, match="1 missing"):
+                kind.from_pretrained(tmp_path, **off)
+    CambrianGazeForConditionalGeneration.from_pretrained(tmp_path, ignore_mismatched_sizes=True)
+
+
+def test_types_of_numbers_are_the_loaders_matter(tiny: Path, tmp_path: Path) -> None:
+    """Quantisers store what torch can hold, and this project need not know."""
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(tiny / "model.safetensors")
+    name = "model.mm_projector.0.weight"
+    for dtype in (torch.float8_e4m3fn, torch.float8_e5m2, torch.float8_e8m0fnu, torch.uint16):
+        save_file({**tensors, name: tensors[name].abs().to(dtype)}, tmp_path / "model.safetensors")
+        check_fit(CambrianGazeForConditionalGeneration, CambrianGazeConfig.from_pretrained(tiny), str(tmp_path))
+        if dtype != torch.float8_e8m0fnu:
+            assert Shards(tmp_path).tensor(name).dtype == dtype
+
+
+def test_a_whole_file_beside_an_index_is_what_transformers_loads(tiny: Path, tmp_path: Path) -> None:
+    for path in tiny.iterdir():
+        shutil.copy(path, tmp_path)
+    (tmp_path / "model.safetensors.index.json").write_text('{"weight_map": {"a": "model-1.safetensors"}}')
+    CambrianGazeForConditionalGeneration.from_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="delete the one that is not meant"):
+        Shards(tmp_path)
 
 
 def test_templates_that_are_fine_are_not_refused() -> None:
