@@ -96,7 +96,14 @@ class BenchmarkParts:
                 problems.append(f"{part.benchmark.name}: {_line(error)}")
         return problems
 
-    def scores(self, model: Any, processor: Any, step: int, beat: Callable[[str], object]) -> dict[str, float]:
+    def scores(
+        self,
+        model: Any,
+        processor: Any,
+        step: int,
+        beat: Callable[[str], object],
+        stop: Callable[[], bool] = lambda: False,
+    ) -> dict[str, float]:
         """`NAME_score`, and the ends of its 95 % interval over scoring groups, `NAME_low` and `NAME_high`, of each
         benchmark, the same in every process. `NAME_missing` counts questions that could not be asked, where there are
         any; they are wrong. A collective.
@@ -105,12 +112,18 @@ class BenchmarkParts:
             model: in eval mode, under the precision that it is to answer in.
             step: after which it is asked.
             beat: called with what comes next, before each batch.
+            stop: asked before each benchmark, by all processes; where it is true, those before are all that is answered.
 
         Raises: RuntimeError in every process where one of them failed.
         """
         found = {}
-        for part in self._parts:
+        for number, part in enumerate(self._parts):
             name = part.benchmark.name
+            beat(f"a batch of {name}")
+            if stop():
+                left = ", ".join(one.benchmark.name for one in self._parts[number:])
+                logger.warning("step %d: %s not answered: the run is to stop", step, left)
+                break
             lines = self._answered(part, model, processor, beat)
             column = score_column(part.benchmark, PROTOCOL, lines)
             low, high = column.interval()

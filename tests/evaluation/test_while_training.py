@@ -269,3 +269,21 @@ def test_answering_changes_nothing_of_a_model_that_keeps_no_cache(
         del model.config.use_cache
     assert before == after
     assert (tmp_path / "mme" / "step-1.jsonl").read_text() == (tmp_path / "mme" / "step-2.jsonl").read_text()
+
+
+def test_where_it_is_to_stop_no_further_benchmark_is_begun(data_root: Path, tmp_path: Path, shares) -> None:
+    """All processes ask at the same places."""
+    asked: list[int] = []
+
+    def call(ranks: Any) -> dict[str, float]:
+        def stop() -> bool:
+            told = any(ranks.gathered(ranks.rank == 1 and len(asked) >= 2))
+            asked.append(ranks.rank)
+            return told
+
+        parts = parts_of(["mme", "mmvp"], tmp_path, data_root, ranks)
+        return parts.scores("answers", None, 3, lambda what: None, stop)
+
+    for scores in TwoRanks().run(call):
+        assert {name.split("_")[0] for name in scores} == {"mme"}
+    assert sorted(asked) == [0, 0, 1, 1]
