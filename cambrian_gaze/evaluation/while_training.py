@@ -112,7 +112,7 @@ class BenchmarkParts:
             model: in eval mode, under the precision that it is to answer in.
             step: after which it is asked.
             beat: called with what comes next, before each batch.
-            stop: asked before each benchmark, by all processes; where it is true, those before are all that is answered.
+            stop: asked before each benchmark, by all processes; where it is true, no further one is answered.
 
         Raises: RuntimeError in every process where one of them failed.
         """

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoProcessor, AutoTokenizer, PreTrainedConfig, PreTrainedModel
 
-from cambrian_gaze.models.folder_check import FolderError, check_files
+from cambrian_gaze.models.folder_check import Copied, FolderError, check_files
 from cambrian_gaze.models.key_report import Part, match, model_shapes
 from cambrian_gaze.models.shards import Shards
 from cambrian_gaze.models.source import NoSuchFolder, known_source
@@ -27,7 +27,7 @@ SHOWN = 400
 
 
 @contextmanager
-def opening(name: Path | str, copied: bool = False, verb: str = "loaded") -> Iterator[str]:
+def opening(name: Path | str, copied: Copied = "nothing", verb: str = "loaded") -> Iterator[str]:
     """Yields `name` as transformers takes it, checked; errors of the block are told of it in one line.
 
     Args:
@@ -60,7 +60,7 @@ def said_of(what: str, *passed: type[Exception]) -> Iterator[None]:
         raise FolderError(f"{what}: {kind}{text[:SHOWN]}{'…' if len(text) > SHOWN else ''}".rstrip()) from error
 
 
-def open_config(name: Path | str, copied: bool = False) -> PreTrainedConfig:
+def open_config(name: Path | str, copied: Copied = "nothing") -> PreTrainedConfig:
     """The configuration of a folder or Hub id, of any architecture of transformers or this project; code that it names
     is not run.
 
@@ -70,7 +70,7 @@ def open_config(name: Path | str, copied: bool = False) -> PreTrainedConfig:
         return AutoConfig.from_pretrained(source, trust_remote_code=False)
 
 
-def open_tokenizer(name: Path | str, copied: bool = False, **options: Any) -> Any:
+def open_tokenizer(name: Path | str, copied: Copied = "nothing", **options: Any) -> Any:
     """The tokenizer of a folder or Hub id. Raises: as `opening`."""
     with opening(name, copied) as source:
         return AutoTokenizer.from_pretrained(source, trust_remote_code=False, **options)
