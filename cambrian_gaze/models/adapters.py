@@ -12,11 +12,11 @@ from pathlib import Path
 import torch
 
 from cambrian_gaze.extras import require
-from cambrian_gaze.models.adapter_check import ADAPTER_CONFIG, check_adapter, is_adapter, refuse_adapter
+from cambrian_gaze.models.adapter_check import ADAPTER_CONFIG, check_adapter, check_patterns, is_adapter, refuse_adapter
 from cambrian_gaze.models.backbones import other_sizes
 from cambrian_gaze.models.configuration import CambrianGazeConfig
-from cambrian_gaze.models.generation_settings import settle
 from cambrian_gaze.models.folder_check import Copied
+from cambrian_gaze.models.generation_settings import settle
 from cambrian_gaze.models.lineage import LINEAGE, parent, read_lineage, weights_digest, write_lineage
 from cambrian_gaze.models.loading import load_model
 from cambrian_gaze.models.modeling import CambrianGazeForConditionalGeneration
@@ -67,6 +67,7 @@ def _over_base(base: Path | str, adapter: Path | str, copied: Copied = "nothing"
         del config.quantization_config  # of the training; here the base is as it was saved
     model = load_model(str(base), config, stored.dtype or torch.float32)
     with opening(adapter) as source:
+        check_patterns(adapter, [name for name, _ in model.named_modules()])
         return peft.PeftModel.from_pretrained(model, source).eval()
 
 
