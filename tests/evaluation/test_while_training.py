@@ -287,3 +287,15 @@ def test_where_it_is_to_stop_no_further_benchmark_is_begun(data_root: Path, tmp_
     for scores in TwoRanks().run(call):
         assert {name.split("_")[0] for name in scores} == {"mme"}
     assert sorted(asked) == [0, 0, 1, 1]
+
+
+def test_one_process_looks_through_all_rows(data_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from cambrian_gaze.evaluation import while_training
+
+    looked: list[str] = []
+    original = while_training.sound_rows
+    monkeypatch.setattr(while_training, "sound_rows", lambda one, root: looked.append(one.name) or original(one, root))
+    one, other = TwoRanks().run(lambda ranks: parts_of(["mme", "gqa"], tmp_path, data_root, ranks, limit=2))
+    assert looked == ["mme", "gqa"] and one.questions == other.questions > 0 and not one.problems + other.problems
+    one, other = TwoRanks().run(lambda ranks: parts_of(["mme", "gqa"], tmp_path, data_root, ranks, limit=1))
+    assert one.problems == other.problems and "leaves out some of the 2 categories" in one.problems[0]
