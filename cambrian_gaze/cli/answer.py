@@ -135,11 +135,10 @@ def tracer(arguments: argparse.Namespace, model: Any, processor: Any) -> Callabl
                 gaze=gaze_options(arguments),
                 row=row,
             )
+            name = re.sub(r"[^\w.-]+", "_", question.id)[:80].lstrip(".")
+            trace.save(Path(arguments.trace_folder) / f"{name}-{question.key[:8]}.safetensors")
         except ValueError as error:
             print(f"cambrian-gaze answer: {question.id}: no trace: {one_line(error)}", file=sys.stderr)
-            return
-        name = re.sub(r"[^\w.-]+", "_", question.id)[:80].lstrip(".")
-        trace.save(Path(arguments.trace_folder) / f"{name}-{question.key[:8]}.safetensors")
 
     return keep
 

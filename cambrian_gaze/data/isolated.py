@@ -34,6 +34,13 @@ _MEMORY = 6 * 2**30
 """Address space of a child in bytes; a decoder that wants more fails, and takes nothing from the training process."""
 _START_TIMEOUT = 120.0
 _CHILD = "cambrian_gaze.data.isolated"
+_START = """
+import sys
+sys.path[:] = [place for place in sys.path if place]
+import runpy
+runpy.run_module(sys.argv.pop(1), run_name="__main__", alter_sys=True)
+"""
+"""`python -m`, but without the working folder, which may be that of a stranger's videos."""
 _HEADER = struct.Struct("<IQ")
 """Bytes of the JSON part, bytes of the pixels after it."""
 _CHILDREN: dict[int, DecoderProcess] = {}
@@ -117,7 +124,7 @@ class DecoderProcess:
         other.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2**22)
         with other:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", _CHILD, str(other.fileno())],
+                [sys.executable, "-c", _START, _CHILD, str(other.fileno())],
                 stdin=subprocess.DEVNULL,
                 stdout=self._messages,
                 stderr=self._messages,

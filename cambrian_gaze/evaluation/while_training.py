@@ -16,6 +16,7 @@ from typing import Any
 from cambrian_gaze.data.video import FrameSampling
 from cambrian_gaze.evaluation.answers import AnswerOptions, Question, answer_questions, check_answerable
 from cambrian_gaze.evaluation.benchmarks.declare import PROTOCOLS, Benchmark
+from cambrian_gaze.evaluation.benchmarks.rows import Rows
 from cambrian_gaze.evaluation.columns import score_column
 from cambrian_gaze.evaluation.doctor import check_media, sound_rows
 from cambrian_gaze.evaluation.journal import KeptAnswers
@@ -73,9 +74,10 @@ class BenchmarkParts:
                 self.problems.append(_line(error))
         self.names = tuple(benchmarks)
         """The benchmarks, suites opened, in the order given."""
-        for benchmark in benchmarks.values():
+        looked = self.ranks.gathered([self._look(one) for one in benchmarks.values()] if self.ranks.first else None)[0]
+        for benchmark, (numbers, problem) in zip(benchmarks.values(), looked, strict=True):
             try:
-                self._parts.append(self._read(benchmark))
+                self._parts.append(self._read(benchmark, numbers, problem))
             except (ValueError, OSError, ImportError) as error:
                 self.problems.append(f"{benchmark.name}: {_line(error)}")
 
@@ -96,7 +98,14 @@ class BenchmarkParts:
                 problems.append(f"{part.benchmark.name}: {_line(error)}")
         return problems
 
-    def scores(self, model: Any, processor: Any, step: int, beat: Callable[[str], object]) -> dict[str, float]:
+    def scores(
+        self,
+        model: Any,
+        processor: Any,
+        step: int,
+        beat: Callable[[str], object],
+        stop: Callable[[], bool] = lambda: False,
+    ) -> dict[str, float]:
         """`NAME_score`, and the ends of its 95 % interval over scoring groups, `NAME_low` and `NAME_high`, of each
         benchmark, the same in every process. `NAME_missing` counts questions that could not be asked, where there are
         any; they are wrong. A collective.
@@ -105,12 +114,18 @@ class BenchmarkParts:
             model: in eval mode, under the precision that it is to answer in.
             step: after which it is asked.
             beat: called with what comes next, before each batch.
+            stop: asked before each benchmark, by all processes; where it is true, no further one is answered.
 
         Raises: RuntimeError in every process where one of them failed.
         """
         found = {}
-        for part in self._parts:
+        for number, part in enumerate(self._parts):
             name = part.benchmark.name
+            beat(f"a batch of {name}")
+            if stop():
+                left = ", ".join(one.benchmark.name for one in self._parts[number:])
+                logger.warning("step %d: %s not answered: the run is to stop", step, left)
+                break
             lines = self._answered(part, model, processor, beat)
             column = score_column(part.benchmark, PROTOCOL, lines)
             low, high = column.interval()
@@ -122,8 +137,15 @@ class BenchmarkParts:
                 write_text(self.options.folder / name / f"step-{step}.jsonl", text)
         return found
 
-    def _read(self, benchmark: Benchmark) -> _Part:
-        """Raises ValueError, OSError or ImportError in one line."""
+    def _look(self, benchmark: Benchmark) -> tuple[list[int], str | None]:
+        """Which rows the part is made of, and what is wrong with them or their files. It reads all rows; so one process
+        looks for all."""
+        try:
+            return self._numbers(benchmark), None
+        except (ValueError, OSError, ImportError) as error:
+            return [], _line(error)
+
+    def _numbers(self, benchmark: Benchmark) -> list[int]:
         options = self.options
         if benchmark.judge:
             raise ValueError(f"a judge model decides {benchmark.judge}, and there is none here; leave it out")
@@ -140,9 +162,16 @@ class BenchmarkParts:
                 raise
             raise ValueError(f"{error}; local copies are read from eval_tasks_data_root") from error
         numbers = fixed_part(benchmark, rows, options.limit)
-        # One process looks for all: the pictures and videos are the same files.
-        if problems := check_media(benchmark, rows, numbers=numbers) if self.ranks.first else []:
+        if problems := check_media(benchmark, rows, numbers=numbers):
             raise ValueError("; ".join(problems))
+        return numbers
+
+    def _read(self, benchmark: Benchmark, numbers: Sequence[int], problem: str | None) -> _Part:
+        """Raises ValueError, OSError or ImportError in one line."""
+        options = self.options
+        if problem is not None:
+            raise ValueError(problem)
+        rows = Rows(benchmark, options.data_root)
         samples = read_samples(benchmark, PROTOCOL, rows, numbers)
         # A model in training is told to keep no cache.
         generation = {"max_new_tokens": benchmark.max_new_tokens, "do_sample": False, "num_beams": 1, "use_cache": True}

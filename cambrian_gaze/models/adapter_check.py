@@ -4,10 +4,12 @@ LoRA of this project needs; the others load code, read more files or change the 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from cambrian_gaze.models.folder_check import FolderError, read_object
+from cambrian_gaze.models.pattern_probe import takes_too_long
 
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
@@ -16,7 +18,7 @@ LONGEST_PATTERN = 1000
 
 _PLAIN: dict[str, tuple[Any, ...]] = {
     "peft_type": ("LORA",),
-    "init_lora_weights": (True, False),
+    "init_lora_weights": (True, False, "gaussian", "orthogonal"),
     "megatron_config": (),
     "loftq_config": ({},),
     "eva_config": (),
@@ -27,8 +29,14 @@ _PLAIN: dict[str, tuple[Any, ...]] = {
     "arrow_config": (),
 }
 """Fields, and what they may hold beside nothing."""
+_OF_MODULES = ("target_modules", "exclude_modules")
+"""Fields that are names of modules, or one pattern for them."""
 _GROUP_REPEATED = re.compile(r"\)\s*[*+?{]")
 _REPEATS = re.compile(r"(?<!\\)[*+{]")
+_FEW = 3
+"""Repeats in a pattern that match no name of a module for long."""
+_MANY = 12
+"""Repeats in a pattern for modules that is tried out first, see `check_patterns`; published ones have up to 8."""
 
 
 def is_adapter(folder: Path | str) -> bool:
@@ -65,20 +73,38 @@ def check_adapter(folder: Path | str) -> None:
     for scale in (settings.get("lora_alpha"), *scales.values()):
         if isinstance(scale, bool) or not isinstance(scale, int | float):
             raise FolderError(f"{path}: lora_alpha must be a number, not {str(scale)[:40]!r}")
-    patterns = [settings.get(name) for name in ("target_modules", "exclude_modules", "layers_pattern")]
-    for pattern in (*patterns, settings.get("modules_to_save"), *ranks, *scales):
+    for pattern in (settings.get("layers_pattern"), settings.get("modules_to_save"), *ranks, *scales):
         for text in pattern if isinstance(pattern, list) else [pattern]:
-            _check_pattern(path, text)
+            _check_pattern(path, text, _FEW)
+    for pattern in (settings.get(name) for name in _OF_MODULES):
+        for text in pattern if isinstance(pattern, list) else [pattern]:
+            _check_pattern(path, text, _MANY)
 
 
-def _check_pattern(path: Path, text: Any) -> None:
-    """A name or regular expression; one with repeated groups, or many repeats, may match for ever."""
+def check_patterns(folder: Path | str, names: Sequence[str]) -> None:
+    """Try out the patterns of a checked adapter on the names of the modules that peft will match them with.
+
+    Raises: FolderError where one takes too long.
+    """
+    path = Path(folder) / ADAPTER_CONFIG
+    settings = read_object(path)
+    for text in (settings.get(name) for name in _OF_MODULES):
+        if isinstance(text, str) and len(_REPEATS.findall(text)) > _FEW and takes_too_long(text, names):
+            raise _too_slow(path, text)
+
+
+def _too_slow(path: Path, text: str) -> FolderError:
+    return FolderError(f"{path}: the pattern {text[:80]!r} may take for ever; give the modules as a list of names")
+
+
+def _check_pattern(path: Path, text: Any, repeats: int) -> None:
+    """A name or regular expression; one with repeated groups, or more than `repeats`, may match for ever."""
     if text is None:
         return
     if not isinstance(text, str) or len(text) > LONGEST_PATTERN:
         raise FolderError(f"{path}: a name of modules must be a text of up to {LONGEST_PATTERN} characters")
-    if _GROUP_REPEATED.search(text) or len(_REPEATS.findall(text)) > 3:
-        raise FolderError(f"{path}: the pattern {text[:80]!r} may take for ever; give the modules as a list of names")
+    if _GROUP_REPEATED.search(text) or len(_REPEATS.findall(text)) > repeats:
+        raise _too_slow(path, text)
     try:
         re.compile(text)
     except (re.error, RecursionError, OverflowError) as error:

@@ -12,9 +12,10 @@ from pathlib import Path
 import torch
 
 from cambrian_gaze.extras import require
-from cambrian_gaze.models.adapter_check import ADAPTER_CONFIG, check_adapter, is_adapter, refuse_adapter
+from cambrian_gaze.models.adapter_check import ADAPTER_CONFIG, check_adapter, check_patterns, is_adapter, refuse_adapter
 from cambrian_gaze.models.backbones import other_sizes
 from cambrian_gaze.models.configuration import CambrianGazeConfig
+from cambrian_gaze.models.folder_check import Copied
 from cambrian_gaze.models.generation_settings import settle
 from cambrian_gaze.models.lineage import LINEAGE, parent, read_lineage, weights_digest, write_lineage
 from cambrian_gaze.models.loading import load_model
@@ -39,7 +40,7 @@ def merge_adapter(base: Path | str, adapter: Path | str, out: Path | str) -> Pat
     Raises: as `load_adapted`; ValueError where `out` is there already, or the sum is not finite.
     """
     with new_folder(out) as folder:
-        model = _over_base(base, adapter, copied=True).merge_and_unload(progressbar=True, safe_merge=True)
+        model = _over_base(base, adapter, copied="rewritten").merge_and_unload(progressbar=True, safe_merge=True)
         processor = CambrianGazeProcessor.from_pretrained(adapter)
         settle(model, processor.tokenizer)
         model.save_pretrained(folder)
@@ -48,7 +49,7 @@ def merge_adapter(base: Path | str, adapter: Path | str, out: Path | str) -> Pat
     return Path(out)
 
 
-def _over_base(base: Path | str, adapter: Path | str, copied: bool = False) -> torch.nn.Module:
+def _over_base(base: Path | str, adapter: Path | str, copied: Copied = "nothing") -> torch.nn.Module:
     """A `PeftModel` of the adapter over the base, in evaluation mode."""
     peft = require("peft", "peft")
     if not is_adapter(adapter):
@@ -66,6 +67,7 @@ def _over_base(base: Path | str, adapter: Path | str, copied: bool = False) -> t
         del config.quantization_config  # of the training; here the base is as it was saved
     model = load_model(str(base), config, stored.dtype or torch.float32)
     with opening(adapter) as source:
+        check_patterns(adapter, [name for name, _ in model.named_modules()])
         return peft.PeftModel.from_pretrained(model, source).eval()
 
 

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModel, PreTrainedModel
+from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
@@ -116,8 +116,11 @@ class CambrianGazePreTrainedModel(PreTrainedModel):
             return super().from_pretrained(None, *args, **kwargs)
         with opening(source) as folder:
             refuse_adapter(folder)
-            if cls._tied_weights_keys and not _OTHER_WEIGHTS & kwargs.keys():
-                check_fit(cls, kwargs.get("config") or cls.config_class.from_pretrained(folder), folder)
+            if cls._tied_weights_keys and not any(kwargs.get(key) not in (None, False, "") for key in _OTHER_WEIGHTS):
+                config = kwargs.get("config") or folder
+                if not isinstance(config, PreTrainedConfig):
+                    config = cls.config_class.from_pretrained(config)
+                check_fit(_ours(cls), config, folder)
             return super().from_pretrained(folder, *args, **kwargs)
 
     @classmethod
@@ -125,6 +128,12 @@ class CambrianGazePreTrainedModel(PreTrainedModel):
         """A model of a preset's sizes with fresh weights; nothing is downloaded. Under `torch.device("meta")` no
         memory is taken. `overrides` replace fields of the configuration."""
         return cls(CambrianGazeConfig.from_preset(name, **overrides))
+
+
+def _ours(kind: type[PreTrainedModel]) -> type[PreTrainedModel]:
+    """The class of this package that `kind` is or adds to: what a subclass adds need not be in the weights."""
+    package = __name__.split(".")[0]
+    return next(base for base in kind.__mro__ if base.__module__.split(".")[0] == package)
 
 
 class CambrianGazeModel(CambrianGazePreTrainedModel):

@@ -12,7 +12,7 @@ from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, PreTrainedConfig
 from cambrian_gaze.data.conversation import CONTEXT_TOKEN, IMAGE_TOKEN, VIDEO_TOKEN
 from cambrian_gaze.data.expand import PlaceholderIds
 from cambrian_gaze.models.configuration import CambrianGazeConfig
-from cambrian_gaze.models.folder_check import check_files
+from cambrian_gaze.models.folder_check import Copied, check_files
 from cambrian_gaze.models.key_report import Part, Source, match
 from cambrian_gaze.models.modeling import CambrianGazeForConditionalGeneration
 from cambrian_gaze.models.opening import open_config
@@ -35,7 +35,7 @@ SIZES = (
 """What a backbone must share with a preset that was asked for."""
 
 
-def resolve(name: str, copied: bool = False) -> Path:
+def resolve(name: str, copied: Copied = "nothing") -> Path:
     """The folder of a checkpoint: a local one, or that of a Hub id, downloaded or (under HF_HUB_OFFLINE) in the cache.
 
     Args:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import stat
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from cambrian_gaze.models.generation_check import fault_of_settings
 
@@ -48,38 +49,63 @@ _OBJECTS = {
 }
 """Files of one JSON object, and their fields that must be objects where they are there."""
 _LOADED = (".json", ".safetensors", ".jinja", ".txt", ".model", ".tiktoken", ".bin")
+_NOT_OPENED = re.compile(
+    r"(?!(pytorch_|adapter_)?model).*\.(safetensors|bin)"
+    r"|(?!.*(config|token|vocab|merges|template|processor|index|bpe|dict|spm|emoji|normalizer|lineage)).*\.(json|txt)",
+    re.IGNORECASE,
+)
+"""Names with such endings that neither transformers nor tokenizers nor peft opens: results, logs, an optimizer's state;
+weights of other names, but where an index names them."""
 _TEMPLATES = "additional_chat_templates"
 """Folder of transformers for templates by name."""
+_SOUND: dict[tuple[Any, ...], tuple[str, ...]] = {}
+"""JSON files without a fault, by place, size and times → the shards that they name."""
+_MOST_SOUND = 1000
 
 
-class FolderError(ValueError):
-    """A file of a model's folder that is not loaded; the message names it and says what is wrong."""
+class FolderError(ValueError, OSError):
+    """A file of a model's folder that is not loaded; the message names it and says what is wrong. An OSError too, as
+    transformers raises for a folder that lacks files."""
 
 
-def check_files(folder: Path | str, copied: bool = False) -> None:
-    """Look at sizes, kinds, JSON and safetensors headers, before transformers opens anything.
+Copied = Literal["nothing", "rewritten", "as it is"]
+"""What becomes of the files that are read: they are loaded; a model is written from them anew; they are copied."""
+
+
+def check_files(folder: Path | str, copied: Copied = "nothing") -> None:
+    """Look at sizes, kinds, JSON and safetensors headers, before transformers opens anything; where nothing is copied,
+    of the files that it may open.
 
     Args:
-        copied: what is read goes into another folder, or to the hub: no file may be a link to one elsewhere, which
-            would take a private file along. Links from a snapshot of the hub's cache to its blobs may.
+        copied: what goes into another folder, or to the hub, may not be a link to a file elsewhere, which would take a
+            private file along. Links from a snapshot of the hub's cache to its blobs may, and where tensors are
+            written anew, weights.
 
     Raises: FolderError for the first file with a fault.
     """
     folder = Path(folder)
     templates = sorted((folder / _TEMPLATES).iterdir()) if (folder / _TEMPLATES).is_dir() else []
-    for path in [*sorted(folder.iterdir()), *templates]:
+    paths = [*sorted(folder.iterdir()), *templates]
+    shards = {name for path in paths if copied == "nothing" for name in _named_shards(path)}
+    for path in paths:
         loaded = path.suffix in _LOADED
-        if not loaded and (not copied or path.is_dir()):
+        if not loaded and (copied == "nothing" or path.is_dir()):
+            continue
+        if copied == "nothing" and _NOT_OPENED.fullmatch(path.name) and path.name not in shards:
             continue
         size = regular_size(path)
-        if copied:
+        if copied == "as it is" or (copied == "rewritten" and path.suffix != ".safetensors"):
             _refuse_link_out(path, folder)
         if path.name in _OBJECTS:
-            _check_object(path, _read_json(path, size))
+            _checked(path)
         elif path.suffix == ".safetensors":
             _check_header(path, size)
         elif loaded and path.suffix != ".bin" and size > LARGEST_TEXT:
             raise FolderError(f"{path} has {size} bytes, more than any such file needs ({LARGEST_TEXT})")
+
+
+def _named_shards(path: Path) -> tuple[str, ...]:
+    return _checked(path) if path.name in _OBJECTS and path.name.endswith(".index.json") else ()
 
 
 def regular_size(path: Path) -> int:
@@ -105,9 +131,23 @@ def read_object(path: Path) -> dict[str, Any]:
 def _refuse_link_out(path: Path, folder: Path) -> None:
     """Folders above `folder` may be links; of the snapshot's own tree only blobs may lie beside it."""
     target, own = path.resolve(), folder.resolve()
-    blobs = own.parent.parent / "blobs"
-    if not (target.is_relative_to(own) or (own.parent.name == "snapshots" and target.is_relative_to(blobs))):
+    blobs = [above.parent / "blobs" for above in own.parents if above.name == "snapshots"]
+    if not any(target.is_relative_to(place) for place in (own, *blobs)):
         raise FolderError(f"{path} is a link to {target}, outside its folder; put the file itself there")
+
+
+def _checked(path: Path) -> tuple[str, ...]:
+    """The shards that a JSON file names, if any. A file is opened several times and read here once, while it stays as
+    it is. Raises: FolderError."""
+    size, found = regular_size(path), path.stat()
+    key = (path.absolute(), found.st_dev, found.st_ino, size, found.st_mtime_ns, found.st_ctime_ns)
+    if key not in _SOUND:
+        content = _read_json(path, size)
+        _check_object(path, content)
+        if len(_SOUND) >= _MOST_SOUND:
+            _SOUND.clear()
+        _SOUND[key] = tuple(_shards(path, content))
+    return _SOUND[key]
 
 
 def _read_json(path: Path, size: int) -> Any:

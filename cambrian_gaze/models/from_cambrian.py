@@ -66,7 +66,7 @@ def from_cambrian(
     """
     if not dry_run:
         refuse_existing(out)
-    with opening(path, copied=True, verb="converted") as source:
+    with opening(path, copied="rewritten", verb="converted") as source:
         path = Path(source)
         upstream = read_config(path)
         shards = Shards(path)
@@ -75,7 +75,7 @@ def from_cambrian(
         vision_config, layer, used = tower_config(upstream, shards, vision)
         side = vision_config.image_size // vision_config.patch_size
         notes = cambrian.check_config(upstream, (side, side), cambrian.NEWLINE in shards.entries, choices or Choices())
-        tokenizer_folder = path if tokenizer is None else resolve(tokenizer, copied=True)
+        tokenizer_folder = path if tokenizer is None else resolve(tokenizer, copied="rewritten")
         text_tokenizer = open_tokenizer(tokenizer_folder, config=text_config)
         notes += add_placeholders(text_tokenizer)
         grown = grow_vocabulary(text_config, len(text_tokenizer))
@@ -86,7 +86,7 @@ def from_cambrian(
         if not cambrian.stored_layers(shards):
             parts[0] = parts[0]._replace(prefixes=(DECODER, cambrian.PROJECTOR, HEAD))
             hub_id = vision or cambrian.TOWERS[cambrian.tower_name(upstream)].hub_id
-            part = vision_tower_part(resolve(hub_id, copied=True))
+            part = vision_tower_part(resolve(hub_id, copied="rewritten"))
             parts.append(part._replace(names=cambrian.truncated(part.names, used)))
         with torch.device("meta"):
             model = CambrianGazeForConditionalGeneration(config)

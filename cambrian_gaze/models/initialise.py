@@ -70,8 +70,8 @@ def initialise(
         raise ValueError(f"{', '.join(sorted(taken))} come from the backbones; leave them out")
     if not dry_run:
         refuse_existing(out)
-    llm_folder, tower_folder = resolve(language_model, copied=True), resolve(vision, copied=True)
-    tokenizer_folder = llm_folder if tokenizer is None else resolve(tokenizer, copied=True)
+    llm_folder, tower_folder = resolve(language_model, copied="rewritten"), resolve(vision, copied="rewritten")
+    tokenizer_folder = llm_folder if tokenizer is None else resolve(tokenizer, copied="rewritten")
     with said_of(f"{language_model} and {vision} make no model"):
         text_config, vision_config = read_text_config(llm_folder), read_vision_config(tower_folder)
         if preset is not None:

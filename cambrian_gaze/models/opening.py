@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoProcessor, AutoTokenizer, PreTrainedConfig, PreTrainedModel
 
-from cambrian_gaze.models.folder_check import FolderError, check_files
+from cambrian_gaze.models.folder_check import Copied, FolderError, check_files
 from cambrian_gaze.models.key_report import Part, match, model_shapes
 from cambrian_gaze.models.shards import Shards
 from cambrian_gaze.models.source import NoSuchFolder, known_source
@@ -27,7 +27,7 @@ SHOWN = 400
 
 
 @contextmanager
-def opening(name: Path | str, copied: bool = False, verb: str = "loaded") -> Iterator[str]:
+def opening(name: Path | str, copied: Copied = "nothing", verb: str = "loaded") -> Iterator[str]:
     """Yields `name` as transformers takes it, checked; errors of the block are told of it in one line.
 
     Args:
@@ -35,8 +35,8 @@ def opening(name: Path | str, copied: bool = False, verb: str = "loaded") -> Ite
         copied: see `check_files`.
         verb: what cannot be done where the block fails.
 
-    Raises: NoSuchFolder; FolderError, a ValueError, for a faulty file and for any error of the block but a missing
-        package, and but OSError where the Hub is asked.
+    Raises: NoSuchFolder; FolderError, a ValueError and an OSError, for a faulty file and for any error of the block but
+        a missing package and no memory left, and but OSError where the Hub is asked.
     """
     source = known_source(name)
     here = Path(source).is_dir()
@@ -48,11 +48,11 @@ def opening(name: Path | str, copied: bool = False, verb: str = "loaded") -> Ite
 
 @contextmanager
 def said_of(what: str, *passed: type[Exception]) -> Iterator[None]:
-    """Errors of the block as a FolderError "`what`: …" of one line, but for those of one already, missing packages and
-    the kinds in `passed`."""
+    """Errors of the block as a FolderError "`what`: …" of one line, but for those of one already, missing packages, no
+    memory left (the machine's, no fault of the folder) and the kinds in `passed`."""
     try:
         yield
-    except (FolderError, NoSuchFolder, ImportError, *passed):
+    except (FolderError, NoSuchFolder, ImportError, MemoryError, torch.OutOfMemoryError, *passed):
         raise
     except Exception as error:
         kind = "" if isinstance(error, (ValueError, OSError)) and str(error) else f"{type(error).__name__} "
@@ -60,7 +60,7 @@ def said_of(what: str, *passed: type[Exception]) -> Iterator[None]:
         raise FolderError(f"{what}: {kind}{text[:SHOWN]}{'…' if len(text) > SHOWN else ''}".rstrip()) from error
 
 
-def open_config(name: Path | str, copied: bool = False) -> PreTrainedConfig:
+def open_config(name: Path | str, copied: Copied = "nothing") -> PreTrainedConfig:
     """The configuration of a folder or Hub id, of any architecture of transformers or this project; code that it names
     is not run.
 
@@ -70,7 +70,7 @@ def open_config(name: Path | str, copied: bool = False) -> PreTrainedConfig:
         return AutoConfig.from_pretrained(source, trust_remote_code=False)
 
 
-def open_tokenizer(name: Path | str, copied: bool = False, **options: Any) -> Any:
+def open_tokenizer(name: Path | str, copied: Copied = "nothing", **options: Any) -> Any:
     """The tokenizer of a folder or Hub id. Raises: as `opening`."""
     with opening(name, copied) as source:
         return AutoTokenizer.from_pretrained(source, trust_remote_code=False, **options)
@@ -91,7 +91,7 @@ def check_fit(kind: type[PreTrainedModel], config: PreTrainedConfig, folder: str
     if not Path(folder).is_dir():
         return
     with said_of(f"{folder} cannot be loaded"):
-        shards = Shards(folder)
+        shards = Shards(folder, only_listed=True)
         with torch.device("meta"):
             shapes = model_shapes(kind(config))
         if (quantised := getattr(config, "quantization_config", None)) is not None:

@@ -30,6 +30,11 @@ DTYPES = {
     "I16": torch.int16,
     "I8": torch.int8,
     "U8": torch.uint8,
+    "U16": torch.uint16,
+    "U32": torch.uint32,
+    "U64": torch.uint64,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
     "BOOL": torch.bool,
 }
 """Names of dtypes in safetensors files."""
@@ -43,7 +48,8 @@ class Entry(NamedTuple):
 
     file: Path
     shape: tuple[int, ...]
-    dtype: torch.dtype
+    dtype: torch.dtype | None
+    """None: one that torch has no name for, see `Shards`."""
 
 
 class Shards:
@@ -51,18 +57,20 @@ class Shards:
 
     Args:
         path: a folder with `model.safetensors` or `pytorch_model.bin`, whole or sharded with an index; or one file.
+        only_listed: names and shapes are all that is asked for, of the files that transformers would load: of a whole
+            file beside an index the former, and of any type.
 
     Raises: ValueError where files are missing, torn or ambiguous, hold anything but tensors, or disagree with the
         index.
     """
 
-    def __init__(self, path: Path | str) -> None:
+    def __init__(self, path: Path | str, only_listed: bool = False) -> None:
         self.path = Path(path)
-        files, indexed = _weight_files(self.path)
+        files, indexed = _weight_files(self.path, only_listed)
         self.files = files
         self.entries: dict[str, Entry] = {}
         for file in files:
-            for name, entry in _list(file).items():
+            for name, entry in _list(file, only_listed).items():
                 if name in self.entries:
                     raise ValueError(f"{name} is in {self.entries[name].file.name} and in {file.name} of {self.path}")
                 self.entries[name] = entry
@@ -138,7 +146,7 @@ def fingerprint(tensors: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def _weight_files(path: Path) -> tuple[list[Path], dict[str, str] | None]:
+def _weight_files(path: Path, whole_first: bool) -> tuple[list[Path], dict[str, str] | None]:
     """Files of a checkpoint, and the index's {tensor: file name} where there is one."""
     if path.is_file():
         return [path], None
@@ -148,6 +156,8 @@ def _weight_files(path: Path) -> tuple[list[Path], dict[str, str] | None]:
     found = [file for file in found if file.is_file()]
     if any(file.name.startswith(WEIGHT_FILES[0]) for file in found):
         found = [file for file in found if file.name.startswith(WEIGHT_FILES[0])]
+    if whole_first:
+        found = found[:1]
     if len(found) != 1:
         names = ", ".join(file.name for file in found) or "none"
         raise ValueError(
@@ -172,7 +182,7 @@ def _weight_files(path: Path) -> tuple[list[Path], dict[str, str] | None]:
     return [path / name for name in shards], indexed
 
 
-def _list(file: Path) -> dict[str, Entry]:
+def _list(file: Path, any_type: bool) -> dict[str, Entry]:
     if file.suffix != ".safetensors":
         return {name: Entry(file, tuple(t.shape), t.dtype) for name, t in _unpickle(file, "meta").items()}
     entries = {}
@@ -181,9 +191,9 @@ def _list(file: Path) -> dict[str, Entry]:
             for name in opened.keys():
                 part = opened.get_slice(name)
                 kind = part.get_dtype()
-                if kind not in DTYPES:
+                if kind not in DTYPES and not any_type:
                     raise ValueError(f"{name} has the type {kind}, which is not supported: {', '.join(DTYPES)}")
-                entries[name] = Entry(file, tuple(part.get_shape()), DTYPES[kind])
+                entries[name] = Entry(file, tuple(part.get_shape()), DTYPES.get(kind))
     except Exception as error:
         raise ValueError(f"{file} cannot be read as safetensors ({error}); it is torn or something else") from error
     return entries

@@ -25,14 +25,18 @@ _CONVERSATION = [
 ]
 
 _PROBE = """
-import json, resource, sys
+import sys
+sys.path[:] = [place for place in sys.path if place]  # not the working folder, which may be a stranger's
+import contextlib, json, resource
 from transformers.utils.chat_template_utils import render_jinja_template
 import jinja2
 given = json.load(sys.stdin)
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize() if sys.platform == "linux" else 0
 spent = resource.getrusage(resource.RUSAGE_SELF)
-resource.setrlimit(resource.RLIMIT_CPU, (int(spent.ru_utime + spent.ru_stime) + 1 + given["seconds"],) * 2)
-resource.setrlimit(resource.RLIMIT_AS, (used + given["memory"],) * 2)
+seconds = int(spent.ru_utime + spent.ru_stime) + 1 + given["seconds"]
+for kind, most in ((resource.RLIMIT_CPU, seconds), (resource.RLIMIT_AS, used + given["memory"])):
+    with contextlib.suppress(ValueError, OSError):  # a system without this limit, such as macOS
+        resource.setrlimit(kind, (most, most))
 try:
     render_jinja_template([given["conversation"]], chat_template=given["template"], add_generation_prompt=True)
 except jinja2.TemplateSyntaxError as error:

@@ -51,7 +51,7 @@ def to_cambrian(
     """
     if not dry_run:
         refuse_existing(out)
-    with opening(path, copied=True, verb="converted") as source:
+    with opening(path, copied="rewritten", verb="converted") as source:
         path = Path(source)
         config = CambrianGazeConfig.from_pretrained(path)
         if config.mm_projector_type != "mlp2x_gelu":

@@ -14,6 +14,7 @@ from pathlib import Path
 from cambrian_gaze.reproduce.commands import Options, Step
 from cambrian_gaze.reproduce.done import record_evaluation, unfinished
 from cambrian_gaze.reproduce.rows import Chain
+from cambrian_gaze.training.ranks import own_modules
 
 
 def run_steps(
@@ -59,7 +60,7 @@ def run_command(words: Sequence[str], lock: int | None = None) -> int:
     descriptor that the process inherits, see `alone`."""
     command = [sys.executable, "-m", "cambrian_gaze.cli.main", *words]
     sys.stdout.flush()
-    process = subprocess.Popen(command, pass_fds=() if lock is None else (lock,))
+    process = subprocess.Popen(command, env=own_modules(os.environ), pass_fds=() if lock is None else (lock,))
 
     def pass_on(number: int, frame: object) -> None:
         process.send_signal(number)

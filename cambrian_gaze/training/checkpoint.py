@@ -177,7 +177,7 @@ def export_model(source: Path | str, out: Path | str) -> tuple[Path, list[str]]:
         folder = good[-1] if good else folder
     if reason := damage(folder, hashes=True):
         raise ValueError(f"{folder} cannot be exported: {reason}")
-    check_files(folder, copied=True)
+    check_files(folder, copied="as it is")
     names = [path.name for path in sorted(folder.iterdir()) if path.is_file() and _is_of_model(path.name)]
     if not any(name.endswith(".safetensors") for name in names):
         raise ValueError(f"{folder} holds no *.safetensors; with a sharded save the weights must be gathered first")

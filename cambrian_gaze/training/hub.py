@@ -64,7 +64,7 @@ def push_to_hub(
     folder = Path(folder)
     if is_adapter(folder):
         raise ValueError(f"{folder} holds an adapter; make it a model (cambrian-gaze merge), and push that")
-    with opening(folder, copied=True):
+    with opening(folder, copied="as it is"):
         check_model(folder)
     if picture is not None and Path(picture).resolve() != (folder / PICTURE).resolve():
         shutil.copyfile(picture, folder / PICTURE)

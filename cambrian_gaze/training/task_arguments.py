@@ -52,7 +52,8 @@ class TaskArguments:
 
 def choose_times(values: dict[str, Any], sources: dict[str, str]) -> list[str]:
     """Fills in `eval_strategy` and `eval_steps` where something is to be evaluated and the configuration does not say
-    when: data after every epoch or every `eval_steps`, benchmarks every `eval_steps` or at the checkpoints.
+    when: data alone after every epoch or every `eval_steps`; benchmarks, and data beside them, every `eval_steps` or at
+    the checkpoints.
 
     Returns: what contradicts itself, one line each.
     """
@@ -70,7 +71,8 @@ def choose_times(values: dict[str, Any], sources: dict[str, str]) -> list[str]:
     cause = "eval_tasks" if tasks else "eval_data_path"
     saves_by_steps = str(values.get("save_strategy", "steps")) == "steps"
     if strategy is None:
-        by_steps = "eval_steps" in values or "eval_tasks_steps" in values or (not data and saves_by_steps)
+        at_checkpoints = saves_by_steps and (not data or bool(tasks))
+        by_steps = "eval_steps" in values or "eval_tasks_steps" in values or at_checkpoints
         strategy = values["eval_strategy"] = "steps" if by_steps else "epoch"
         sources["eval_strategy"] = f"{cause}, {sources[cause]}"
     if tasks and str(strategy) == "steps" and "eval_steps" not in values:

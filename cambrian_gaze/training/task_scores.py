@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
+from cambrian_gaze.training.accepted import schedules_by_metric
 from cambrian_gaze.training.config import RunConfig
 from cambrian_gaze.training.eval_loss import take_evaluation_weights
 from cambrian_gaze.training.resume import first_rank_decides, zero_stage
@@ -26,8 +27,11 @@ class Benchmarks(Protocol):
     def try_out(self, model: Any, processor: Any) -> list[str]:
         """What this model cannot be asked, one line each."""
 
-    def scores(self, model: Any, processor: Any, step: int, beat: Callable[[str], object]) -> dict[str, float]:
-        """`NAME_score`, `NAME_low` and `NAME_high` of each, see `task_arguments.FIGURES`. A collective."""
+    def scores(
+        self, model: Any, processor: Any, step: int, beat: Callable[[str], object], stop: Callable[[], bool]
+    ) -> dict[str, float]:
+        """`NAME_score`, `NAME_low` and `NAME_high` of each, see `task_arguments.FIGURES`, but of none any more from
+        where `stop`, the same on all ranks, says so. A collective, as `stop` is."""
 
 
 OpenBenchmarks = Callable[[RunConfig], Benchmarks]
@@ -83,17 +87,24 @@ class TaskScores:
     def measure(self, prefix: str) -> dict[str, float]:
         """`PREFIX_NAME_score` and so on where they are due: every `every` steps and at the run's end. Neither modes of
         modules nor random numbers are changed, and the regions that are kept are the model's own, not the schedule's.
+
+        A request to stop waits for one benchmark at most; those after it have no scores then.
         """
         trainer, step = self.trainer, self.trainer.state.global_step
         if self.every is not None and step % self.every and step != trainer.state.max_steps:
             return {}
         take_evaluation_weights(trainer)
+        needs_all = schedules_by_metric(trainer.args)  # Trainer ends with an error where it has not the metric.
         with looking(trainer.model), trainer.compute_loss_context_manager():
-            found = self.benchmarks.scores(trainer.model, trainer.processing_class, step, trainer.watchdog.beat)
+            found = self.benchmarks.scores(
+                *(trainer.model, trainer.processing_class, step, trainer.watchdog.beat),
+                stop=lambda: not needs_all and bool(trainer.request.agree(trainer.args.device)),
+            )
         return {f"{prefix}_{name}": value for name, value in found.items()}
 
     def leaves_open(self, metric: str | None, metrics: Mapping[str, float]) -> bool:
-        """Whether `metric_for_best_model` is a benchmark's, and was not due with these metrics."""
+        """Whether `metric_for_best_model` is a benchmark's, and was not due with these metrics, or not reached before a
+        request to stop."""
         name = (metric or "").removeprefix("eval_")
         own = {f"{one}_{figure}" for one in self.benchmarks.names for figure in FIGURES}
         return name in own and f"eval_{name}" not in metrics

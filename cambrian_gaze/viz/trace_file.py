@@ -24,7 +24,9 @@ from cambrian_gaze.viz.trace import ALL, Trace, TraceItem
 
 FORMAT, VERSION = "cambrian-gaze trace", 1
 MAX_BYTES = 4 << 30
-"""Larger files are refused before they are read."""
+"""Larger files are refused before they are read, and not written."""
+_PER_ARRAY = 200
+"""More bytes than an array takes in a file's header."""
 
 
 class TraceError(ValueError):
@@ -32,7 +34,8 @@ class TraceError(ValueError):
 
 
 def write_trace_file(path: str | os.PathLike, trace: Trace) -> Path:
-    """Writes a trace of the newest version atomically and returns its path."""
+    """Writes a trace of the newest version atomically and returns its path. Raises `TraceError` for one that would have
+    more than `MAX_BYTES`."""
     arrays = {
         "token_ids": trace.token_ids.astype(np.int64),
         "special": trace.special.astype(np.uint8),
@@ -62,6 +65,13 @@ def write_trace_file(path: str | os.PathLike, trace: Trace) -> Path:
         "missing": trace.missing,
     }
     metadata = {"format": FORMAT, "version": str(VERSION), "trace": json.dumps(facts, ensure_ascii=False)}
+    size = sum(a.nbytes + _PER_ARRAY for a in arrays.values()) + len(json.dumps(metadata["trace"]).encode())
+    if size > MAX_BYTES:
+        raise TraceError(
+            f"{path}: this trace would have {size} bytes, more than a file of one may ({MAX_BYTES}): "
+            f"{sum(len(item.encoded) for item in trace.items)} pictures and {len(trace.token_ids)} tokens; take fewer "
+            "frames or smaller pictures, or a shorter answer"
+        )
     with replacing(path) as temporary:
         save_file({name: np.ascontiguousarray(a) for name, a in arrays.items()}, str(temporary), metadata)
     return Path(path)

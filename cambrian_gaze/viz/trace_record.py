@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import io
 from collections.abc import Callable, Sequence
@@ -110,17 +111,33 @@ def token_texts(decode: Callable[[list[int]], str], ids: Sequence[int]) -> list[
 
 
 def model_facts(name: str) -> dict[str, Any]:
-    """Name and digest of the weights, of the lineage where the folder has one, else read. None for a model without a
+    """Name and digest of the weights, of the lineage where the folder has one, else read, once while the files stay as
+    they are. None for a model without a
     name, and for the digest where there is no folder of safetensors (a name of the Hub)."""
-    from cambrian_gaze.models.lineage import LINEAGE, read_lineage, weights_digest
+    from cambrian_gaze.models.lineage import LINEAGE, read_lineage
 
     folder, weights = Path(name), None
     if name and (folder / "config.json").is_file():
         try:
-            weights = read_lineage(folder)["weights"] if (folder / LINEAGE).is_file() else weights_digest(folder)
-        except ValueError:
+            own = (folder / LINEAGE).is_file()
+            weights = read_lineage(folder)["weights"] if own else _digest(folder.resolve(), _state_of_weights(folder))
+        except (ValueError, OSError):
             pass  # An answer is not lost because its model cannot be named.
     return {"name": name or None, "weights": weights}
+
+
+def _state_of_weights(folder: Path) -> tuple[tuple[str, int, int], ...]:
+    """Name, bytes and time of change of the files that the digest is about."""
+    files = sorted([*folder.glob("*.safetensors"), *folder.glob("*.safetensors.index.json")])
+    return tuple((file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files)
+
+
+@functools.lru_cache(maxsize=16)
+def _digest(folder: Path, state: tuple[tuple[str, int, int], ...]) -> str:
+    """Of the weights in a folder, whose files are in this state."""
+    from cambrian_gaze.models.lineage import weights_digest
+
+    return weights_digest(folder)
 
 
 def _length(ids: Sequence[int], ends: int | Sequence[int] | None) -> int:

@@ -375,7 +375,7 @@ def _cases() -> list[Case]:
     found += [Case(f"{file} is a link out", "link", _link_out(file)) for file in ("config.json", "tokenizer.json")]
     found += [Case(f"{file} is a link out", "link", _link_out(file)) for file in ("notes.txt", "chat_template.jinja")]
     found.append(
-        Case("the weights are a link out", "link", lambda folder: _link_out(_weights(folder).name)(folder))
+        Case("the weights are a link out", "link to weights", lambda folder: _link_out(_weights(folder).name)(folder))
     )
     return found
 

@@ -58,7 +58,7 @@ COMMANDS: dict[str, tuple[str, tuple[str, ...], list[str]]] = {
     ),
     "push": (
         "model",
-        (*MODEL, "lineage", "link"),
+        (*MODEL, "lineage", "link", "link to weights"),
         ["push", "{model}", "--repo", "me/it", "--dry_run"],
     ),
     "show": ("model", ("lineage",), ["checkpoint", "show", "{model}", "--verify"]),

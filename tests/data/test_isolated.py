@@ -166,3 +166,15 @@ def test_a_child_that_cannot_start_is_no_fault_of_the_video(folder, monkeypatch)
     monkeypatch.setattr(sys, "executable", "/bin/false")
     with pytest.raises(RuntimeError, match="the process that decodes videos does not start: exit status 1"):
         load_frames("good.mp4", folder)
+
+
+def test_what_lies_in_the_working_folder_is_not_run(folder, monkeypatch):
+    for name in ("runpy", "json", "numpy", "resource", "cambrian_gaze"):
+        (folder / f"{name}.py").write_text(f"open({str(folder / 'ran')!r}, 'w')\nraise SystemExit(9)")
+    monkeypatch.chdir(folder)
+    isolated_stop()
+    try:
+        assert count_frames("good.mp4", folder, FrameSampling(2.0, video_timeout=60)) == 8
+    finally:
+        isolated_stop()
+    assert not (folder / "ran").exists()

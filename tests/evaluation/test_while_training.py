@@ -269,3 +269,33 @@ def test_answering_changes_nothing_of_a_model_that_keeps_no_cache(
         del model.config.use_cache
     assert before == after
     assert (tmp_path / "mme" / "step-1.jsonl").read_text() == (tmp_path / "mme" / "step-2.jsonl").read_text()
+
+
+def test_where_it_is_to_stop_no_further_benchmark_is_begun(data_root: Path, tmp_path: Path, shares) -> None:
+    """All processes ask at the same places."""
+    asked: list[int] = []
+
+    def call(ranks: Any) -> dict[str, float]:
+        def stop() -> bool:
+            told = any(ranks.gathered(ranks.rank == 1 and len(asked) >= 2))
+            asked.append(ranks.rank)
+            return told
+
+        parts = parts_of(["mme", "mmvp"], tmp_path, data_root, ranks)
+        return parts.scores("answers", None, 3, lambda what: None, stop)
+
+    for scores in TwoRanks().run(call):
+        assert {name.split("_")[0] for name in scores} == {"mme"}
+    assert sorted(asked) == [0, 0, 1, 1]
+
+
+def test_one_process_looks_through_all_rows(data_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from cambrian_gaze.evaluation import while_training
+
+    looked: list[str] = []
+    original = while_training.sound_rows
+    monkeypatch.setattr(while_training, "sound_rows", lambda one, root: looked.append(one.name) or original(one, root))
+    one, other = TwoRanks().run(lambda ranks: parts_of(["mme", "gqa"], tmp_path, data_root, ranks, limit=2))
+    assert looked == ["mme", "gqa"] and one.questions == other.questions > 0 and not one.problems + other.problems
+    one, other = TwoRanks().run(lambda ranks: parts_of(["mme", "gqa"], tmp_path, data_root, ranks, limit=1))
+    assert one.problems == other.problems and "leaves out some of the 2 categories" in one.problems[0]

@@ -80,7 +80,9 @@ def test_wrong_fields(folder: Path, name: str, content: dict[str, Any]) -> None:
     refused(folder, name)
 
 
-@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "model.safetensors", "chat_template.jinja", "x.bin"])
+@pytest.mark.parametrize(
+    "name", ["config.json", "tokenizer.json", "model.safetensors", "chat_template.jinja", "pytorch_model.bin"]
+)
 @pytest.mark.parametrize(
     "make",
     [os.mkfifo, Path.mkdir, lambda at: at.symlink_to("/dev/zero"), lambda at: at.symlink_to("nowhere")],
@@ -97,3 +99,74 @@ def test_sizes_are_checked_first(folder: Path, name: str) -> None:
     with (folder / name).open("wb") as file:
         file.truncate(2**40)
     refused(folder, name)
+
+
+@pytest.mark.parametrize(
+    "name", ["results.json", "train_log.txt", "logs.txt", "scheduler.bin", "consolidated.safetensors"]
+)
+def test_what_nothing_opens_is_no_fault(folder: Path, name: str) -> None:
+    with (folder / name).open("wb") as file:
+        file.truncate(2**40)
+    check_files(folder)
+    (folder / name).unlink()
+    (folder / name).mkdir()
+    check_files(folder)
+    (folder / name).rmdir()
+    (folder / name).symlink_to("nowhere")
+    check_files(folder)
+    with pytest.raises(FolderError):
+        check_files(folder, copied="as it is")
+
+
+def test_weights_of_any_name_are_looked_at_where_an_index_names_them(folder: Path) -> None:
+    (folder / "some.safetensors").write_bytes(HEADERS["a header of 2^63"])
+    check_files(folder)
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "some.safetensors"}}))
+    refused(folder, "some.safetensors")
+
+
+def test_links_out(folder: Path) -> None:
+    """A model that is written anew takes no file along but those that are copied for it; weights are not."""
+    outside = folder.parent / f"{folder.name}-outside"
+    outside.mkdir()
+    (folder / "model.safetensors").rename(outside / "weights")
+    (folder / "model.safetensors").symlink_to(outside / "weights")
+    check_files(folder)
+    check_files(folder, copied="rewritten")
+    with pytest.raises(FolderError, match=r"model\.safetensors is a link to .*weights, outside its folder"):
+        check_files(folder, copied="as it is")
+    (folder / "tokenizer.json").rename(outside / "secret")
+    (folder / "tokenizer.json").symlink_to(outside / "secret")
+    check_files(folder)
+    with pytest.raises(FolderError, match=r"tokenizer\.json is a link to .*secret, outside its folder"):
+        check_files(folder, copied="rewritten")
+
+
+@pytest.mark.parametrize("within", [".", "sub", "a/b"])
+def test_folders_of_a_snapshot_lead_to_its_blobs(folder: Path, within: str) -> None:
+    root = folder.parent / f"{folder.name}-models--me--it"
+    place, blobs = root / "snapshots" / "abc" / within, root / "blobs"
+    for new in (place, blobs):
+        new.mkdir(parents=True)
+    for file in [path for path in folder.iterdir() if path.is_file()]:
+        file.rename(blobs / file.name)
+        (place / file.name).symlink_to(os.path.relpath(blobs / file.name, place))
+    check_files(place, copied="as it is")
+    (blobs / "config.json").rename(root / "config.json")
+    (blobs / "config.json").symlink_to(root / "config.json")
+    with pytest.raises(FolderError, match="outside its folder"):
+        check_files(place, copied="as it is")
+
+
+def test_json_is_read_once_while_it_stays_as_it_is(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+    original = folder_check._read_json
+    monkeypatch.setattr(folder_check, "_read_json", lambda path, size: read.append(path.name) or original(path, size))
+    check_files(folder)
+    assert read == [], "the fixture has looked at them"
+    before = (folder / "tokenizer.json").stat()
+    (folder / "tokenizer.json").write_text("[]")
+    os.utime(folder / "tokenizer.json", ns=(before.st_atime_ns, before.st_mtime_ns))
+    for _ in range(2):
+        refused(folder, "tokenizer.json")
+    assert read == ["tokenizer.json"] * 2

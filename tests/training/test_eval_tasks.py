@@ -6,7 +6,9 @@ The benchmarks here are scripted; `tests/cli/test_train.py` answers real ones.
 import contextlib
 import dataclasses
 import json
+import os
 import random
+import signal
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,10 +18,12 @@ import pytest
 import torch
 import torch.distributed as dist
 from safetensors.torch import load_file
+from transformers import SchedulerType
 
 from cambrian_gaze.training import config
 from cambrian_gaze.training.config import ConfigError, RunConfig
 from cambrian_gaze.training.log import read_log
+from cambrian_gaze.training.requests import StopRequest
 from cambrian_gaze.training.run import main, prepare, train
 from cambrian_gaze.training.samples import looking
 from cambrian_gaze.training.task_scores import TaskScores
@@ -42,7 +46,7 @@ class Scripted:
         assert processor.tokenizer is not None
         return self.unanswerable
 
-    def scores(self, model: Any, processor: Any, step: int, beat: Any) -> dict[str, float]:
+    def scores(self, model: Any, processor: Any, step: int, beat: Any, stop: Any = bool) -> dict[str, float]:
         assert not any(module.training for module in model.modules()) and not torch.is_grad_enabled()
         torch.rand(7), np.random.rand(7), random.random()
         beat("a batch of mme")
@@ -69,7 +73,8 @@ def test_without_a_word_benchmarks_are_answered_at_the_checkpoints(tmp_path: Pat
     assert times(tmp_path, eval_tasks="mme", eval_tasks_steps=4) == ("steps", 4)
     assert times(tmp_path, eval_tasks="mme", eval_strategy="steps") == ("steps", 3), "not logging_steps, 1 here"
     assert times(tmp_path, eval_tasks="mme", save_strategy="epoch", save_steps=None)[0] == "epoch"
-    assert times(tmp_path, eval_tasks="mme", eval_data_path=data)[0] == "epoch"
+    assert times(tmp_path, eval_tasks="mme", eval_data_path=data) == ("steps", 3), "the loss beside them"
+    assert times(tmp_path, eval_data_path=data)[0] == "epoch"
     assert times(tmp_path, eval_tasks="mme", eval_data_path=data, eval_tasks_steps=4) == ("steps", 4)
     assert times(tmp_path, eval_tasks="mme", eval_data_path=data, eval_steps=2, eval_tasks_steps=4) == ("steps", 2)
 
@@ -194,10 +199,10 @@ def test_the_training_is_the_same_with_them_and_resumes(pages: Path, tmp_path: P
     argv = flags(pages, tmp_path / "parts", **options | best)
 
     class Stop(Scripted):
-        def scores(self, model: Any, processor: Any, step: int, beat: Any) -> dict[str, float]:
+        def scores(self, model: Any, processor: Any, step: int, beat: Any, stop: Any = bool) -> dict[str, float]:
             if step == 5:
                 raise RuntimeError("stopped")
-            return super().scores(model, processor, step, beat)
+            return super().scores(model, processor, step, beat, stop)
 
     with pytest.raises(RuntimeError, match="stopped"):
         train(config.load(argv), benchmarks=Stop({3: 50.0}))
@@ -244,11 +249,14 @@ def test_it_is_asked_with_the_weights_that_an_optimizer_evaluates() -> None:
     order: list[str] = []
 
     class Benchmarks(Scripted):
-        def scores(self, *what: Any) -> dict[str, float]:
+        def scores(self, *what: Any, stop: Any) -> dict[str, float]:
             order.append("asked")
-            return {"mme_score": 1.0}
+            return {} if stop() else {"mme_score": 1.0}
 
+    request = StopRequest()
     trainer = SimpleNamespace(
+        args=SimpleNamespace(device=torch.device("cpu"), lr_scheduler_type=SchedulerType.COSINE),
+        request=request,
         model=SmallModel(),
         processing_class=None,
         optimizer=SimpleNamespace(eval=lambda: order.append("weights")),
@@ -259,6 +267,30 @@ def test_it_is_asked_with_the_weights_that_an_optimizer_evaluates() -> None:
     assert TaskScores(trainer, Benchmarks({}), None).measure("eval") == {"eval_mme_score": 1.0}
     assert order == ["weights", "asked"]
     assert TaskScores(trainer, Benchmarks({}), 4).measure("eval") == {} and order == ["weights", "asked"]
+    request.status = 85
+    asked = TaskScores(trainer, Benchmarks({}), None)
+    assert asked.measure("eval") == {} and asked.leaves_open("mme_score", {})
+    trainer.args.lr_scheduler_type = SchedulerType.REDUCE_ON_PLATEAU
+    assert asked.measure("eval"), "the schedule needs the score"
+
+
+def test_a_request_to_stop_waits_for_one_benchmark(pages: Path, tmp_path: Path) -> None:
+    """It reaches the run while it answers; the checkpoint is written after the next step, and the best one stays."""
+
+    class Two(Scripted):
+        def scores(self, model: Any, processor: Any, step: int, beat: Any, stop: Any) -> dict[str, float]:
+            found = super().scores(model, processor, step, beat, stop)
+            if step == 4:
+                os.kill(os.getpid(), signal.SIGUSR1)
+            return {} if stop() else found
+
+    options = {"load_best_model_at_end": True, "metric_for_best_model": "mme_score", "eval_tasks": "mme"}
+    loaded = config.load(flags(pages, tmp_path / "run", **options, save_steps=2))
+    scripted = Two({2: 10.0, 4: 30.0})
+    with StopRequest().listening() as request:
+        trainer = train(loaded, request=request, benchmarks=scripted)
+    assert request.granted == 85 and scripted.asked == [2, 4]
+    assert trainer.state.global_step == 5 and trainer.state.best_metric == 10.0
 
 
 def scripted_run(argv: list[str]) -> int:

@@ -1,12 +1,14 @@
 """How many processes a command line starts."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+import cambrian_gaze
 from cambrian_gaze.training.layers import ConfigError
 from cambrian_gaze.training.log import read_log
 from cambrian_gaze.training.ranks import (
@@ -92,3 +94,16 @@ def test_the_command_trains_on_two_ranks(pages: Path, tmp_path: Path) -> None:
     for _ in range(2):
         subprocess.run(command, check=True, cwd=ROOT)
         assert [(line["step"], line["attempt"]) for line in read_log(tmp_path / "out")] == [(1, 1), (2, 1)]
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="Python 3.10 does not know the setting")
+def test_ranks_take_no_module_from_the_working_folder(tmp_path, monkeypatch) -> None:
+    for name in ("json", "yaml", "torch"):
+        (tmp_path / f"{name}.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nraise SystemExit(9)")
+    monkeypatch.chdir(tmp_path)
+    environment = launch_environment(1, {name: value for name, value in os.environ.items() if name != "PYTHONSAFEPATH"})
+    command = [sys.executable, "-m", "cambrian_gaze.training.agent", "--help"]
+    assert subprocess.run(command, env=environment, capture_output=True).returncode == 0
+    assert not (tmp_path / "ran").exists()
+    monkeypatch.chdir(Path(cambrian_gaze.__file__).parents[1])
+    assert "PYTHONSAFEPATH" not in launch_environment(1, {}), "a checkout that is not installed"

@@ -151,3 +151,19 @@ def test_a_model_without_a_folder_has_no_digest(tmp_path, monkeypatch) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / "config.json").write_text("{}")
     assert model_facts("empty") == {"name": "empty", "weights": None}
+
+
+def test_weights_are_read_once_while_they_stay_as_they_are(tmp_path, monkeypatch):
+    from safetensors.numpy import save_file
+
+    from cambrian_gaze.models import lineage
+
+    (tmp_path / "config.json").write_text("{}")
+    save_file({"a": np.zeros(3)}, tmp_path / "model.safetensors")
+    read = []
+    original = lineage.weights_digest
+    monkeypatch.setattr(lineage, "weights_digest", lambda folder: read.append(folder) or original(folder))
+    first, again = (model_facts(str(tmp_path))["weights"] for _ in range(2))
+    assert first == again == original(tmp_path) and len(read) == 1
+    save_file({"a": np.ones(4)}, tmp_path / "model.safetensors")
+    assert model_facts(str(tmp_path))["weights"] == original(tmp_path) != first and len(read) == 2

@@ -144,3 +144,12 @@ def test_the_format_is_named() -> None:
 
     with safe_open(str(OLD), "numpy") as opened:
         assert opened.metadata()["format"] == FORMAT
+
+
+def test_what_could_not_be_read_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trace = make_trace([[noise(40, 30)]])
+    size = trace.save(tmp_path / "x.safetensors").stat().st_size
+    monkeypatch.setattr("cambrian_gaze.viz.trace_file.MAX_BYTES", size - 1)
+    with pytest.raises(TraceError, match=r"y\.safetensors: this trace would have \d+ bytes.*1 pictures and"):
+        trace.save(tmp_path / "y.safetensors")
+    assert [path.name for path in tmp_path.iterdir()] == ["x.safetensors"]

@@ -48,7 +48,7 @@ def export_dense(layout: str, source: Path | str, out: Path | str) -> Path:
 
     Raises: ValueError naming everything that the layout cannot express.
     """
-    with opening(source, copied=True):
+    with opening(source, copied="rewritten"):
         config = CambrianGazeConfig.from_pretrained(source)
     if reasons := inexpressible(config, layout):
         raise ValueError(f"{source} cannot be written as {layout}: " + "; ".join(reasons))

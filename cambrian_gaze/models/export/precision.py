@@ -36,7 +36,7 @@ def export_precision(kind: str, source: Path | str, out: Path | str) -> Path:
 
 
 def _loaded(kind: str, source: Path | str) -> CambrianGazeForConditionalGeneration:
-    config = open_config(source, copied=True)
+    config = open_config(source, copied="rewritten")
     if getattr(config, "quantization_config", None) is not None:
         raise ValueError(f"{source} is quantised already; export the model that it was made from")
     options: dict[str, Any] = {"dtype": NUMBERS.get(kind, torch.bfloat16)}
