@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,28 @@ def table_parser(prog: str, heading: str, table: Mapping[str, tuple[str, str]]) 
     )
     parser.add_argument("name", choices=table, metavar="NAME", help="one of these")
     return parser
+
+
+def run_action(
+    prog: str,
+    heading: str,
+    actions: Mapping[str, tuple[str, str]],
+    argv: Sequence[str] | None,
+    failed: int,
+    said: Callable[[Exception], str] = str,
+) -> int:
+    """Run one of a command's actions, name → (module, summary): modules with `build_parser()` and `run(arguments)`,
+    whose text is printed. Returns the exit status: `failed` where it raises OSError or ValueError, told as `said`."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    name = table_parser(prog, heading, actions).parse_args(arguments[:1]).name
+    action = importlib.import_module(actions[name][0])
+    options = action.build_parser().parse_args(arguments[1:])
+    try:
+        print(action.run(options))
+    except (OSError, ValueError) as error:
+        print(f"{prog} {name}: {said(error)}", file=sys.stderr)
+        return failed
+    return 0
 
 
 def positive(text: str) -> int:

@@ -3,11 +3,9 @@ imported when it is asked for."""
 
 from __future__ import annotations
 
-import importlib
-import sys
 from collections.abc import Sequence
 
-from cambrian_gaze.cli.arguments import table_parser
+from cambrian_gaze.cli.arguments import run_action
 
 ACTIONS = {
     "ls": ("cambrian_gaze.cli.checkpoint_ls", "the checkpoints of a run: step, size, whole or not, loss, time"),
@@ -20,13 +18,4 @@ ACTIONS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one action. Returns the exit status."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    name = table_parser("cambrian-gaze checkpoint", "Look at saved models:", ACTIONS).parse_args(arguments[:1]).name
-    action = importlib.import_module(ACTIONS[name][0])
-    options = action.build_parser().parse_args(arguments[1:])
-    try:
-        print(action.run(options))
-    except (OSError, ValueError) as error:
-        print(f"cambrian-gaze checkpoint {name}: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return run_action("cambrian-gaze checkpoint", "Look at saved models:", ACTIONS, argv, failed=1)

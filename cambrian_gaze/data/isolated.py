@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 
+from cambrian_gaze.children import OWN_MODULES
 from cambrian_gaze.data.clips import CLIP_KEYS
 from cambrian_gaze.data.decoder_notes import note_decoder
 from cambrian_gaze.data.decoders import count_in_file, frames_of_file
@@ -34,9 +35,7 @@ _MEMORY = 6 * 2**30
 """Address space of a child in bytes; a decoder that wants more fails, and takes nothing from the training process."""
 _START_TIMEOUT = 120.0
 _CHILD = "cambrian_gaze.data.isolated"
-_START = """
-import sys
-sys.path[:] = [place for place in sys.path if place]
+_START = f"""{OWN_MODULES}
 import runpy
 runpy.run_module(sys.argv.pop(1), run_name="__main__", alter_sys=True)
 """

@@ -3,15 +3,12 @@ matched with here: one with many repeats may take for ever, and Python cannot be
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from collections.abc import Sequence
+
+from cambrian_gaze.children import try_out
 
 SECONDS = 3
 """Of the processor, for all names of a model; published patterns take milliseconds."""
-_START_SECONDS = 120
-"""Until the process has started and ended, on a machine that is busy."""
 
 _PROBE = """
 import contextlib, json, re, sys
@@ -27,10 +24,5 @@ for name in given["names"]:
 
 def takes_too_long(pattern: str, names: Sequence[str]) -> bool:
     """Whether `re.fullmatch` of a pattern that compiles, with all of `names`, takes more than `SECONDS`."""
-    given = {"pattern": pattern, "names": list(names), "seconds": SECONDS}
-    command = [sys.executable, "-I", "-S", "-c", _PROBE]
-    try:
-        done = subprocess.run(command, input=json.dumps(given), capture_output=True, text=True, timeout=_START_SECONDS)
-    except subprocess.TimeoutExpired:
-        return True
-    return done.returncode != 0
+    done = try_out(_PROBE, {"pattern": pattern, "names": list(names), "seconds": SECONDS}, "-I", "-S")
+    return done is None or done.returncode != 0

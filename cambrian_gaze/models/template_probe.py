@@ -4,11 +4,9 @@ program, which may loop for ever or fill the memory, and Python cannot be told t
 from __future__ import annotations
 
 import functools
-import json
 import signal
-import subprocess
-import sys
-from typing import Any
+
+from cambrian_gaze.children import OWN_MODULES, START_SECONDS, try_out
 
 LONGEST = 1_000_000
 """Characters of a template; published ones have up to 20,000."""
@@ -16,17 +14,13 @@ SECONDS = 3
 """Of the processor, that a short conversation may take to render; published ones take milliseconds."""
 MEMORY = 1 << 30
 """Bytes that rendering may take."""
-_START_SECONDS = 120
-"""Until the process has started and ended, on a machine that is busy."""
 _CONVERSATION = [
     {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "Hello"}]},
     {"role": "assistant", "content": [{"type": "text", "text": "Hello."}]},
     {"role": "user", "content": [{"type": "text", "text": "And here?"}]},
 ]
 
-_PROBE = """
-import sys
-sys.path[:] = [place for place in sys.path if place]  # not the working folder, which may be a stranger's
+_PROBE = OWN_MODULES + """
 import contextlib, json, resource
 from transformers.utils.chat_template_utils import render_jinja_template
 import jinja2
@@ -56,18 +50,10 @@ def probe(template: str) -> str | None:
     None where nothing is. One that refuses these turns, or fails otherwise, does so when it is used."""
     if len(template) > LONGEST:
         return f"it has {len(template)} characters, more than any needs ({LONGEST})"
-    given: dict[str, Any] = {"template": template, "conversation": _CONVERSATION}
-    given |= {"seconds": SECONDS, "memory": MEMORY}
-    try:
-        done = subprocess.run(
-            [sys.executable, "-c", _PROBE],
-            input=json.dumps(given),
-            capture_output=True,
-            text=True,
-            timeout=_START_SECONDS,
-        )
-    except subprocess.TimeoutExpired:
-        return f"it was not rendered within {_START_SECONDS} s"
+    given = {"template": template, "conversation": _CONVERSATION, "seconds": SECONDS, "memory": MEMORY}
+    done = try_out(_PROBE, given)
+    if done is None:
+        return f"it was not rendered within {START_SECONDS} s"
     if done.returncode in (-signal.SIGXCPU, -signal.SIGKILL):
         return f"it takes more than {SECONDS} s for three short turns"
     if done.returncode == 3:

@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from cambrian_gaze.children import own_modules
 from cambrian_gaze.reproduce.commands import Options, Step
 from cambrian_gaze.reproduce.done import record_evaluation, unfinished
 from cambrian_gaze.reproduce.rows import Chain
-from cambrian_gaze.training.ranks import own_modules
 
 
 def run_steps(

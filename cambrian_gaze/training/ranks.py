@@ -9,9 +9,8 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
-import cambrian_gaze
+from cambrian_gaze.children import own_modules
 from cambrian_gaze.training.flags import setting
 from cambrian_gaze.training.layers import ConfigError
 
@@ -70,11 +69,3 @@ def launch_environment(processes: int, environment: Mapping[str, str]) -> dict[s
     """`environment` with the cores shared out: without it every rank would start a thread per core."""
     threads = max(1, (os.cpu_count() or 1) // processes)
     return {"OMP_NUM_THREADS": str(threads), **own_modules(environment)}
-
-
-def own_modules(environment: Mapping[str, str]) -> dict[str, str]:
-    """`environment` in which `python -m` takes no module from the working folder, which may hold somebody else's files;
-    where this package itself is taken from there, it is left as it is. Python 3.10 does not know the setting."""
-    if Path(cambrian_gaze.__file__).resolve().parents[1] == Path.cwd():
-        return dict(environment)
-    return {"PYTHONSAFEPATH": "1", **environment}

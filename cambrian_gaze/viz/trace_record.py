@@ -112,8 +112,8 @@ def token_texts(decode: Callable[[list[int]], str], ids: Sequence[int]) -> list[
 
 def model_facts(name: str) -> dict[str, Any]:
     """Name and digest of the weights, of the lineage where the folder has one, else read, once while the files stay as
-    they are. None for a model without a
-    name, and for the digest where there is no folder of safetensors (a name of the Hub)."""
+    they are. None for a model without a name, and for the digest where there is no folder of safetensors (a name of the
+    Hub)."""
     from cambrian_gaze.models.lineage import LINEAGE, read_lineage
 
     folder, weights = Path(name), None

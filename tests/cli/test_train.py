@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from cambrian_gaze.cli import main as cli
 from cambrian_gaze.cli import train as command
 from cambrian_gaze.training.log import read_log
-from tests.evaluation._data_root import write_data_root
+from tests.evaluation._data_root import own_data_root
 from tests.training._ranks import launch
 from tests.training._runs import ROOT, flags, write_data
 
@@ -19,11 +19,7 @@ QUESTION = "<image>\nIs there a {}? Please answer yes or no.\nAnswer the questio
 
 @pytest.fixture(scope="module")
 def benchmarks(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    import datasets
-
-    folder = tmp_path_factory.mktemp("benchmarks")
-    datasets.config.HF_DATASETS_CACHE = folder / "cache"
-    return write_data_root(folder / "data")
+    return own_data_root(tmp_path_factory)
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from cambrian_gaze.evaluation.benchmarks.video_extra import MVBENCH_FOLDERS
 from tests.evaluation._fixtures import TABLES, png
 
@@ -42,6 +44,15 @@ def write_data_root(root: Path) -> Path:
             for number in range(2):
                 (root / dataset / video / f"{number}.png").write_bytes(png()["bytes"])
     return root
+
+
+def own_data_root(factory: pytest.TempPathFactory) -> Path:
+    """`write_data_root` in a folder of its own; what `datasets` caches of it goes there too."""
+    import datasets
+
+    folder = factory.mktemp("benchmarks")
+    datasets.config.HF_DATASETS_CACHE = folder / "cache"
+    return write_data_root(folder / "data")
 
 
 def _write_card(folder: Path, keys: list[tuple[str, str | None, str]]) -> None:

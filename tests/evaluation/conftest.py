@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from cambrian_gaze.data.records import read_records
-from tests.evaluation._data_root import write_data_root
+from tests.evaluation._data_root import own_data_root
 from tests.evaluation._runs import evaluate
 
 
@@ -49,11 +49,7 @@ def records(folder):
 @pytest.fixture(scope="session")
 def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Small local copies of all benchmarks; what `datasets` caches of them goes with them."""
-    import datasets
-
-    folder = tmp_path_factory.mktemp("benchmarks")
-    datasets.config.HF_DATASETS_CACHE = folder / "cache"
-    return write_data_root(folder / "data")
+    return own_data_root(tmp_path_factory)
 
 
 @pytest.fixture(scope="session")
