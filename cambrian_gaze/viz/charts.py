@@ -153,11 +153,12 @@ def interval_chart(
     references: Mapping[str, float] | None = None, width: int = 500,
 ) -> Html:
     """One row per value: a dot with its interval on a common axis; `references` are named upright lines (chance). Rows
-    with a number that is not finite are left out."""
+    with a number that is not finite are left out. Long labels make it wider than `width`."""
     rows = [row for row in rows if all(map(math.isfinite, (row.value, row.low, row.high)))]
     if not rows:
         return element("p", f"{label}: no rows", class_="quiet")
-    left = min(230, 20 + round(6.6 * max(len(row.label) for row in rows)))
+    left = 20 + round(6.6 * max(len(row.label) for row in rows))
+    width = max(width, left + 270)
     right, top, step = width - 58, 22, 27
     bottom = top + step * len(rows)
 

@@ -90,6 +90,13 @@ def test_intervals():
     assert ">chance</text>" in document and "0.500 [0.400, 0.600]" in document
 
 
+def test_long_labels_of_intervals_are_whole():
+    name = "dense-trained, 8 kept by the question (SnapKV-like)"
+    document = interval_chart([Interval(name, 0.5, 0.4, 0.6)], label="l", width=500)
+    end = float(re.search(rf'x="([\d.]+)"[^>]*>{re.escape(name)}<', document)[1])
+    assert end >= 6.5 * len(name) and float(re.search(r' width="(\d+)"', document)[1]) > end + 200
+
+
 def test_nothing_to_draw_is_said():
     for document in (line_chart([], label="a"), interval_chart([], label="a"), heat_map([], label="a")):
         assert document.startswith('<p class="quiet">a: no ')
