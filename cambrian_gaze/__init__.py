@@ -16,7 +16,7 @@ __version__ = "0.1.0"
 _HOME = {
     "CambrianGazeConfig": "cambrian_gaze.models.configuration",
     "CambrianGazeForConditionalGeneration": "cambrian_gaze.models.modeling",
-    "CambrianGazeProcessor": "cambrian_gaze.models.processing",
+    "CambrianGazeProcessor": "cambrian_gaze.models.processing.processor",
     "GazeConfig": "cambrian_gaze.gaze.config",
 }
 

@@ -43,9 +43,7 @@ class _AutoClassWatch(MetaPathFinder):
     def __init__(self) -> None:
         self._nesting = threading.local()
 
-    def find_spec(
-        self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
+    def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
         if name.partition(".")[0] not in _WATCHED:
             return None
         spec = PathFinder.find_spec(name, path, target)

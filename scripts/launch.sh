@@ -49,7 +49,7 @@ fi
 cores="$(nproc)"
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-$((cores > nproc ? cores / nproc : 1))}"
 
-"$PYTHON" -m cambrian_gaze.training.batch "$@" --ranks "$ranks"
+"$PYTHON" -m cambrian_gaze.training.launch.batch "$@" --ranks "$ranks"
 
 if [[ -n ${HOSTFILE:-} ]]; then
   options=(--hostfile "$HOSTFILE" --no_local_rank)
@@ -74,4 +74,4 @@ if ((nnodes > 1)); then
 else
   options+=(--standalone)
 fi
-exec "$PYTHON" -m cambrian_gaze.training.agent "${options[@]}" -m cambrian_gaze.cli.train "$@"
+exec "$PYTHON" -m cambrian_gaze.training.launch.agent "${options[@]}" -m cambrian_gaze.cli.train "$@"

@@ -9,5 +9,6 @@ source "$(dirname "${BASH_SOURCE[0]}")/lib/venv.sh"
 ensure_venv test
 cd "$REPO"
 "$VENV/bin/python" -m ruff check .
+"$VENV/bin/python" -m ruff format --check .
 "$VENV/bin/lint-imports" --no-cache
 "$VENV/bin/python" -m pytest "${IN_PARALLEL[@]}" -m "not slow and not gpu" "$@"

@@ -120,7 +120,7 @@ def check_pip(words: list[str]) -> None:
 def check_cambrian_gaze(words: list[str]) -> None:
     if len(words) == 1 or words[1] in ("--help", "--version"):
         return
-    from cambrian_gaze.training.config import known_keys
+    from cambrian_gaze.training.config.config import known_keys
 
     name, arguments = words[1], words[2:]
     assert name in COMMANDS, f"no command {name}"
@@ -152,7 +152,7 @@ def options_of(*names: str) -> set[str]:
 
 def check_training(arguments: list[str]) -> None:
     """The configuration exists, and each flag is a known key."""
-    from cambrian_gaze.training.config import gather
+    from cambrian_gaze.training.config.config import gather
 
     if arguments and not arguments[0].startswith("--"):
         arguments = [str(ROOT / arguments[0]), *arguments[1:]]

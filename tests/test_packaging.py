@@ -240,7 +240,7 @@ MORE_ORDERS = [
     "import cambrian_gaze; from transformers import PreTrainedModel",
     "import cambrian_gaze; from transformers import Trainer, pipeline",
     "from transformers import Qwen3Model; import cambrian_gaze; import cambrian_gaze.models.modeling",
-    "import cambrian_gaze.models.processing",
+    "import cambrian_gaze.models.processing.processor",
     "import cambrian_gaze.models.auto",
     "from cambrian_gaze import CambrianGazeConfig",
     "import cambrian_gaze, importlib; importlib.reload(cambrian_gaze)",

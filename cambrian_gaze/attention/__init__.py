@@ -13,7 +13,7 @@ _HOME = {
     "GazeContext": "context",
     "GazeRecorder": "record",
     "GazeStats": "record",
-    "Heads": "trial",
+    "Heads": "choice.trial",
     "SequenceGroup": "sequence",
     "SequenceShards": "sequence",
     "attend": "registry",

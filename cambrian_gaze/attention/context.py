@@ -13,11 +13,11 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from cambrian_gaze.attention.policy_state import PolicyState
+from cambrian_gaze.attention.decode.workspace import Workspace
+from cambrian_gaze.attention.policy.state import PolicyState
 from cambrian_gaze.attention.record import GazeRecorder
 from cambrian_gaze.attention.rotary import unrotate
 from cambrian_gaze.attention.sequence import SequenceShards
-from cambrian_gaze.attention.workspace import Workspace
 from cambrian_gaze.gaze.config import GazeConfig
 from cambrian_gaze.gaze.descriptors import attention_mass_scores, describe, region_scores
 from cambrian_gaze.gaze.layout import TokenLayout

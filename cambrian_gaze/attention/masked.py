@@ -16,12 +16,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from cambrian_gaze.attention.blocks import flash_blocks, flash_refuses
 from cambrian_gaze.attention.context import GazeContext
 from cambrian_gaze.attention.counted import at_queries, count_masked, every_region
 from cambrian_gaze.attention.masks import attend_masked, under_mask
-from cambrian_gaze.attention.merge import BlockOp, Piece, Segments, merged_attention
 from cambrian_gaze.attention.rows import Band, Plan, Segment, UnitRun, plan
+from cambrian_gaze.attention.varlen.blocks import flash_blocks, flash_refuses
+from cambrian_gaze.attention.varlen.merge import BlockOp, Piece, Segments, merged_attention
 
 __all__ = ["at_queries", "attend", "every_region", "prepare"]
 

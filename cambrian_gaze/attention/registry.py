@@ -1,4 +1,4 @@
-"""Attention backends: each declares what it can do and refuses loudly. `auto.py` picks one and says which."""
+"""Attention backends: each declares what it can do and refuses loudly. `choice/auto.py` picks one and says which."""
 
 from __future__ import annotations
 
@@ -11,9 +11,13 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from cambrian_gaze.attention import auto, decode, flash_varlen, flex, masked, triton_regions
+from cambrian_gaze.attention import flex, masked
+from cambrian_gaze.attention.choice import auto
+from cambrian_gaze.attention.choice.trial import REFERENCE, Heads
 from cambrian_gaze.attention.context import GazeContext
-from cambrian_gaze.attention.trial import REFERENCE, Heads
+from cambrian_gaze.attention.decode import step as decode
+from cambrian_gaze.attention.triton import backend as triton_regions
+from cambrian_gaze.attention.varlen import backend as flash_varlen
 from cambrian_gaze.gaze.config import GazeConfig
 
 logger = logging.getLogger(__name__)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from cambrian_gaze.attention.policy import Shown, VisiblePolicy
+from cambrian_gaze.attention.policy.policy import Shown, VisiblePolicy
 
 
 @dataclass(frozen=True)

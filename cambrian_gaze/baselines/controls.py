@@ -11,7 +11,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from cambrian_gaze.attention.policy import VisualTokens, top
+from cambrian_gaze.attention.policy.policy import VisualTokens, top
 from cambrian_gaze.baselines.budget import BudgetPolicy
 
 

@@ -10,10 +10,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from cambrian_gaze.attention.policy import Question, VisiblePolicy, VisualTokens, top
-from cambrian_gaze.attention.policy_state import PolicyState
+from cambrian_gaze.attention.policy.policy import Question, VisiblePolicy, VisualTokens, top
+from cambrian_gaze.attention.policy.state import PolicyState
 from cambrian_gaze.baselines.budget import BudgetPolicy, between
-from cambrian_gaze.models.cache import GazeCache
+from cambrian_gaze.models.cache.cache import GazeCache
 
 LOCAL = (
     "Describe the current scene in detail, focusing on specific objects, fine-grained actions, and spatial "

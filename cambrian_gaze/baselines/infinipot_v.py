@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from cambrian_gaze.attention.policy import Shown, VisiblePolicy, VisualTokens, top
+from cambrian_gaze.attention.policy.policy import Shown, VisiblePolicy, VisualTokens, top
 from cambrian_gaze.baselines.budget import at_least_one, between
 
 

@@ -7,7 +7,7 @@ import difflib
 from collections.abc import Mapping
 from typing import Any
 
-from cambrian_gaze.attention.policy import VisiblePolicy
+from cambrian_gaze.attention.policy.policy import VisiblePolicy
 from cambrian_gaze.baselines.controls import Random, Recent, Uniform
 from cambrian_gaze.baselines.fastv import FastV
 from cambrian_gaze.baselines.hermes import Hermes

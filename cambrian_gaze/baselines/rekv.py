@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from cambrian_gaze.attention.policy import Question, Shown, VisiblePolicy, VisualTokens, top
+from cambrian_gaze.attention.policy.policy import Question, Shown, VisiblePolicy, VisualTokens, top
 from cambrian_gaze.baselines.budget import at_least_one
 from cambrian_gaze.baselines.static_gaze import region_places, some_of
 

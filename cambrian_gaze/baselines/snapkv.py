@@ -8,7 +8,7 @@ from typing import ClassVar
 from torch import Tensor
 from torch.nn.functional import avg_pool1d
 
-from cambrian_gaze.attention.policy import Question, VisualTokens, top
+from cambrian_gaze.attention.policy.policy import Question, VisualTokens, top
 from cambrian_gaze.baselines.budget import BudgetPolicy, at_least_one
 
 

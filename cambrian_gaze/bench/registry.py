@@ -1,6 +1,6 @@
 """The benches by name.
 
-A bench is a module with `add_arguments(parser)`, `run(args)` → rows (`attention/measure.py`), `COLUMNS`, `SECTION` and
+A bench is a module with `add_arguments(parser)`, `run(args)` → rows (`measure.py`), `COLUMNS`, `SECTION` and
 `QUICK`. The one that is asked for is imported, no other.
 """
 
@@ -10,11 +10,11 @@ import importlib
 from types import ModuleType
 
 BENCHES = {
-    "attention": ("cambrian_gaze.attention.bench_attention", "one layer of a training sample, every backend"),
-    "decode": ("cambrian_gaze.attention.bench_decode", "one decoding step of one layer"),
-    "prefill": ("cambrian_gaze.models.bench_prefill", "one layer's prefill of a long video, and how it grows"),
-    "data": ("cambrian_gaze.data.bench", "the row index, records, pictures and videos per worker, padding"),
-    "train-step": ("cambrian_gaze.training.bench", "a whole training step of a preset, with random weights"),
+    "attention": ("cambrian_gaze.bench.attention", "one layer of a training sample, every backend"),
+    "decode": ("cambrian_gaze.bench.decode", "one decoding step of one layer"),
+    "prefill": ("cambrian_gaze.bench.prefill", "one layer's prefill of a long video, and how it grows"),
+    "data": ("cambrian_gaze.bench.data", "the row index, records, pictures and videos per worker, padding"),
+    "train-step": ("cambrian_gaze.bench.train_step", "a whole training step of a preset, with random weights"),
 }
 """Name → module and summary."""
 

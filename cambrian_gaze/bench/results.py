@@ -10,10 +10,11 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from cambrian_gaze.attention import measure
-from cambrian_gaze.attention.bench_attention import SECTION_OF_CHOICE
-from cambrian_gaze.attention.bench_decode import SIZES
-from cambrian_gaze.viz.files import write_text
+from cambrian_gaze import measure
+from cambrian_gaze.bench.attention import SECTION_OF_CHOICE
+from cambrian_gaze.bench.decode import SIZES
+from cambrian_gaze.files import write_text
+from cambrian_gaze.machine import describe_machine
 
 OUT_OF_MEMORY = "out of memory"
 _SIZE_FLAGS = ("--heads", "--kv-heads", "--head-dim", "--text", "--context")
@@ -32,7 +33,7 @@ class Run:
     date: str
     """ISO 8601."""
     machine: Mapping[str, str]
-    """Hardware and versions, see `measure.describe_machine`."""
+    """Hardware and versions, see `describe_machine`."""
     rows: Sequence[measure.Row]
     note: str | None = None
     """What a reader must know of this run alone."""
@@ -81,7 +82,7 @@ def as_runs(rows: Sequence[measure.Row], section: str, words: Sequence[str]) -> 
     machines = {}
     for (_, device), mine in groups.items():
         if any(map(_measured, mine)):
-            machines[device] = measure.describe_machine(device)
+            machines[device] = describe_machine(device)
     return [
         Run(name, device, command, today, machines.get(device, {}), mine) for (name, device), mine in groups.items()
     ]

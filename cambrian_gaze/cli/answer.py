@@ -78,7 +78,7 @@ def answer(arguments: argparse.Namespace) -> tuple[str, int]:
             raise NotADirectoryError(f"{flag} {folder}: there is no such folder")
 
     from cambrian_gaze.cli.loading import load
-    from cambrian_gaze.data.records import read_records
+    from cambrian_gaze.data.records.records import read_records
     from cambrian_gaze.evaluation.answers import AnswerOptions, answer_records
     from cambrian_gaze.evaluation.journal import Journal, alone
 

@@ -228,7 +228,7 @@ def sampling_from(arguments: argparse.Namespace) -> Any:
     """The `FrameSampling` of `add_video`'s options. Raises ValueError."""
     from dataclasses import fields
 
-    from cambrian_gaze.data.frame_sampling import FrameSampling
+    from cambrian_gaze.data.media.frame_sampling import FrameSampling
 
     return FrameSampling(**{field.name: getattr(arguments, field.name) for field in fields(FrameSampling)})
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from cambrian_gaze.bench import registry
 from cambrian_gaze.cli.arguments import table_parser
+from cambrian_gaze.machine import machine_line
 
 if TYPE_CHECKING:
     from cambrian_gaze.bench.results import Run
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 REDRAW = "page"
 ACTIONS = {
     **registry.BENCHES,
-    REDRAW: ("cambrian_gaze.bench.page", "no measuring: pages and pictures made anew of the results there are"),
+    REDRAW: ("cambrian_gaze.bench.pages.page", "no measuring: pages and pictures made anew of the results there are"),
 }
 """Name → module and summary."""
 
@@ -55,7 +56,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if "--quick" in arguments:
         parser.set_defaults(**bench.QUICK)
     options = parser.parse_args(arguments[1:])
-    from cambrian_gaze.bench import page, results
+    from cambrian_gaze.bench import results
+    from cambrian_gaze.bench.pages import page
 
     try:
         if options.page is not None:
@@ -81,17 +83,17 @@ def measuring(arguments: Sequence[str]) -> list[str]:
 
 def report(runs: Sequence[Run], bench: ModuleType) -> None:
     """Print a table per run."""
-    from cambrian_gaze.attention import measure
+    from cambrian_gaze import measure
 
     for run in runs:
         table = measure.markdown_table(run.rows, bench.COLUMNS)
-        machine = [measure.machine_line(run.machine)] if run.machine else []
+        machine = [machine_line(run.machine)] if run.machine else []
         print("\n" + "\n\n".join([f"{run.section} {run.device}", *machine, table]), flush=True)
 
 
 def redraw(arguments: Sequence[str]) -> int:
     """`cambrian-gaze bench page`."""
-    from cambrian_gaze.bench import page
+    from cambrian_gaze.bench.pages import page
 
     parser = argparse.ArgumentParser(
         prog=f"cambrian-gaze bench {REDRAW}",

@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     common = {"max_shard_size": arguments.max_shard_size, "dry_run": arguments.dry_run}
     try:
         if arguments.way == "to-cambrian":
-            from cambrian_gaze.models.to_cambrian import to_cambrian
+            from cambrian_gaze.models.conversion.to_cambrian import to_cambrian
 
             report = to_cambrian(
                 arguments.path,
@@ -68,8 +68,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         elif Path(arguments.path).is_file():
             return convert_projector(arguments)
         else:
-            from cambrian_gaze.models.cambrian import Choices
-            from cambrian_gaze.models.from_cambrian import from_cambrian
+            from cambrian_gaze.models.conversion.cambrian import Choices
+            from cambrian_gaze.models.conversion.from_cambrian import from_cambrian
 
             report = from_cambrian(
                 arguments.path,
@@ -86,9 +86,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def convert_projector(arguments: argparse.Namespace) -> int:
     """`mm_projector.bin` to the safetensors export that stage 2 starts from."""
-    from cambrian_gaze.models.cambrian import Choices
-    from cambrian_gaze.models.from_cambrian import read_adapter
-    from cambrian_gaze.training.projector import write_export
+    from cambrian_gaze.models.conversion.cambrian import Choices
+    from cambrian_gaze.models.conversion.from_cambrian import read_adapter
+    from cambrian_gaze.training.checkpoint.projector import write_export
 
     tensors, notes = read_adapter(arguments.path, Choices(arguments.image_newline))
     for note in notes:

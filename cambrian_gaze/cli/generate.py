@@ -22,7 +22,7 @@ from cambrian_gaze.cli.arguments import (
 
 if TYPE_CHECKING:
     from cambrian_gaze.models.modeling import CambrianGazeForConditionalGeneration
-    from cambrian_gaze.models.processing import CambrianGazeProcessor
+    from cambrian_gaze.models.processing.processor import CambrianGazeProcessor
     from cambrian_gaze.models.trace import GazeTrace
 
 
@@ -120,9 +120,9 @@ def generate(arguments: argparse.Namespace) -> str:
 def prompt(text: str, images: Sequence[str], video: str | None, frames: Any) -> list[dict[str, Any]]:
     """The messages of a record with this question, its pictures loaded: the model gets the tokens that it was trained
     on. Raises ValueError where placeholders and pictures disagree, and for a picture that cannot be read."""
-    from cambrian_gaze.data.media import load_image
-    from cambrian_gaze.data.records import Record, RecordError
-    from cambrian_gaze.data.video import load_frames
+    from cambrian_gaze.data.media.image_files import load_image
+    from cambrian_gaze.data.media.video import load_frames
+    from cambrian_gaze.data.records.records import Record, RecordError
     from cambrian_gaze.evaluation.prompts import prompt_messages
 
     record = Record("prompt", [{"from": "human", "value": text}], list(images), video)
@@ -152,8 +152,8 @@ def write_trace(
     title: str,
 ) -> None:
     """A PNG with one panel per generated token: images and frames as the model saw them, and the regions it chose."""
-    from cambrian_gaze.data.aspect import model_view
-    from cambrian_gaze.viz.files import write_png
+    from cambrian_gaze.data.media.aspect import model_view
+    from cambrian_gaze.files import write_png
     from cambrian_gaze.viz.overlay import gaze_strip
 
     tokens = [processor.decode([token]) for token in new_ids]

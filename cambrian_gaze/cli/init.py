@@ -25,8 +25,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", required=True, metavar="DIR", help="folder to write; must be new or empty")
     parser.add_argument("--tokenizer", metavar="NAME", help="folder or Hub id; default: the language model's")
     parser.add_argument(
-        "--model_overrides", metavar="JSON", help="other fields of the configuration, such as "
-        '\'{"mm_projector_type": "conv3x3_mlp2x_gelu"}\''
+        "--model_overrides",
+        metavar="JSON",
+        help='other fields of the configuration, such as \'{"mm_projector_type": "conv3x3_mlp2x_gelu"}\'',
     )
     parser.add_argument(
         "--image_aspect_ratio",
@@ -60,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     import torch
 
-    from cambrian_gaze.models.initialise import initialise
+    from cambrian_gaze.models.conversion.initialise import initialise
 
     try:
         report = initialise(

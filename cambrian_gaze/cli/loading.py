@@ -6,12 +6,12 @@ from pathlib import Path
 
 import torch
 
-from cambrian_gaze.models.adapter_check import refuse_adapter
 from cambrian_gaze.models.adapters import load_adapted
+from cambrian_gaze.models.folders.adapter_check import refuse_adapter
+from cambrian_gaze.models.folders.source import known_source
 from cambrian_gaze.models.loading import load_to_answer, make_ready
 from cambrian_gaze.models.modeling import CambrianGazeForConditionalGeneration
-from cambrian_gaze.models.processing import CambrianGazeProcessor
-from cambrian_gaze.models.source import known_source
+from cambrian_gaze.models.processing.processor import CambrianGazeProcessor
 
 
 def load(

@@ -33,7 +33,9 @@ COMMANDS: dict[str, Command] = {
     "gaze": Command("look at a saved trace: a page to explore, pictures for papers", "cambrian_gaze.cli.gaze:main"),
     "answer": Command("answer every record of a data file, into a journal", "cambrian_gaze.cli.answer:main"),
     "data": Command("index, check, count or look at data before a run", "cambrian_gaze.cli.data:main"),
-    "eval": Command("answer and score public benchmarks, fill the paper's tables", "cambrian_gaze.cli.evaluate:main"),
+    "eval": Command(
+        "answer and score public benchmarks, fill the paper's tables", "cambrian_gaze.cli.eval.evaluate:main"
+    ),
     "reproduce": Command(
         "one row of the paper's tables: train, evaluate, fill the table", "cambrian_gaze.cli.reproduce:main"
     ),

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cambrian_gaze.cli.arguments import positive
+from cambrian_gaze.files import write_json
 
 if TYPE_CHECKING:
-    from cambrian_gaze.training.plan import Plan
+    from cambrian_gaze.training.estimate.plan import Plan
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -49,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not configs:
         parser.error("name at least one configuration, before the options")
 
-    from cambrian_gaze.training.plan import make_plan
+    from cambrian_gaze.training.estimate.plan import make_plan
 
     data = {name: getattr(options, name) for name in ("samples", "text_tokens", "supervised_tokens", "visual_share")}
     try:
@@ -62,9 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     print("\n\n".join([*map(table, plans), *total(plans)]))
     if options.json is not None:
-        partial = options.json.with_name(f".{options.json.name}.{os.getpid()}")
-        partial.write_text(json.dumps([plan.as_dict() for plan in plans], indent=2) + "\n", encoding="utf-8")
-        os.replace(partial, options.json)
+        write_json(options.json, [plan.as_dict() for plan in plans])
     return 0
 
 
@@ -75,7 +72,7 @@ def _underscored(flag: str) -> str:
 
 def table(plan: Plan) -> str:
     """One plan as text."""
-    from cambrian_gaze.training.plan import GIB, USABLE
+    from cambrian_gaze.training.estimate.plan import GIB, USABLE
 
     batch, data = plan.batch, plan.data
     lines = [f"{plan.config} on {plan.gpus} × {plan.gpu}", "", "parameters"]
@@ -113,7 +110,7 @@ def table(plan: Plan) -> str:
 
 def total(plans: Sequence[Plan]) -> list[str]:
     """The sum of several runs, and the paper's figure beside it where they are its two on H100."""
-    from cambrian_gaze.training.plan import PAPER_GPU_HOURS, PAPER_PARTS
+    from cambrian_gaze.training.estimate.plan import PAPER_GPU_HOURS, PAPER_PARTS
 
     if any(plan.hours is None for plan in plans):
         return []

@@ -30,8 +30,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Push and print where to. Returns the exit status."""
     arguments = build_parser().parse_args(argv)
 
-    from cambrian_gaze.training.card import CARD, read_scores
-    from cambrian_gaze.training.hub import push_to_hub
+    from cambrian_gaze.hub.card import CARD, read_scores
+    from cambrian_gaze.hub.push import push_to_hub
 
     try:
         pushed = push_to_hub(

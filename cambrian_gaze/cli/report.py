@@ -20,7 +20,7 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Write the page. Returns the exit status."""
     arguments = build_parser().parse_args(argv)
-    from cambrian_gaze.training.summary import write_summary
+    from cambrian_gaze.training.metrics.summary import write_summary
 
     try:
         print(write_summary(arguments.run_dir, arguments.output))

@@ -62,9 +62,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     from cambrian_gaze.reproduce.commands import Options
     from cambrian_gaze.reproduce.rows import find_chain, list_rows
     from cambrian_gaze.reproduce.run import reproduce
-    from cambrian_gaze.training.config import known_keys
-    from cambrian_gaze.training.flags import read_flags
-    from cambrian_gaze.training.layers import ConfigError
+    from cambrian_gaze.training.config.config import known_keys
+    from cambrian_gaze.training.config.flags import read_flags
+    from cambrian_gaze.training.config.layers import ConfigError
 
     try:
         if arguments.list:

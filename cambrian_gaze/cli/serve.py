@@ -48,9 +48,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         defaults, options = (sampling_options(arguments), sampling_from(arguments)), gaze_options(arguments)
 
         from cambrian_gaze.cli.loading import load
-        from cambrian_gaze.models.serve.chat import ChatModel
-        from cambrian_gaze.models.serve.jobs import Defaults
-        from cambrian_gaze.models.serve.server import ChatServer
+        from cambrian_gaze.serving.chat import ChatModel
+        from cambrian_gaze.serving.jobs import Defaults
+        from cambrian_gaze.serving.server import ChatServer
 
         model, processor = load(arguments.model, arguments.device, arguments.adapter, arguments.system)
         model.model.resolve_gaze(options)

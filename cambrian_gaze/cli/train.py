@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cambrian_gaze.training.launch import main as launch
+from cambrian_gaze.training.launch.launch import main as launch
 
 if TYPE_CHECKING:
     from cambrian_gaze.evaluation.while_training import BenchmarkParts
-    from cambrian_gaze.training.config import RunConfig
+    from cambrian_gaze.training.config.config import RunConfig
 
 ANSWERS = "eval_tasks"
 """Folder in `output_dir` with the answers of each evaluation."""

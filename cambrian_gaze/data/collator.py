@@ -10,7 +10,7 @@ import torch
 
 from cambrian_gaze.data.encode import IGNORE
 from cambrian_gaze.data.expand import IMAGE, TEXT, VIDEO
-from cambrian_gaze.data.plan import Pack
+from cambrian_gaze.data.mixture.plan import Pack
 from cambrian_gaze.data.quarantine import Dropped, Quarantined
 
 
@@ -36,8 +36,7 @@ class Origin:
 
 @dataclass(frozen=True)
 class Collator:
-    """Puts samples and packs into rows of one length and their pictures in order; leaves out quarantined ones, counted.
-    """
+    """Samples and packs to rows of one length, with their pictures in order; quarantined ones are left out, counted."""
 
     pad_token_id: int
     padding_side: str = "right"
@@ -93,8 +92,7 @@ class Collator:
         longest = max(len(sample["input_ids"]) for sample in samples)
         if self.max_length is not None and longest > self.max_length:
             raise ValueError(
-                f"a row of {longest} tokens exceeds max_length {self.max_length}; "
-                "give the dataset the same max_length"
+                f"a row of {longest} tokens exceeds max_length {self.max_length}; give the dataset the same max_length"
             )
         shape = (len(samples), -(-longest // self.pad_to_multiple_of) * self.pad_to_multiple_of)
         batch = {

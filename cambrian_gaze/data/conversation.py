@@ -23,7 +23,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
-from cambrian_gaze.data.records import ROLES, Record, RecordError
+from cambrian_gaze.data.records.records import ROLES, Record, RecordError
 
 IMAGE_TOKEN = "<|image_pad|>"
 VIDEO_TOKEN = "<|video_pad|>"

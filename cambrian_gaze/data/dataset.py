@@ -23,11 +23,11 @@ from cambrian_gaze.data.encode import (
     frames_that_fit,
     limit_length,
 )
-from cambrian_gaze.data.inspection import kind_of
-from cambrian_gaze.data.media import MAX_PIXELS, MachineError, MediaError, check_machine, load_image
+from cambrian_gaze.data.inspect.record import kind_of
+from cambrian_gaze.data.media.image_files import MAX_PIXELS, MachineError, MediaError, check_machine, load_image
+from cambrian_gaze.data.media.video import FrameSampling, count_frames, load_frames
 from cambrian_gaze.data.quarantine import Dropped, Quarantined, QuarantineLog
-from cambrian_gaze.data.records import Record, RecordError
-from cambrian_gaze.data.video import FrameSampling, count_frames, load_frames
+from cambrian_gaze.data.records.records import Record, RecordError
 
 logger = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ from weakref import WeakKeyDictionary
 
 from cambrian_gaze.data.conversation import Message, Segment, render
 from cambrian_gaze.data.expand import TEXT, Grid, PlaceholderIds, check_grids, expand_placeholders
-from cambrian_gaze.data.records import RecordError
+from cambrian_gaze.data.records.records import RecordError
 
 IGNORE = -100
 """Label of a token that is not supervised."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from cambrian_gaze.data.conversation import CONTEXT_TOKEN, IMAGE_TOKEN, VIDEO_TOKEN
-from cambrian_gaze.data.records import RecordError
+from cambrian_gaze.data.records.records import RecordError
 
 TEXT, IMAGE, VIDEO, CONTEXT = 0, 1, 2, 3
 """Values of mm_token_type_ids."""

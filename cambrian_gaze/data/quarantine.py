@@ -14,7 +14,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from cambrian_gaze.data.records import Record
+from cambrian_gaze.data.records.records import Record
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ class Quarantined:
     source: str = ""
     """Name of the mixture's source."""
     kind: str = ""
-    """One of `inspection.KINDS` where it is known."""
+    """One of `inspect.record.KINDS` where it is known."""
     declared: bool = False
     """Whether its source declares that such samples are expected: these do not count towards the limit of a run, as
     long as they are no more than declared."""

@@ -14,13 +14,13 @@ from typing import Any
 
 import torch
 
-from cambrian_gaze.attention.policy import VisiblePolicy
-from cambrian_gaze.attention.policy_routing import check_gaze
+from cambrian_gaze.attention.policy.policy import VisiblePolicy
+from cambrian_gaze.attention.policy.routing import check_gaze
 from cambrian_gaze.baselines.registry import options_of
 from cambrian_gaze.data.conversation import IMAGE_POSITIONS
-from cambrian_gaze.data.frame_sampling import FrameSampling
-from cambrian_gaze.data.records import Record, RecordError
-from cambrian_gaze.evaluation.counts import count_attended
+from cambrian_gaze.data.media.frame_sampling import FrameSampling
+from cambrian_gaze.data.records.records import Record, RecordError
+from cambrian_gaze.evaluation.cost.counts import count_attended
 from cambrian_gaze.evaluation.fingerprint import processor_fingerprint, weights_fingerprint
 from cambrian_gaze.evaluation.journal import Journal, entry_key
 from cambrian_gaze.evaluation.prompts import (

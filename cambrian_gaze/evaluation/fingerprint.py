@@ -15,7 +15,7 @@ _MIB = 1 << 20
 
 def weights_fingerprint(model: nn.Module) -> str:
     """Hex digest of every parameter and buffer of the state dict: names, types, shapes and values."""
-    from cambrian_gaze.models.shards import fingerprint
+    from cambrian_gaze.models.conversion.shards import fingerprint
 
     return fingerprint(model.state_dict())
 

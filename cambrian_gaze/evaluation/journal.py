@@ -9,12 +9,13 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+
+from cambrian_gaze.files import write_bytes
 
 
 def entry_key(**identity: Any) -> str:
@@ -85,13 +86,8 @@ class Journal:
         lines = b"".join(_line(self.entries[key]) for key in order)
         if self.path.read_bytes() == lines:
             return
-        partial = self.path.with_name(f".{self.path.name}.{os.getpid()}")
-        with open(partial, "wb") as file:
-            file.write(lines)
-            file.flush()
-            os.fsync(file.fileno())
         self._file.close()
-        os.replace(partial, self.path)
+        write_bytes(self.path, lines)
         self._file = open(self.path, "ab")  # noqa: SIM115  closed by `close`
         self.entries = {key: self.entries[key] for key in order}
 

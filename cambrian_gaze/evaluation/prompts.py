@@ -8,12 +8,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cambrian_gaze.data.clips import CLIP_KEYS
 from cambrian_gaze.data.conversation import IMAGE_POSITIONS, messages_from_record, visuals
-from cambrian_gaze.data.frame_sampling import FrameSampling
-from cambrian_gaze.data.media import load_image, resolve_path
-from cambrian_gaze.data.records import ROLES, Record, RecordError
-from cambrian_gaze.data.video import load_frames
+from cambrian_gaze.data.media.clips import CLIP_KEYS
+from cambrian_gaze.data.media.frame_sampling import FrameSampling
+from cambrian_gaze.data.media.image_files import load_image, resolve_path
+from cambrian_gaze.data.media.video import load_frames
+from cambrian_gaze.data.records.records import ROLES, Record, RecordError
 from cambrian_gaze.evaluation.fingerprint import file_fingerprint
 from cambrian_gaze.gaze.layout import IMAGE, VIDEO
 

@@ -19,11 +19,11 @@ from typing import Any
 from cambrian_gaze.baselines.registry import make_policy
 from cambrian_gaze.evaluation.benchmarks import BENCHMARKS
 from cambrian_gaze.evaluation.benchmarks.declare import Benchmark
-from cambrian_gaze.evaluation.columns import Column, score_column
-from cambrian_gaze.evaluation.counts import expected_attended
+from cambrian_gaze.evaluation.cost.counts import expected_attended
 from cambrian_gaze.evaluation.journal import read_entries
+from cambrian_gaze.evaluation.tables.columns import Column, score_column
+from cambrian_gaze.files import write_text
 from cambrian_gaze.gaze.config import GazeConfig
-from cambrian_gaze.viz.files import write_text
 
 
 def task_name(benchmark: Benchmark, protocol: str) -> str:

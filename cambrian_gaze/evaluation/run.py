@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cambrian_gaze.attention.policy import VisiblePolicy
-from cambrian_gaze.data.video import FrameSampling
+from cambrian_gaze.attention.policy.policy import VisiblePolicy
+from cambrian_gaze.data.media.video import FrameSampling
 from cambrian_gaze.evaluation.answers import AnswerOptions, answer_questions
 from cambrian_gaze.evaluation.benchmarks.declare import Benchmark
 from cambrian_gaze.evaluation.benchmarks.rows import Rows

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from cambrian_gaze.data.video import FrameSampling
+from cambrian_gaze.data.media.video import FrameSampling
 from cambrian_gaze.evaluation.lmms.messages import loaded
 
 Item = Mapping[str, str] | str

@@ -13,17 +13,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cambrian_gaze.data.video import FrameSampling
+from cambrian_gaze.data.media.video import FrameSampling
 from cambrian_gaze.evaluation.answers import AnswerOptions, Question, answer_questions, check_answerable
 from cambrian_gaze.evaluation.benchmarks.declare import PROTOCOLS, Benchmark
 from cambrian_gaze.evaluation.benchmarks.rows import Rows
-from cambrian_gaze.evaluation.columns import score_column
 from cambrian_gaze.evaluation.doctor import check_media, sound_rows
 from cambrian_gaze.evaluation.journal import KeptAnswers
 from cambrian_gaze.evaluation.ranks import Ranks
 from cambrian_gaze.evaluation.samples import Sample, fixed_part, question_maker, read_samples, shard
 from cambrian_gaze.evaluation.suites import read_tasks
-from cambrian_gaze.viz.files import write_text
+from cambrian_gaze.evaluation.tables.columns import score_column
+from cambrian_gaze.files import write_text
 
 logger = logging.getLogger(__name__)
 
@@ -178,9 +178,7 @@ class BenchmarkParts:
         answers = AnswerOptions(generation=generation, sampling=options.sampling, batch_size=options.batch_size)
         return _Part(benchmark, samples, question_maker(benchmark, PROTOCOL, rows, answers), answers)
 
-    def _answered(
-        self, part: _Part, model: Any, processor: Any, beat: Callable[[str], object]
-    ) -> list[dict[str, Any]]:
+    def _answered(self, part: _Part, model: Any, processor: Any, beat: Callable[[str], object]) -> list[dict[str, Any]]:
         """The part's samples as `score_column` takes them, with everybody's answers."""
         name, failure = part.benchmark.name, None
         mine = [part.question(sample) for sample in shard(part.samples, self.ranks.rank, self.ranks.world)]

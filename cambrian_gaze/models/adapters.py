@@ -12,17 +12,23 @@ from pathlib import Path
 import torch
 
 from cambrian_gaze.extras import require
-from cambrian_gaze.models.adapter_check import ADAPTER_CONFIG, check_adapter, check_patterns, is_adapter, refuse_adapter
-from cambrian_gaze.models.backbones import other_sizes
+from cambrian_gaze.files import new_folder
 from cambrian_gaze.models.configuration import CambrianGazeConfig
-from cambrian_gaze.models.folder_check import Copied
+from cambrian_gaze.models.conversion.backbones import other_sizes
+from cambrian_gaze.models.folders.adapter_check import (
+    ADAPTER_CONFIG,
+    check_adapter,
+    check_patterns,
+    is_adapter,
+    refuse_adapter,
+)
+from cambrian_gaze.models.folders.folder_check import Copied
+from cambrian_gaze.models.folders.lineage import LINEAGE, parent, read_lineage, weights_digest, write_lineage
+from cambrian_gaze.models.folders.opening import opening
 from cambrian_gaze.models.generation_settings import settle
-from cambrian_gaze.models.lineage import LINEAGE, parent, read_lineage, weights_digest, write_lineage
 from cambrian_gaze.models.loading import load_model
 from cambrian_gaze.models.modeling import CambrianGazeForConditionalGeneration
-from cambrian_gaze.models.opening import opening
-from cambrian_gaze.models.processing import CambrianGazeProcessor
-from cambrian_gaze.models.writing import new_folder
+from cambrian_gaze.models.processing.processor import CambrianGazeProcessor
 
 
 def load_adapted(base: Path | str, adapter: Path | str) -> CambrianGazeForConditionalGeneration:

@@ -16,7 +16,7 @@ def register() -> None:
     from cambrian_gaze.models.backbone import CambrianGazeModel
     from cambrian_gaze.models.configuration import CambrianGazeConfig
     from cambrian_gaze.models.modeling import CambrianGazeForConditionalGeneration
-    from cambrian_gaze.models.processing import CambrianGazeProcessor
+    from cambrian_gaze.models.processing.processor import CambrianGazeProcessor
 
     AutoConfig.register("cambrian_gaze", CambrianGazeConfig, exist_ok=True)
     AutoModel.register(CambrianGazeConfig, CambrianGazeModel, exist_ok=True)

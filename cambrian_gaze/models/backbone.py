@@ -23,9 +23,10 @@ from cambrian_gaze.gaze.config import GazeConfig
 from cambrian_gaze.gaze.derive import derive_layout
 from cambrian_gaze.gaze.layout import CONTEXT, PAD, VISUAL, TokenLayout
 from cambrian_gaze.gaze.visibility import hidden_of
-from cambrian_gaze.models.adapter_check import refuse_adapter
-from cambrian_gaze.models.cache import GazeCache
+from cambrian_gaze.models.cache.cache import GazeCache
 from cambrian_gaze.models.configuration import CambrianGazeConfig
+from cambrian_gaze.models.folders.adapter_check import refuse_adapter
+from cambrian_gaze.models.folders.opening import check_fit, opening
 from cambrian_gaze.models.hf_internals import (
     ATTENTION_NAME,
     CACHE,
@@ -38,7 +39,6 @@ from cambrian_gaze.models.hf_internals import (
     refuse_attentions,
     wants_dict,
 )
-from cambrian_gaze.models.opening import check_fit, opening
 from cambrian_gaze.models.projector import GridConvolution, Projector
 from cambrian_gaze.models.trace import TraceBuilder
 
@@ -354,7 +354,7 @@ class CambrianGazeModel(CambrianGazePreTrainedModel):
         if cache is not None and not isinstance(cache, GazeCache):
             raise ValueError(
                 f"the cache must be a GazeCache, got {type(cache).__name__}; leave it out, or pass "
-                "cambrian_gaze.models.cache.GazeCache(model.config.gaze_config)"
+                "cambrian_gaze.models.cache.cache.GazeCache(model.config.gaze_config)"
             )
         length = inputs_embeds.shape[1]
         if attention_mask is None:

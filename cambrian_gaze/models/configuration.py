@@ -7,7 +7,7 @@ from typing import Any
 from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
 
 from cambrian_gaze.gaze.config import GazeConfig
-from cambrian_gaze.models.opening import opening
+from cambrian_gaze.models.folders.opening import opening
 from cambrian_gaze.models.presets import SIGLIP2_SO400M_16_384, preset
 
 PROJECTORS = ("mlp2x_gelu", "conv3x3_mlp2x_gelu", "avgpool2_mlp2x_gelu", "maxpool2_mlp2x_gelu")

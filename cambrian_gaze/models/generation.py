@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cambrian_gaze.attention.policy import VisiblePolicy
+from cambrian_gaze.attention.policy.policy import VisiblePolicy
 from cambrian_gaze.attention.sequence import pad_to
 from cambrian_gaze.gaze.layout import IMAGE, VIDEO
-from cambrian_gaze.models.cache import GazeCache
+from cambrian_gaze.models.cache.cache import GazeCache
+from cambrian_gaze.models.cache.paging import PagedGazeCache
 from cambrian_gaze.models.hf_internals import CACHE, items_per_row, one_cache, pop_cache, repeat_rows, take_items
-from cambrian_gaze.models.paging import PagedGazeCache
 from cambrian_gaze.models.policies import policy_cache, policy_gaze
 from cambrian_gaze.models.positions import check_positions
 from cambrian_gaze.models.streaming import GazeStream
@@ -134,7 +134,7 @@ class GazeGenerationMixin:
         if given is not None:
             raise ValueError(
                 "gaze_offload makes a cache of its own; with a cache given, make that one a "
-                "cambrian_gaze.models.paging.PagedGazeCache and leave gaze_offload out"
+                "cambrian_gaze.models.cache.paging.PagedGazeCache and leave gaze_offload out"
             )
         generation_config = kwargs.get("generation_config") or self.generation_config
         if kwargs.get("use_cache", generation_config.use_cache) is False:

@@ -13,7 +13,7 @@ from typing import Any
 from transformers import GenerationConfig, PreTrainedConfig
 
 from cambrian_gaze.data.conversation import END_OF_TURN
-from cambrian_gaze.models.opening import opening
+from cambrian_gaze.models.folders.opening import opening
 
 SAMPLING = {"do_sample", "temperature", "top_p", "top_k", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff"}
 SAMPLING |= {"top_h", "repetition_penalty", "no_repeat_ngram_size", "length_penalty", "num_beams", "penalty_alpha"}

@@ -12,7 +12,7 @@ from cambrian_gaze.models.backbone import GazeEmbeddings
 from cambrian_gaze.models.configuration import CambrianGazeConfig
 from cambrian_gaze.models.generation_settings import settle
 from cambrian_gaze.models.modeling import CambrianGazeForConditionalGeneration
-from cambrian_gaze.models.processing import CambrianGazeProcessor
+from cambrian_gaze.models.processing.processor import CambrianGazeProcessor
 
 logger = logging.getLogger(__name__)
 

@@ -17,7 +17,7 @@ from cambrian_gaze.attention import GazeStats, SequenceGroup
 from cambrian_gaze.attention.sequence import pad_to
 from cambrian_gaze.gaze.config import GazeConfig
 from cambrian_gaze.models.backbone import CambrianGazeModel, CambrianGazePreTrainedModel
-from cambrian_gaze.models.cache import GazeCache
+from cambrian_gaze.models.cache.cache import GazeCache
 from cambrian_gaze.models.configuration import CambrianGazeConfig
 from cambrian_gaze.models.generation import GazeGenerationMixin
 from cambrian_gaze.models.head_loss import head_losses

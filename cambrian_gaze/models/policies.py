@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from cambrian_gaze.attention.policy import VisiblePolicy
-from cambrian_gaze.attention.policy_routing import check_gaze
-from cambrian_gaze.attention.policy_state import PolicyState
+from cambrian_gaze.attention.policy.policy import VisiblePolicy
+from cambrian_gaze.attention.policy.routing import check_gaze
+from cambrian_gaze.attention.policy.state import PolicyState
 from cambrian_gaze.gaze.config import BUDGET_FIELDS, GazeConfig
-from cambrian_gaze.models.cache import GazeCache
+from cambrian_gaze.models.cache.cache import GazeCache
 
 
 def policy_gaze(policy: VisiblePolicy, gaze: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -20,14 +20,14 @@ from cambrian_gaze.data.conversation import END_OF_TURN, render
 from cambrian_gaze.data.encode import encode_conversation, tokenize_segments
 from cambrian_gaze.data.expand import TEXT, PlaceholderIds, expand_placeholders
 from cambrian_gaze.gaze.layout import VIDEO
-from cambrian_gaze.models.cache import GazeCache
-from cambrian_gaze.models.paging import PagedGazeCache, PagingStats
-from cambrian_gaze.models.processing import Picture, open_picture
+from cambrian_gaze.models.cache.cache import GazeCache
+from cambrian_gaze.models.cache.paging import PagedGazeCache, PagingStats
+from cambrian_gaze.models.processing.processor import Picture, open_picture
 from cambrian_gaze.models.trace import GazeTrace, boxes_of_row
 
 if TYPE_CHECKING:
     from cambrian_gaze.models.modeling import CambrianGazeForConditionalGeneration
-    from cambrian_gaze.models.processing import CambrianGazeProcessor
+    from cambrian_gaze.models.processing.processor import CambrianGazeProcessor
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from cambrian_gaze.attention import GazeRecorder
-from cambrian_gaze.data.aspect import region_pixels
+from cambrian_gaze.data.media.aspect import region_pixels
 from cambrian_gaze.gaze.config import GazeConfig
 from cambrian_gaze.gaze.regions import region_grid
 

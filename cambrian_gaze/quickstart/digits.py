@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import random
 import shutil
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cambrian_gaze.extras import require
+from cambrian_gaze.files import new_folder
 from cambrian_gaze.quickstart.task import ADDRESSES, COLUMNS, ROWS, draw_question
 
 if TYPE_CHECKING:
@@ -76,12 +76,9 @@ def build_pages(folder: str | Path, spec: PageSpec, progress: bool = True) -> bo
         if json.loads((folder / "spec.json").read_text()) == description:
             return False
         shutil.rmtree(folder)
-    partial = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    _write_pages(partial, spec, progress)
-    (partial / "spec.json").write_text(json.dumps(description, indent=1) + "\n")
-    os.replace(partial, folder)
+    with new_folder(folder) as partial:
+        _write_pages(partial, spec, progress)
+        (partial / "spec.json").write_text(json.dumps(description, indent=1) + "\n")
     return True
 
 

@@ -7,15 +7,15 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from cambrian_gaze.attention.policy import VisiblePolicy
+from cambrian_gaze.attention.policy.policy import VisiblePolicy
 from cambrian_gaze.baselines.registry import make_policy
-from cambrian_gaze.data.records import Record, read_records
+from cambrian_gaze.data.records.records import Record, read_records
 from cambrian_gaze.evaluation.answers import AnswerOptions, answer_records
-from cambrian_gaze.evaluation.counts import expected_attended
-from cambrian_gaze.evaluation.intervals import Group, accuracy, bootstrap_interval, paired_interval
+from cambrian_gaze.evaluation.cost.counts import expected_attended
 from cambrian_gaze.evaluation.journal import Journal
 from cambrian_gaze.evaluation.recall import RoutingRecall
 from cambrian_gaze.evaluation.scorers.named_values import named_values, score_named_values
+from cambrian_gaze.evaluation.tables.intervals import Group, accuracy, bootstrap_interval, paired_interval
 from cambrian_gaze.gaze.cost import attended_visual
 from cambrian_gaze.gaze.regions import region_ids
 from cambrian_gaze.quickstart.arms import Arm
@@ -134,9 +134,7 @@ def score_arm(
     return entry
 
 
-def score_family(
-    family: str, records: Sequence[Record], answers: Sequence[Mapping[str, Any]]
-) -> dict[str, Group]:
+def score_family(family: str, records: Sequence[Record], answers: Sequence[Mapping[str, Any]]) -> dict[str, Group]:
     """Values of one family of questions by page: page → (right, asked)."""
     groups: dict[str, Group] = {}
     for record, answer in zip(records, answers, strict=True):

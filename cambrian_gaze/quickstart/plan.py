@@ -33,7 +33,7 @@ class Plan:
 
     def training_identity(self, run: str) -> list[Any]:
         """What the training run depends on, beside the steps before it: every YAML file in its chain and the flags."""
-        from cambrian_gaze.training.layers import read_layers
+        from cambrian_gaze.training.config.layers import read_layers
 
         layers = [[path.name, layer] for path, layer in read_layers(self.config(run))]
         return [layers, self.overrides.get(run, {}), self.seed]

@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from PIL import Image
 
-from cambrian_gaze.data.aspect import model_view
-from cambrian_gaze.data.records import Record, read_records
+from cambrian_gaze.data.media.aspect import model_view
+from cambrian_gaze.data.records.records import Record, read_records
+from cambrian_gaze.files import write_png
 from cambrian_gaze.quickstart.arms import ARMS, CHANCE, CHOOSING_ONCE
 from cambrian_gaze.quickstart.evaluate import cell_regions, load_processor, value_steps
-from cambrian_gaze.training.log import read_log
-from cambrian_gaze.viz.charts import Series
-from cambrian_gaze.viz.files import write_png
+from cambrian_gaze.training.metrics.log import read_log
+from cambrian_gaze.viz.charts.charts import Series
 from cambrian_gaze.viz.overlay import TokenPanel, gaze_strip, token_panels
 from cambrian_gaze.viz.report import (
     AnswerToken,
@@ -141,14 +141,19 @@ def build_report(
     report = Report(
         title=title,
         subtitle="Pages of handwritten digits that no training page showed, read through the gaze cache",
-        summary=[] if results["smoke"] else [
-            f"{'yes' if holds else 'no'}: {line}" for line, holds in results["checks"].items()
-        ],
+        summary=[]
+        if results["smoke"]
+        else [f"{'yes' if holds else 'no'}: {line}" for line, holds in results["checks"].items()],
         tiles=_tiles(results),
         tables=[_table(results)],
         intervals=[
-            arms_intervals(results["arms"], _titles(), strong=[SHOWN_ARM], references={"chance": CHANCE},
-                           title="Read values: accuracy with 95 % interval (bootstrap over pages)")
+            arms_intervals(
+                results["arms"],
+                _titles(),
+                strong=[SHOWN_ARM],
+                references={"chance": CHANCE},
+                title="Read values: accuracy with 95 % interval (bootstrap over pages)",
+            )
         ],
         examples=examples,
         more_examples=more,
@@ -181,8 +186,15 @@ def _picture(shown: ShownAnswer, head: tuple[int, int] | None) -> Image.Image:
     trace = shown.trace if head is None else shown.trace.of_head(*head)
     steps = [step for step, _, _ in shown.values][:PICTURE_TOKENS] or range(min(PICTURE_TOKENS, len(shown.tokens)))
     return gaze_strip(
-        trace, shown.labels(), shown.image, select=steps, asked=shown.asked, correct=shown.correct,
-        side=192, columns=PICTURE_TOKENS // 2, title=shown.text,
+        trace,
+        shown.labels(),
+        shown.image,
+        select=steps,
+        asked=shown.asked,
+        correct=shown.correct,
+        side=192,
+        columns=PICTURE_TOKENS // 2,
+        title=shown.text,
     )
 
 
@@ -192,7 +204,10 @@ def _titles() -> dict[str, str]:
 
 def _table(results: Mapping[str, Any]) -> ResultTable:
     return arms_table(
-        results["arms"], _titles(), strong=["dense", SHOWN_ARM], title="Held-out pages, answers by generation",
+        results["arms"],
+        _titles(),
+        strong=["dense", SHOWN_ARM],
+        title="Held-out pages, answers by generation",
         note="Attended visual KV: entries per text query, layer and head, context tokens included, as counted during "
         "generation and equal to the cost model. In memory: visual tokens that the rest of the answer could still see, "
         "per layer and KV head; gaze keeps all and looks anew at each step, a policy keeps what it chose once. Global: "

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from cambrian_gaze.data.media import image_size
+from cambrian_gaze.data.media.image_files import image_size
 from cambrian_gaze.evaluation.routing.records import Phrase, RoutingRecord
 from cambrian_gaze.quickstart.task import ADDRESSES, COLUMNS, ROWS
 

@@ -9,11 +9,14 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import platform
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from cambrian_gaze import __version__
+from cambrian_gaze.machine import cores, cpu_name, versions
 from cambrian_gaze.quickstart.arms import ARMS
 from cambrian_gaze.quickstart.digits import PageSpec, build_pages
 from cambrian_gaze.quickstart.plan import Plan, full_plan, smoke_plan
@@ -21,6 +24,10 @@ from cambrian_gaze.quickstart.steps import Steps
 
 TRAININGS = {"stage 1": "stage1", "stage 2 dense": "dense", "stage 2 gaze": "gaze"}
 """Step → folder of its training run."""
+
+
+PACKAGES = ("torch", "transformers", "accelerate", "deepspeed", "tokenizers", "scikit-learn")
+"""Whose versions stand in `results.json`."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -46,12 +53,11 @@ def run(plan: Plan, output: Path, force: bool = False) -> dict[str, Any]:
     """All steps of `plan` into `output`; returns the content of `results.json`."""
     import torch
 
-    from cambrian_gaze.quickstart.machine import describe_machine
     from cambrian_gaze.quickstart.train import train
 
     output.mkdir(parents=True, exist_ok=True)
     steps = Steps(output / "steps", force)
-    machine = describe_machine()
+    machine = _machine()
     device = "cuda" if machine["hardware"]["gpu"] else "cpu"
     data = output / "data"
     # Threads wait for each other at every small operation: where another program takes a core, they wait long.
@@ -82,6 +88,18 @@ def run(plan: Plan, output: Path, force: bool = False) -> dict[str, Any]:
     return json.loads((output / "results.json").read_text(encoding="utf-8"))
 
 
+def _machine() -> dict[str, dict[str, Any]]:
+    """What the run is on, for `results.json`: `hardware` and `versions`."""
+    import torch
+
+    gpu = torch.cuda.get_device_name(0) if torch.cuda.is_available() else None
+    own = {"cambrian-gaze": __version__, "python": platform.python_version()}
+    return {
+        "hardware": {"cpu": cpu_name(), "cores": cores(), "gpu": gpu, "system": platform.platform()},
+        "versions": {**own, **versions(PACKAGES)},
+    }
+
+
 def _data(folder: Path, spec: PageSpec) -> dict[str, Any]:
     build_pages(folder, spec)
     return {"train_pages": spec.train_pages, "heldout_pages": spec.heldout_pages}
@@ -102,10 +120,10 @@ def _evaluate(output: Path, plan: Plan, device: str) -> dict[str, Any]:
 
 def finish(output: Path, results: dict[str, Any]) -> dict[str, Any]:
     """Write `results.json`, `results.md`, `report.html` and `gaze.png`; returns how many of the lines hold."""
+    from cambrian_gaze.files import write_text
     from cambrian_gaze.quickstart.arms import check_lines
     from cambrian_gaze.quickstart.markdown import results_table
     from cambrian_gaze.quickstart.report import build_report
-    from cambrian_gaze.viz.files import write_text
 
     results = {**results, "checks": check_lines(results["arms"])}
     logs = {step: output / folder for step, folder in TRAININGS.items()}

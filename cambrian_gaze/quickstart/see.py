@@ -62,9 +62,7 @@ def pretrain_tower(data: str | Path, output: str | Path, spec: TowerSpec, device
         }
     ).to(device)
     parameters = [*tower.parameters(), *heads.parameters()]
-    optimizer = torch.optim.AdamW(
-        parameters, lr=spec.learning_rate, betas=(0.9, 0.98), weight_decay=spec.weight_decay
-    )
+    optimizer = torch.optim.AdamW(parameters, lr=spec.learning_rate, betas=(0.9, 0.98), weight_decay=spec.weight_decay)
     warmup = min(50, spec.steps // 4 + 1)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer,

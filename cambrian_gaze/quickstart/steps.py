@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from cambrian_gaze.viz.files import write_text
+from cambrian_gaze.files import write_text
 
 
 class Steps:

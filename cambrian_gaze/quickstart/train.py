@@ -27,8 +27,8 @@ def train(plan: Plan, run: str, output: Path, device: str) -> dict[str, Any]:
 
     Raises: TrainingFailed with the end of the run's output.
     """
-    from cambrian_gaze.training.log import read_log
-    from cambrian_gaze.training.ranks import launch_command, launch_environment
+    from cambrian_gaze.training.launch.ranks import launch_command, launch_environment
+    from cambrian_gaze.training.metrics.log import read_log
 
     folder = output / run
     folder.mkdir(parents=True, exist_ok=True)

@@ -10,14 +10,14 @@ from typing import Any
 
 from cambrian_gaze.evaluation.benchmarks import protocols
 from cambrian_gaze.evaluation.results import TaskResult, read_results, task_name
-from cambrian_gaze.models.folder_check import read_object
-from cambrian_gaze.models.lineage import read_lineage, weights_digest
-from cambrian_gaze.models.writing import write_json
+from cambrian_gaze.files import write_json
+from cambrian_gaze.models.folders.folder_check import read_object
+from cambrian_gaze.models.folders.lineage import read_lineage, weights_digest
 from cambrian_gaze.reproduce.commands import Options, Step
 from cambrian_gaze.reproduce.rows import Chain
-from cambrian_gaze.training.config import gather
-from cambrian_gaze.training.log import LOG_NAME
-from cambrian_gaze.training.ranks import FLAG
+from cambrian_gaze.training.config.config import gather
+from cambrian_gaze.training.launch.ranks import FLAG
+from cambrian_gaze.training.metrics.log import LOG_NAME
 
 RECORD = "reproduce.json"
 """Beside the answers: the digest of the weights that gave them, and what the answers call those weights."""

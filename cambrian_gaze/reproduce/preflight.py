@@ -7,11 +7,11 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from cambrian_gaze.data.mixture import recipe_of
-from cambrian_gaze.data.recipe_file import RecipeError
+from cambrian_gaze.data.mixture.mixture import recipe_of
+from cambrian_gaze.data.mixture.recipe_file import RecipeError
 from cambrian_gaze.reproduce.commands import Options, Step
 from cambrian_gaze.reproduce.rows import Chain
-from cambrian_gaze.training.config import gather
+from cambrian_gaze.training.config.config import gather
 
 WEIGHT_BYTES = 2
 OPTIMIZER_BYTES = 12

@@ -10,8 +10,8 @@ from typing import Any
 import yaml
 
 from cambrian_gaze.declarations import declaration
-from cambrian_gaze.evaluation.tables import Row, Table, read_table
-from cambrian_gaze.training.layers import read_layers
+from cambrian_gaze.evaluation.tables.tables import Row, Table, read_table
+from cambrian_gaze.training.config.layers import read_layers
 
 ROWS = Path("train") / "rows.yaml"
 CONFIGS = Path("train") / "configs"

@@ -8,7 +8,7 @@ import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from cambrian_gaze.models.writing import write_json
+from cambrian_gaze.files import write_json
 from cambrian_gaze.reproduce.commands import Options, Step
 
 SCRIPTS = Path("scripts") / "slurm"
@@ -46,9 +46,7 @@ def submit(
     return jobs
 
 
-def sbatch_words(
-    step: Step, options: Options, again: Sequence[str], time: str | None, after: str | None
-) -> list[str]:
+def sbatch_words(step: Step, options: Options, again: Sequence[str], time: str | None, after: str | None) -> list[str]:
     """The command that submits a step; `after`: the job that must have ended well before."""
     nodes = options.nodes if step.run is not None else 1
     words = ["sbatch", "--parsable", "--job-name", f"cambrian-gaze-{step.name}", "--nodes", str(nodes)]

@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.constants import REPOCARD_NAME
 from torch import nn
 
 from cambrian_gaze.extras import require
 from cambrian_gaze.models.configuration import CambrianGazeConfig
 from cambrian_gaze.models.quantised import int8, nf4
-from cambrian_gaze.training.arguments import ModelArguments
-from cambrian_gaze.training.card import CARD
-from cambrian_gaze.training.gaze_arguments import GazeArguments
-from cambrian_gaze.training.lora_arguments import LINEAR_LAYERS, LoraArguments
+from cambrian_gaze.training.config.arguments import ModelArguments
+from cambrian_gaze.training.config.gaze_arguments import GazeArguments
+from cambrian_gaze.training.config.lora_arguments import LINEAR_LAYERS, LoraArguments
 
 BESIDE = ("model.mm_projector", "model.gaze")
 """Modules that train whole beside the adapters, and are saved with them: projector and context tokens."""
@@ -93,7 +93,7 @@ def attach(model: nn.Module, lora: LoraArguments) -> nn.Module:
 def without_peft_card(folder: Path | str) -> Iterator[None]:
     """Saving an adapter in the block leaves `README.md` as it was: peft writes a template with nothing filled in, and
     its metadata into a card that is there."""
-    card = Path(folder) / CARD
+    card = Path(folder) / REPOCARD_NAME
     own = card.read_bytes() if card.exists() else None
     yield
     if own is None:

@@ -12,7 +12,8 @@ import torch
 from torch import nn
 from transformers import PreTrainedConfig
 
-from cambrian_gaze.models.backbones import (
+from cambrian_gaze.models.configuration import CambrianGazeConfig
+from cambrian_gaze.models.conversion.backbones import (
     assemble_config,
     check_parts,
     language_model_part,
@@ -22,19 +23,18 @@ from cambrian_gaze.models.backbones import (
     resolve,
     vision_tower_part,
 )
-from cambrian_gaze.models.configuration import CambrianGazeConfig
+from cambrian_gaze.models.folders.opening import open_config, open_processor, open_tokenizer, said_of
 from cambrian_gaze.models.generation_settings import settings_from, settle
 from cambrian_gaze.models.loading import load_model
 from cambrian_gaze.models.modeling import CambrianGazeForConditionalGeneration
-from cambrian_gaze.models.opening import open_config, open_processor, open_tokenizer, said_of
 from cambrian_gaze.models.presets import PRESETS, load_tokenizer
-from cambrian_gaze.models.processing import CambrianGazeProcessor
+from cambrian_gaze.models.processing.processor import CambrianGazeProcessor
 from cambrian_gaze.training.adapters import attach, check_lora, quantisation
-from cambrian_gaze.training.arguments import ModelArguments, TrainingArguments
-from cambrian_gaze.training.gaze_arguments import GazeArguments
-from cambrian_gaze.training.lora_arguments import LoraArguments
+from cambrian_gaze.training.checkpoint.projector import load_projector
+from cambrian_gaze.training.config.arguments import ModelArguments, TrainingArguments
+from cambrian_gaze.training.config.gaze_arguments import GazeArguments
+from cambrian_gaze.training.config.lora_arguments import LoraArguments
 from cambrian_gaze.training.optimizer import CONTEXT, PROJECTOR, TOWER, module_of
-from cambrian_gaze.training.projector import load_projector
 
 logger = logging.getLogger(__name__)
 

@@ -8,8 +8,8 @@ from transformers import TrainerCallback, TrainerControl, TrainerState
 from transformers import TrainingArguments as HfTrainingArguments
 from transformers.trainer_callback import ProgressCallback
 
-from cambrian_gaze.training.log import TrainLog
-from cambrian_gaze.training.meter import Meter
+from cambrian_gaze.training.metrics.log import TrainLog
+from cambrian_gaze.training.metrics.meter import Meter
 
 
 class ProgressLine(ProgressCallback):

@@ -13,8 +13,8 @@ import torch.distributed as dist
 from torch import nn
 from transformers import set_seed
 
-from cambrian_gaze.attention.run_choice import RunChoice, in_run
-from cambrian_gaze.training.checkpoint import (
+from cambrian_gaze.attention.choice.run_choice import RunChoice, in_run
+from cambrian_gaze.training.checkpoint.checkpoint import (
     NotSavedError,
     damage,
     delete,
@@ -25,9 +25,9 @@ from cambrian_gaze.training.checkpoint import (
     prune,
     read_marker,
 )
+from cambrian_gaze.training.checkpoint.pickles import check_checkpoint
+from cambrian_gaze.training.checkpoint.resume import VIEW, drop_universal, first_rank_decides, is_universal, zero_stage
 from cambrian_gaze.training.guarded import GuardedTrainer
-from cambrian_gaze.training.pickles import check_checkpoint
-from cambrian_gaze.training.resume import VIEW, drop_universal, first_rank_decides, is_universal, zero_stage
 
 logger = logging.getLogger(__name__)
 

@@ -14,16 +14,16 @@ import torch.distributed as dist
 from torch.utils.data import Dataset
 
 from cambrian_gaze.data.collator import Collator
-from cambrian_gaze.data.lengths import MISSING_VIDEO, measure_mixture
-from cambrian_gaze.data.mixture import Mixture, Recipe, recipe_of
-from cambrian_gaze.data.mixture_dataset import MixtureDataset
-from cambrian_gaze.data.plan import EpochOrder
+from cambrian_gaze.data.media.video import FrameSampling
+from cambrian_gaze.data.mixture.dataset import MixtureDataset
+from cambrian_gaze.data.mixture.lengths import MISSING_VIDEO, measure_mixture
+from cambrian_gaze.data.mixture.mixture import Mixture, Recipe, recipe_of
+from cambrian_gaze.data.mixture.plan import EpochOrder
+from cambrian_gaze.data.mixture.recipe_file import RecipeError
+from cambrian_gaze.data.mixture.selection import Selection, excluded_rows, select
 from cambrian_gaze.data.quarantine import ExpectedMissing, QuarantineLog, TooManyQuarantined, read_list
-from cambrian_gaze.data.recipe_file import RecipeError
-from cambrian_gaze.data.selection import Selection, excluded_rows, select
-from cambrian_gaze.data.streams import StreamDataset, StreamOrder
-from cambrian_gaze.data.video import FrameSampling
-from cambrian_gaze.training.arguments import DataArguments, TrainingArguments
+from cambrian_gaze.data.records.streams import StreamDataset, StreamOrder
+from cambrian_gaze.training.config.arguments import DataArguments, TrainingArguments
 
 logger = logging.getLogger(__name__)
 

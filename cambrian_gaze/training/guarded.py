@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 from cambrian_gaze.attention.sequence import SequenceGroup
 from cambrian_gaze.data.collator import Origin
-from cambrian_gaze.training.bad_steps import BadSteps, Verdict, ZeroGuard
-from cambrian_gaze.training.loss_split import LossSplit, source_names
+from cambrian_gaze.training.faults.bad_steps import BadSteps, Verdict, ZeroGuard
+from cambrian_gaze.training.faults.watchdog import Heartbeat, Watchdog
+from cambrian_gaze.training.launch.requests import StopOnRequest, StopRequest
+from cambrian_gaze.training.metrics.loss_split import LossSplit, source_names
 from cambrian_gaze.training.ordered import OrderedTrainer
-from cambrian_gaze.training.requests import StopOnRequest, StopRequest
-from cambrian_gaze.training.watchdog import Heartbeat, Watchdog
 
 STACKS = "stacks"
 """Folder in `output_dir` with the stacks of ranks that hung."""

@@ -16,12 +16,12 @@ import torch
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState
 from transformers import TrainingArguments as HfTrainingArguments
 
-from cambrian_gaze.data.plan import EpochOrder, PlannedDataset
+from cambrian_gaze.data.mixture.plan import EpochOrder, PlannedDataset
 from cambrian_gaze.data.quarantine import QuarantineLog
-from cambrian_gaze.data.streams import StreamDataset, StreamedPlan
-from cambrian_gaze.models.writing import write_json
-from cambrian_gaze.training.order import OrderedBatches, Split, train_loader
-from cambrian_gaze.training.position import Course, Position
+from cambrian_gaze.data.records.streams import StreamDataset, StreamedPlan
+from cambrian_gaze.files import write_json
+from cambrian_gaze.training.order.order import OrderedBatches, Split, train_loader
+from cambrian_gaze.training.order.position import Course, Position
 
 logger = logging.getLogger(__name__)
 

@@ -1,4 +1,4 @@
-"""One training run, from its configuration to the saved model. `launch.py` starts it, on several ranks if asked to."""
+"""One training run, from its configuration to the saved model. `launch/launch.py` starts it, on several ranks if asked to."""
 
 from __future__ import annotations
 
@@ -14,31 +14,31 @@ import torch.distributed as dist
 from transformers import TrainerCallback, set_seed
 from transformers.utils import logging as transformers_logging
 
-from cambrian_gaze.data.media import MachineError
+from cambrian_gaze.data.media.image_files import MachineError
 from cambrian_gaze.data.quarantine import QuarantineLog, TooManyQuarantined, first_rows
 from cambrian_gaze.extras import require
-from cambrian_gaze.training import config as configuration
-from cambrian_gaze.training.agent import EXIT_INTERRUPTED, EXIT_STOPPED
-from cambrian_gaze.training.bad_steps import TooManyBadSteps
 from cambrian_gaze.training.build import build_model
-from cambrian_gaze.training.checkpoint import NotSavedError
-from cambrian_gaze.training.config import RunConfig
-from cambrian_gaze.training.continuation import finished_text, write_run_config
+from cambrian_gaze.training.checkpoint.checkpoint import NotSavedError
+from cambrian_gaze.training.checkpoint.continuation import finished_text, write_run_config
+from cambrian_gaze.training.checkpoint.origin import origin_of
+from cambrian_gaze.training.checkpoint.resume import FirstRankFailed, checkpoint_to_resume, first_rank_decides
+from cambrian_gaze.training.config import config as configuration
+from cambrian_gaze.training.config.config import RunConfig
+from cambrian_gaze.training.config.flags import COMMAND_LINE
+from cambrian_gaze.training.config.layers import ConfigError
+from cambrian_gaze.training.config.places import check_folders, check_select_layer
 from cambrian_gaze.training.data import build_collator, build_datasets, build_order, expected_missing
-from cambrian_gaze.training.flags import COMMAND_LINE
+from cambrian_gaze.training.faults.bad_steps import TooManyBadSteps
+from cambrian_gaze.training.faults.lock import RunLock
+from cambrian_gaze.training.faults.orphan import end_with_launcher
 from cambrian_gaze.training.keep_ratio import dense_because
-from cambrian_gaze.training.layers import ConfigError
-from cambrian_gaze.training.lock import RunLock
-from cambrian_gaze.training.log import read_log
-from cambrian_gaze.training.origin import origin_of
-from cambrian_gaze.training.orphan import end_with_launcher
-from cambrian_gaze.training.places import check_folders, check_select_layer
-from cambrian_gaze.training.ranks import start_ranks, under_launcher
-from cambrian_gaze.training.requests import StopRequest
-from cambrian_gaze.training.resume import FirstRankFailed, checkpoint_to_resume, first_rank_decides
-from cambrian_gaze.training.samples import GazeSamples
-from cambrian_gaze.training.summary import write_summary
-from cambrian_gaze.training.task_scores import OpenBenchmarks, open_benchmarks, try_out
+from cambrian_gaze.training.launch.agent import EXIT_INTERRUPTED, EXIT_STOPPED
+from cambrian_gaze.training.launch.ranks import start_ranks, under_launcher
+from cambrian_gaze.training.launch.requests import StopRequest
+from cambrian_gaze.training.metrics.log import read_log
+from cambrian_gaze.training.metrics.samples import GazeSamples
+from cambrian_gaze.training.metrics.summary import write_summary
+from cambrian_gaze.training.metrics.task_scores import OpenBenchmarks, open_benchmarks, try_out
 from cambrian_gaze.training.trainer import CambrianTrainer
 
 logger = logging.getLogger(__name__)

@@ -12,7 +12,7 @@ import torch.distributed as dist
 from transformers import PreTrainedModel
 
 from cambrian_gaze.attention.sequence import SequenceGroup, check_heads
-from cambrian_gaze.training.arguments import TrainingArguments
+from cambrian_gaze.training.config.arguments import TrainingArguments
 
 SHARED = ("input_ids", "labels", "attention_mask", "sample_ids", "grid_thw")
 """What the ranks of a group cut up together. Of the pixels each rank reads its own share only."""
@@ -29,9 +29,7 @@ def sequence_group(args: TrainingArguments, model: PreTrainedModel) -> SequenceG
     text = model.config.get_text_config()
     check_heads(text.num_attention_heads, text.num_key_value_heads, size)
     limit = timedelta(seconds=args.ddp_timeout)
-    groups = [
-        dist.new_group(range(first, first + size), timeout=limit) for first in range(0, args.world_size, size)
-    ]
+    groups = [dist.new_group(range(first, first + size), timeout=limit) for first in range(0, args.world_size, size)]
     return SequenceGroup(groups[args.data_parallel_rank])
 
 

@@ -18,29 +18,30 @@ from torch.utils.data import DataLoader, Dataset
 from transformers.trainer_callback import ProgressCallback
 from transformers.trainer_utils import EvalLoopOutput
 
-from cambrian_gaze.attention.run_choice import in_run
+from cambrian_gaze.attention.choice.run_choice import in_run
 from cambrian_gaze.data.quarantine import NOTHING_MISSING, ExpectedMissing, TooManyQuarantined
 from cambrian_gaze.gaze.config import GazeConfig
-from cambrian_gaze.models.lineage import write_lineage
+from cambrian_gaze.models.folders.lineage import write_lineage
 from cambrian_gaze.training.adapters import is_adapted, without_peft_card
-from cambrian_gaze.training.bad_steps import taint
 from cambrian_gaze.training.callbacks import LogAtCheckpoints, LogFile, MeterStart, ProgressLine
+from cambrian_gaze.training.checkpoint.projector import EXPORT_NAME, export_projector
+from cambrian_gaze.training.checkpoint.resume import lowest_able_rank_decides
 from cambrian_gaze.training.checkpointed import CheckpointedTrainer
-from cambrian_gaze.training.eval_loss import eval_loader, measure_loss
-from cambrian_gaze.training.flops import FlopsModel, peak_flops
-from cambrian_gaze.training.gaze_report import gaze_report
+from cambrian_gaze.training.faults.bad_steps import taint
 from cambrian_gaze.training.keep_ratio import keep_ratio
-from cambrian_gaze.training.log import LOG_NAME, TrainLog
-from cambrian_gaze.training.meter import Meter
+from cambrian_gaze.training.metrics.eval_loss import eval_loader, measure_loss
+from cambrian_gaze.training.metrics.flops import FlopsModel, peak_flops
+from cambrian_gaze.training.metrics.gaze_report import gaze_report
+from cambrian_gaze.training.metrics.log import LOG_NAME, TrainLog
+from cambrian_gaze.training.metrics.meter import Meter
+from cambrian_gaze.training.metrics.probe import MassProbe
+from cambrian_gaze.training.metrics.task_scores import Benchmarks, TaskScores
 from cambrian_gaze.training.optimizer import frozen_parts, parameter_groups
-from cambrian_gaze.training.probe import MassProbe
-from cambrian_gaze.training.projector import EXPORT_NAME, export_projector
-from cambrian_gaze.training.resume import lowest_able_rank_decides
 from cambrian_gaze.training.sequence import check_same_batches, sequence_group
-from cambrian_gaze.training.task_scores import Benchmarks, TaskScores
 
 FEWEST_SEEN = 100
 """As long as fewer samples were seen, `max_quarantined_share` is of these, or of an epoch that has fewer."""
+
 
 class CambrianTrainer(CheckpointedTrainer):
     """Takes this package's `TrainingArguments`, and a model with `gaze`, `return_gaze` and `num_items_in_batch`."""
@@ -63,8 +64,8 @@ class CambrianTrainer(CheckpointedTrainer):
         progressive: Progressive TopK in stage 2 (`GazeConfig.schedule`).
         max_quarantined_share: the run stops with a summary beyond it; over-long samples do not count.
         expected_missing: samples without their media that do not count either.
-        origin: `parents` and `data` of the lineage beside every model that is saved (`origin.py`); None: none there.
-        benchmarks: answered in each evaluation, or every `benchmark_steps` steps of those (`task_scores.py`).
+        origin: `parents` and `data` of the lineage beside every model that is saved (`checkpoint/origin.py`); None: none there.
+        benchmarks: answered in each evaluation, or every `benchmark_steps` steps of those (`metrics/task_scores.py`).
         """
         model = kwargs.get("model", args[0] if args else None)
         self._saved_use_cache = getattr(model.config, "use_cache", None)

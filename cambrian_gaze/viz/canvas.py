@@ -49,8 +49,17 @@ def shorten(text: str, face: ImageFont.FreeTypeFont, width: float) -> str:
     return text + "..."
 
 
-def write(draw: ImageDraw.ImageDraw, xy: tuple[float, float], text: str, size: int, *, fill=INK, width=None,
-          anchor="la", font_path: str | None = None) -> None:
+def write(
+    draw: ImageDraw.ImageDraw,
+    xy: tuple[float, float],
+    text: str,
+    size: int,
+    *,
+    fill=INK,
+    width=None,
+    anchor="la",
+    font_path: str | None = None,
+) -> None:
     """One line of text, shortened to `width` pixels if given; anchors as in Pillow."""
     face = font(size, font_path)
     text = token_label(text, face) if text else text

@@ -18,9 +18,17 @@ MAX_ALPHA = 0.62
 
 
 def draw_gaze(
-    image: Image.Image, boxes: Iterable[Sequence[int]], weights: Sequence[float], *,
-    grid_hw: tuple[int, int] | None = None, side: int = 384, top: int = 1, asked: int | None = None,
-    grid: bool = True, max_alpha: float = MAX_ALPHA, colour: tuple[int, int, int] = canvas.GAZE,
+    image: Image.Image,
+    boxes: Iterable[Sequence[int]],
+    weights: Sequence[float],
+    *,
+    grid_hw: tuple[int, int] | None = None,
+    side: int = 384,
+    top: int = 1,
+    asked: int | None = None,
+    grid: bool = True,
+    max_alpha: float = MAX_ALPHA,
+    colour: tuple[int, int, int] = canvas.GAZE,
 ) -> Image.Image:
     """An image with its regions washed by weight.
 
@@ -48,9 +56,16 @@ def draw_gaze(
 
 
 def wash(
-    picture: Image.Image, places: Sequence[tuple[int, int, int, int]], weights: Sequence[float], *, top: int = 1,
-    asked: int | None = None, grid: bool = True, max_alpha: float = MAX_ALPHA,
-    colour: tuple[int, int, int] = canvas.GAZE, thick: int | None = None,
+    picture: Image.Image,
+    places: Sequence[tuple[int, int, int, int]],
+    weights: Sequence[float],
+    *,
+    top: int = 1,
+    asked: int | None = None,
+    grid: bool = True,
+    max_alpha: float = MAX_ALPHA,
+    colour: tuple[int, int, int] = canvas.GAZE,
+    thick: int | None = None,
 ) -> Image.Image:
     """An RGB picture with regions washed by weight, at `places` (x0, y0, x1, y1) in its own pixels, ends exclusive;
     empty ones are left out. Outlines are `thick` pixels wide. The rest as in `draw_gaze`."""

@@ -13,7 +13,7 @@ from typing import Any
 
 from PIL import Image
 
-from cambrian_gaze.viz.files import write_text
+from cambrian_gaze.files import write_text
 from cambrian_gaze.viz.style import STYLE
 
 VOID = {"img", "meta", "br", "hr"}

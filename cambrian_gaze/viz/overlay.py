@@ -60,9 +60,17 @@ def _units(images: Sequence[Frames], boxes: Sequence[RegionBox]) -> list[tuple[s
 
 
 def token_panels(
-    trace: Trace, tokens: Sequence[str], images: Frames | Sequence[Frames], *, batch_index: int = 0,
-    select: Iterable[int] | None = None, asked: Sequence[int | None] | None = None,
-    correct: Sequence[bool | None] | None = None, side: int = 160, top: int = 1, max_units: int = 6,
+    trace: Trace,
+    tokens: Sequence[str],
+    images: Frames | Sequence[Frames],
+    *,
+    batch_index: int = 0,
+    select: Iterable[int] | None = None,
+    asked: Sequence[int | None] | None = None,
+    correct: Sequence[bool | None] | None = None,
+    side: int = 160,
+    top: int = 1,
+    max_units: int = 6,
 ) -> list[TokenPanel]:
     """One panel per generated token.
 
@@ -111,8 +119,12 @@ def _token_picture(units, boxes, share, asked, side, top, max_units) -> Image.Im
         if len(units) > 1 and not weight and not wanted:
             continue
         image = draw_gaze(
-            picture, [boxes[p] for p in mine], [share[p] for p in mine], side=side,
-            top=sum(p in most for p in mine), asked=mine.index(asked) if wanted else None,
+            picture,
+            [boxes[p] for p in mine],
+            [share[p] for p in mine],
+            side=side,
+            top=sum(p in most for p in mine),
+            asked=mine.index(asked) if wanted else None,
             grid_hw=grid_extent(box for box in boxes if box.item == item)[1:],
         )
         drawn.append((weight + wanted, name, image))
@@ -140,8 +152,15 @@ def _row(named: Sequence[tuple[str, Image.Image]], side: int, remark: str) -> Im
 
 
 def gaze_strip(
-    trace: Trace, tokens: Sequence[str], images: Frames | Sequence[Frames], *, columns: int = 6, title: str = "",
-    key: bool = True, font_path: str | None = None, **options,
+    trace: Trace,
+    tokens: Sequence[str],
+    images: Frames | Sequence[Frames],
+    *,
+    columns: int = 6,
+    title: str = "",
+    key: bool = True,
+    font_path: str | None = None,
+    **options,
 ) -> Image.Image:
     """All panels on one white picture, `columns` to a row; with several images or frames one row per token.
     `options` are those of `token_panels`."""
@@ -170,10 +189,19 @@ def arrange(
             x = EDGE + place * (cell + GAP)
             middle = x + panel.image.width / 2
             paper.paste(panel.image, (x, y))
-            canvas.write(draw, (middle, y + height + 5), panel.token, 17, fill=_ink(panel), width=cell, anchor="ma",
-                         font_path=font_path)
-            canvas.write(draw, (middle, y + height + 26), share_text(panel), 12, fill=canvas.QUIET, width=cell,
-                         anchor="ma")
+            canvas.write(
+                draw,
+                (middle, y + height + 5),
+                panel.token,
+                17,
+                fill=_ink(panel),
+                width=cell,
+                anchor="ma",
+                font_path=font_path,
+            )
+            canvas.write(
+                draw, (middle, y + height + 26), share_text(panel), 12, fill=canvas.QUIET, width=cell, anchor="ma"
+            )
         y += height + 44 + GAP
     return paper
 
@@ -188,8 +216,16 @@ def stack(
     paper, draw, y = _paper(label + widest, height, panels, title, key, font_path)
     for panel in panels:
         middle = y + panel.image.height / 2 - 9  # of the pictures, without the line of captions below them
-        canvas.write(draw, (EDGE, middle - 1), panel.token, 17, fill=_ink(panel), width=label - 12, anchor="ls",
-                     font_path=font_path)
+        canvas.write(
+            draw,
+            (EDGE, middle - 1),
+            panel.token,
+            17,
+            fill=_ink(panel),
+            width=label - 12,
+            anchor="ls",
+            font_path=font_path,
+        )
         canvas.write(draw, (EDGE, middle + 7), share_text(panel), 12, fill=canvas.QUIET, width=label - 12)
         paper.paste(panel.image, (EDGE + label, y))
         y += panel.image.height + GAP

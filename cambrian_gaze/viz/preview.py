@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from cambrian_gaze.data.preview import CONTROL, Picture, Preview, Token, VisualRun
+from cambrian_gaze.data.inspect.preview import CONTROL, Picture, Preview, Token, VisualRun
 from cambrian_gaze.viz import html
 from cambrian_gaze.viz.draw import draw_regions
 from cambrian_gaze.viz.html import Html, element

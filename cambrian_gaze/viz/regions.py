@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from cambrian_gaze.data.aspect import region_pixels
+from cambrian_gaze.data.media.aspect import region_pixels
 
 
 class RegionBox(NamedTuple):

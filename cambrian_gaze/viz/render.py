@@ -12,10 +12,10 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw
 
+from cambrian_gaze.files import replacing, write_png, write_text
 from cambrian_gaze.viz import canvas
 from cambrian_gaze.viz.draw import MAX_ALPHA, heaviest, wash
 from cambrian_gaze.viz.figure import Figure, Panel
-from cambrian_gaze.viz.files import replacing, write_png, write_text
 from cambrian_gaze.viz.html import Html, data_uri, element
 from cambrian_gaze.viz.trace import Trace
 
@@ -52,9 +52,7 @@ def _sizes(trace: Trace, plan: Figure, side: int | None) -> list[list[tuple[int,
             sizes.append(own)
             continue
         scaled = [(side or SIDE) / max(size) for size in own]
-        sizes.append(
-            [(max(1, round(w * s)), max(1, round(h * s))) for (w, h), s in zip(own, scaled, strict=True)]
-        )
+        sizes.append([(max(1, round(w * s)), max(1, round(h * s))) for (w, h), s in zip(own, scaled, strict=True)])
     return sizes
 
 
@@ -113,9 +111,14 @@ def render_svg(trace: Trace, plan: Figure, *, side: int | None = None, top: int 
     size, places = _layout(trace, plan, side)
     units = sorted({panel.unit for row in plan.rows for panel in row})
     pictures = [
-        element("image", id=f"p{item}-{frame}", href=data_uri(trace.items[item].picture(frame)),
-                width=trace.items[item].size[0], height=trace.items[item].size[1],
-                style="image-rendering:pixelated" if max(trace.items[item].size) <= 256 else None)
+        element(
+            "image",
+            id=f"p{item}-{frame}",
+            href=data_uri(trace.items[item].picture(frame)),
+            width=trace.items[item].size[0],
+            height=trace.items[item].size[1],
+            style="image-rendering:pixelated" if max(trace.items[item].size) <= 256 else None,
+        )
         for item, frame in units
     ]
     shapes: list[Html] = [element("rect", width="100%", height="100%", fill=_hex(canvas.PAPER))]
@@ -131,8 +134,14 @@ def render_svg(trace: Trace, plan: Figure, *, side: int | None = None, top: int 
             y, h = spots[0][1], spots[0][3]
             shapes.append(_words(EDGE, y + h / 2 + 5, canvas.token_label(plan.names[row]), 15, anchor="start"))
     whole = element(
-        "svg", element("defs", pictures), shapes, xmlns="http://www.w3.org/2000/svg", width=size[0], height=size[1],
-        viewBox=f"0 0 {size[0]} {size[1]}", font_family="Helvetica, Arial, sans-serif",
+        "svg",
+        element("defs", pictures),
+        shapes,
+        xmlns="http://www.w3.org/2000/svg",
+        width=size[0],
+        height=size[1],
+        viewBox=f"0 0 {size[0]} {size[1]}",
+        font_family="Helvetica, Arial, sans-serif",
     )
     return f'<?xml version="1.0" encoding="UTF-8"?>\n{whole}\n'
 
@@ -167,9 +176,7 @@ def _hex(colour: Sequence[int]) -> str:
     return "#" + "".join(f"{part:02x}" for part in colour)
 
 
-def write_figure(
-    path: str | os.PathLike, trace: Trace, plan: Figure, *, side: int | None = None, top: int = 1
-) -> Path:
+def write_figure(path: str | os.PathLike, trace: Trace, plan: Figure, *, side: int | None = None, top: int = 1) -> Path:
     """Writes a figure atomically in the format of the path's suffix, one of `SUFFIXES` (a PDF holds pixels, a GIF shows
     one panel after the other), and returns its path. Raises ValueError for another suffix."""
     path = Path(path)

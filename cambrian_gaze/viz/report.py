@@ -12,7 +12,7 @@ from PIL import Image
 
 from cambrian_gaze.viz import html
 from cambrian_gaze.viz.canvas import token_label
-from cambrian_gaze.viz.charts import Interval, Series, heat_map, interval_chart, line_chart
+from cambrian_gaze.viz.charts.charts import Interval, Series, heat_map, interval_chart, line_chart
 from cambrian_gaze.viz.html import Column, Html, element
 from cambrian_gaze.viz.overlay import TokenPanel, share_text
 
@@ -115,8 +115,12 @@ class Report:
 
 
 def arms_table(
-    arms: Mapping[str, Mapping[str, Any]], names: Mapping[str, str] | None = None, *, strong: Sequence[str] = (),
-    title: str = "", note: str = "",
+    arms: Mapping[str, Mapping[str, Any]],
+    names: Mapping[str, str] | None = None,
+    *,
+    strong: Sequence[str] = (),
+    title: str = "",
+    note: str = "",
 ) -> ResultTable:
     """The table of evaluated arms: NAME -> {accuracy, ci95: [low, high], accuracy_global?, attended_visual_kv,
     retained_visual_kv?, visual_tokens, tokens_per_s, n}. A number that is missing is shown as a dash. `names` gives the
@@ -146,8 +150,13 @@ def arms_table(
 
 
 def arms_intervals(
-    arms: Mapping[str, Mapping[str, Any]], names: Mapping[str, str] | None = None, *, strong: Sequence[str] = (),
-    title: str = "", note: str = "", references: Mapping[str, float] | None = None,
+    arms: Mapping[str, Mapping[str, Any]],
+    names: Mapping[str, str] | None = None,
+    *,
+    strong: Sequence[str] = (),
+    title: str = "",
+    note: str = "",
+    references: Mapping[str, float] | None = None,
 ) -> Intervals:
     """The same arms as dots with their confidence intervals."""
     rows = [
@@ -211,8 +220,13 @@ def _intervals(chart: Intervals) -> Html:
 
 def _curve(curve: Curve) -> Html:
     drawing = line_chart(
-        curve.series, label=curve.title, x_label=curve.x_label, y_label=curve.y_label, y_min=curve.y_min,
-        y_max=curve.y_max, log_y=curve.log_y,
+        curve.series,
+        label=curve.title,
+        x_label=curve.x_label,
+        y_label=curve.y_label,
+        y_min=curve.y_min,
+        y_max=curve.y_max,
+        log_y=curve.log_y,
     )
     return html.figure(drawing, curve.note or None, title=curve.title)
 
@@ -228,8 +242,11 @@ def _key(asked: bool) -> Html:
         return element("span", class_="swatch", style=style)
 
     parts = [
-        element("span", swatch("background:linear-gradient(90deg,#fff,#ffa24d);border:1px solid var(--line)"),
-                "share of heads and layers that chose the region, 0 to 100 %"),
+        element(
+            "span",
+            swatch("background:linear-gradient(90deg,#fff,#ffa24d);border:1px solid var(--line)"),
+            "share of heads and layers that chose the region, 0 to 100 %",
+        ),
         element("span", swatch("border:2px solid #dc2626;width:14px"), "chosen most"),
     ]
     if asked:

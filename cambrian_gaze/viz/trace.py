@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from cambrian_gaze.data.aspect import Pixels, region_pixels
+from cambrian_gaze.data.media.aspect import Pixels, region_pixels
 from cambrian_gaze.viz.regions import RegionBox, region_share
 
 NONE, ALL = -1, -2

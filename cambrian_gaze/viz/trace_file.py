@@ -18,8 +18,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 import cambrian_gaze
-from cambrian_gaze.data.aspect import check_aspect
-from cambrian_gaze.viz.files import replacing
+from cambrian_gaze.data.media.aspect import check_aspect
+from cambrian_gaze.files import replacing
 from cambrian_gaze.viz.trace import ALL, Trace, TraceItem
 
 FORMAT, VERSION = "cambrian-gaze trace", 1

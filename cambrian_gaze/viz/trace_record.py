@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import torch
 
     from cambrian_gaze.models.modeling import CambrianGazeForConditionalGeneration
-    from cambrian_gaze.models.processing import CambrianGazeProcessor
+    from cambrian_gaze.models.processing.processor import CambrianGazeProcessor
 
 ALTERNATIVES = 5
 """Likeliest tokens kept per step."""
@@ -114,7 +114,7 @@ def model_facts(name: str) -> dict[str, Any]:
     """Name and digest of the weights, of the lineage where the folder has one, else read, once while the files stay as
     they are. None for a model without a name, and for the digest where there is no folder of safetensors (a name of the
     Hub)."""
-    from cambrian_gaze.models.lineage import LINEAGE, read_lineage
+    from cambrian_gaze.models.folders.lineage import LINEAGE, read_lineage
 
     folder, weights = Path(name), None
     if name and (folder / "config.json").is_file():
@@ -135,7 +135,7 @@ def _state_of_weights(folder: Path) -> tuple[tuple[str, int, int], ...]:
 @functools.lru_cache(maxsize=16)
 def _digest(folder: Path, state: tuple[tuple[str, int, int], ...]) -> str:
     """Of the weights in a folder, whose files are in this state."""
-    from cambrian_gaze.models.lineage import weights_digest
+    from cambrian_gaze.models.folders.lineage import weights_digest
 
     return weights_digest(folder)
 
@@ -168,9 +168,7 @@ def check_pictures(pictures: Sequence[Any]) -> None:
             raise ValueError(f"a video has frames of {len(sizes)} sizes ({told}); a trace needs frames of one size")
 
 
-def _items(
-    boxes: Sequence[Sequence[int]], pictures: Sequence[Any], sources: Sequence[str | None]
-) -> list[TraceItem]:
+def _items(boxes: Sequence[Sequence[int]], pictures: Sequence[Any], sources: Sequence[str | None]) -> list[TraceItem]:
     check_pictures(pictures)
     places = [RegionBox(*box) for box in boxes]
     if (known := len({box.item for box in places})) != len(pictures):

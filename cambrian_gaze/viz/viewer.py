@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from cambrian_gaze.viz.files import write_text
+from cambrian_gaze.files import write_text
 from cambrian_gaze.viz.html import element
 from cambrian_gaze.viz.style import STYLE
 from cambrian_gaze.viz.trace import ALL, NONE, Trace
@@ -61,7 +61,11 @@ def frame(trace: Trace, height: int = 720) -> str:
     """An `iframe` that holds the page, `height` CSS pixels tall: for notebooks. Its script cannot reach the page around
     it."""
     return element(
-        "iframe", srcdoc=viewer_page(trace), sandbox="allow-scripts", title="Gaze viewer", loading="lazy",
+        "iframe",
+        srcdoc=viewer_page(trace),
+        sandbox="allow-scripts",
+        title="Gaze viewer",
+        loading="lazy",
         style=f"width:100%;height:{int(height)}px;border:0",
     )
 
@@ -107,7 +111,7 @@ def pack_regions(regions: np.ndarray, count: int) -> tuple[str, np.ndarray]:
         numbers = np.where(regions < 0, count, regions)
         bits = np.zeros((*regions.shape[:-1], count + 1), dtype=bool)
         np.put_along_axis(bits, numbers, True, axis=-1)
-        bits[..., :count] |= (regions[..., :1] == ALL)
+        bits[..., :count] |= regions[..., :1] == ALL
         return "mask", np.packbits(bits[..., :count], axis=-1, bitorder="little")
     top = (1 << 8 * size) - 1
     numbers = np.where(regions == NONE, top, np.where(regions == ALL, top - 1, regions))
@@ -120,10 +124,15 @@ def facts_line(trace: Trace) -> str:
     budget = trace.gaze.get("image") if isinstance(trace.gaze.get("image"), Mapping) else {}
     given = next((f"{name} {value}" for name, value in budget.items() if name != "region_size" and value), None)
     name = str(trace.model.get("name") or "unknown model")
-    return " · ".join([
-        name, f"{layers} layers × {heads} heads", f"{len(trace.boxes)} regions",
-        *([given.replace("_", " ")] if given else []), f"{steps} tokens",
-    ])
+    return " · ".join(
+        [
+            name,
+            f"{layers} layers × {heads} heads",
+            f"{len(trace.boxes)} regions",
+            *([given.replace("_", " ")] if given else []),
+            f"{steps} tokens",
+        ]
+    )
 
 
 def _about(trace: Trace) -> list[tuple[str, str]]:

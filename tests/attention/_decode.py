@@ -5,9 +5,11 @@ import dataclasses
 import pytest
 import torch
 
-from cambrian_gaze.attention import GazeContext, decode, decode_torch
+from cambrian_gaze.attention import GazeContext
+from cambrian_gaze.attention.decode import reference as decode_torch
+from cambrian_gaze.attention.decode import step as decode
 from cambrian_gaze.gaze.config import GazeConfig, RegionBudget
-from cambrian_gaze.models.cache import GazeCache
+from cambrian_gaze.models.cache.cache import GazeCache
 from tests._layouts import build
 
 DIM, GROUPS = 16, 2

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from cambrian_gaze.attention import BACKENDS, Backend, masked
-from cambrian_gaze.attention.trial import REFERENCE
+from cambrian_gaze.attention.choice.trial import REFERENCE
 from cambrian_gaze.gaze.config import GazeConfig, RegionBudget
 from tests._layouts import build
 from tests.attention._run import context

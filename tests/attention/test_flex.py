@@ -337,7 +337,7 @@ class TestOnAGpu:
     def test_a_training_step_of_a_model(self):
         """The loss and the gradients of the masked backend."""
         from cambrian_gaze import CambrianGazeForConditionalGeneration
-        from cambrian_gaze.training.bench import random_batch
+        from cambrian_gaze.bench.train_step import random_batch
 
         model = CambrianGazeForConditionalGeneration.from_preset("tiny").to(CUDA).train()
         batch = random_batch(model.config, 2, 2, 40, CUDA)

@@ -8,12 +8,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from cambrian_gaze.attention import GazeContext, GazeRecorder, attend, masked, masks, prepare
-from cambrian_gaze.attention.bench_cases import Case
-from cambrian_gaze.attention.blocks import PlainBlocks
+from cambrian_gaze.attention.varlen.blocks import PlainBlocks
+from cambrian_gaze.bench.attention_cases import Case
 from cambrian_gaze.gaze.config import GazeConfig, RegionBudget
 from cambrian_gaze.gaze.layout import PAD
 from cambrian_gaze.gaze.visibility import offered_any, regions_offered
-from cambrian_gaze.models.cache import GazeCache
+from cambrian_gaze.models.cache.cache import GazeCache
 from tests._layouts import build, draw_case
 from tests.attention._run import context, gradients, real, reference, run
 from tests.attention._square import square_attention

@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-from cambrian_gaze.attention import policy_layer
-from cambrian_gaze.attention.policy import Shown
-from cambrian_gaze.attention.policy_state import PolicyState
+from cambrian_gaze.attention.policy import layer as policy_layer
+from cambrian_gaze.attention.policy.policy import Shown
+from cambrian_gaze.attention.policy.state import PolicyState
 from cambrian_gaze.baselines.registry import POLICIES, make_policy
 from cambrian_gaze.gaze.layout import VISUAL
-from cambrian_gaze.models.cache import GazeCache
+from cambrian_gaze.models.cache.cache import GazeCache
 from tests.baselines._policies import OPTIONS, encode, make_model, make_processor, noise
 
 LAYERS, LENGTH = 3, 6
@@ -74,8 +74,10 @@ def test_what_was_evicted_is_never_read_again(model, processor, name: str) -> No
             model(**prompt, cache=cache, use_cache=True)
         for number, layer in enumerate(caches[1].layers):
             layout = caches[1].page_layout
-            held = caches[1].policy.retained[number].gather(
-                2, layout.index.clamp(max=caches[1].length - 1)[:, None].expand(-1, 2, -1)
+            held = (
+                caches[1]
+                .policy.retained[number]
+                .gather(2, layout.index.clamp(max=caches[1].length - 1)[:, None].expand(-1, 2, -1))
             )
             gone = (~held & (layout.role == VISUAL)[:, None]).unflatten(2, layer.page_keys.shape[2:4])
             assert gone.sum() == (0 if name == "fastv" and number == 0 else 2 * 56)
@@ -113,9 +115,7 @@ def test_one_call_several_calls_and_steps_agree(name: str, context: int) -> None
     with torch.no_grad():
         for bounds, images in cuts:
             cache = cache_of(model, policy)
-            parts = [
-                model(**part, cache=cache, use_cache=True).logits for part in pieces(inputs, bounds, images)
-            ]
+            parts = [model(**part, cache=cache, use_cache=True).logits for part in pieces(inputs, bounds, images)]
             logits.append(torch.cat(parts, dim=1))
     for found in logits[1:]:
         torch.testing.assert_close(found, logits[0], atol=1e-4, rtol=1e-4)

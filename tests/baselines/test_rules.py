@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn.functional import cosine_similarity
 
-from cambrian_gaze.attention.policy import Question, VisualTokens, top
+from cambrian_gaze.attention.policy.policy import Question, VisualTokens, top
 from cambrian_gaze.baselines.registry import POLICIES, make_policy, options_of
 
 GROUPS, HEADS, FRAMES, EACH, DIM = 2, 4, 6, 8, 5

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cambrian_gaze.attention import measure
+from cambrian_gaze import measure
 from cambrian_gaze.bench import results
 from cambrian_gaze.bench.results import Run
 

@@ -267,7 +267,9 @@ def _cases() -> list[Case]:
     found += [
         Case("the weights are empty", "weights", _of_weights(lambda p: _replace(p).write_bytes(b""))),
         Case("the weights are cut", "weights", _of_weights(_cut)),
-        Case("the weights are of LFS", "weights", _of_weights(lambda p: _replace(p).write_bytes(b"version https://git"))),
+        Case(
+            "the weights are of LFS", "weights", _of_weights(lambda p: _replace(p).write_bytes(b"version https://git"))
+        ),
         Case("the weights are missing", "weights", _of_weights(Path.unlink)),
         Case("the weights are a pickle that runs code", "weights", _pickled),
         Case(

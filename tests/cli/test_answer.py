@@ -221,7 +221,7 @@ def test_the_video_options_choose_the_frames_and_are_part_of_the_key(
 def test_defaults_are_those_of_frame_sampling() -> None:
     from cambrian_gaze.cli import answer as command
     from cambrian_gaze.cli.arguments import sampling_from
-    from cambrian_gaze.data.frame_sampling import FrameSampling
+    from cambrian_gaze.data.media.frame_sampling import FrameSampling
 
     arguments = command.build_parser().parse_args(["--model", "m", "--data_path", "d", "--output", "o"])
     assert sampling_from(arguments) == FrameSampling()

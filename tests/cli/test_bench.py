@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from cambrian_gaze.attention import measure
+from cambrian_gaze import measure
 from cambrian_gaze.bench import registry
 from cambrian_gaze.cli import bench
 from cambrian_gaze.cli.main import main
@@ -90,7 +90,7 @@ def test_training_step(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
 
 
 def test_presets_at_full_size_are_planned_without_their_memory() -> None:
-    from cambrian_gaze.training import bench as train_step
+    from cambrian_gaze.bench import train_step
 
     parser = argparse.ArgumentParser()
     train_step.add_arguments(parser)
@@ -168,7 +168,7 @@ def test_attention_shows_what_auto_would_take(tmp_path, capsys):
 
 
 def test_a_time_limit_is_shared_among_the_trials_that_are_left(tmp_path: Path, monkeypatch) -> None:
-    from cambrian_gaze.attention import trial
+    from cambrian_gaze.attention.choice import trial
 
     now, given = [0.0], []
 

@@ -6,7 +6,7 @@ from safetensors.torch import load_file
 
 from cambrian_gaze import CambrianGazeForConditionalGeneration
 from cambrian_gaze.cli.main import main
-from cambrian_gaze.training.projector import load_projector
+from cambrian_gaze.training.checkpoint.projector import load_projector
 from tests.models._checkpoints import SMALL, VISION, write_siglip, write_upstream
 
 

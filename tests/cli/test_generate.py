@@ -40,7 +40,7 @@ def test_the_prompt_has_the_tokens_of_training(
     from cambrian_gaze import CambrianGazeForConditionalGeneration, CambrianGazeProcessor
     from cambrian_gaze.data.conversation import messages_from_record
     from cambrian_gaze.data.encode import encode_conversation
-    from cambrian_gaze.data.records import parse_record
+    from cambrian_gaze.data.records.records import parse_record
 
     processor = CambrianGazeProcessor.from_pretrained(model_dir)
     turns = [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": "A page."}]

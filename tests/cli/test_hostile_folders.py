@@ -123,7 +123,7 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from peft import LoraConfig, get_peft_model
 
     from cambrian_gaze import CambrianGazeForConditionalGeneration, CambrianGazeProcessor
-    from cambrian_gaze.models.lineage import parent, write_lineage
+    from cambrian_gaze.models.folders.lineage import parent, write_lineage
 
     root = tmp_path_factory.mktemp("sound")
     for name, overrides in (("model", {}), ("dense", {"gaze": {"num_context_tokens": 0}})):
@@ -190,7 +190,6 @@ def places_of(sound: Path, tmp_path: Path) -> dict[str, str]:
         "plan": str(sound / "plan.yaml"),
         "out": str(tmp_path / "out"),
     }
-
 
 
 def pairs() -> Iterator[object]:

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 from cambrian_gaze.cli import main as cli
 from cambrian_gaze.cli import train as command
-from cambrian_gaze.training.log import read_log
+from cambrian_gaze.training.metrics.log import read_log
 from tests.evaluation._data_root import own_data_root
 from tests.training._ranks import launch
 from tests.training._runs import ROOT, flags, write_data
@@ -104,7 +104,7 @@ def test_what_is_wrong_is_said_before_the_training(
 
 
 def test_frames_batch_and_part_are_those_of_the_run(benchmarks: Path, questions: Path, tmp_path: Path) -> None:
-    from cambrian_gaze.training.config import load
+    from cambrian_gaze.training.config.config import load
 
     options = {"video_fps": 3.0, "video_max_frames": 5, "per_device_eval_batch_size": 3, "eval_tasks_limit": 2}
     run = load(argv(questions, tmp_path / "run", **options, eval_tasks="mlvu,mme", eval_tasks_data_root=benchmarks))

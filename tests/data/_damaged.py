@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from cambrian_gaze.data.forms import IMAGE_KEYS, VIDEO_KEYS
+from cambrian_gaze.data.records.forms import IMAGE_KEYS, VIDEO_KEYS
 from tests.data._stand_ins import png_header, turns
 from tests.data._videos import write_video
 

@@ -2,7 +2,7 @@
 
 import os
 
-from cambrian_gaze.data import decoders, isolated
+from cambrian_gaze.data.media import decoders, isolated
 
 
 def main() -> None:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from cambrian_gaze.data.collator import Collator
-from cambrian_gaze.data.plan import Pack
+from cambrian_gaze.data.mixture.plan import Pack
 from cambrian_gaze.data.quarantine import Dropped, Quarantined
 
 GONE = Quarantined("f", 1, "x", "bad")

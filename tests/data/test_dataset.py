@@ -8,10 +8,10 @@ from torch.utils.data import DataLoader
 
 from cambrian_gaze.data.collator import Collator
 from cambrian_gaze.data.dataset import ConversationDataset
-from cambrian_gaze.data.media import MediaError
+from cambrian_gaze.data.media.image_files import MediaError
+from cambrian_gaze.data.media.video import FrameSampling
 from cambrian_gaze.data.quarantine import Quarantined, QuarantineLog, read_quarantine
-from cambrian_gaze.data.records import RecordError, read_records
-from cambrian_gaze.data.video import FrameSampling
+from cambrian_gaze.data.records.records import RecordError, read_records
 from tests.data._stand_ins import turns, write_bad_images, write_image, write_jsonl
 
 RED, BLUE = (255, 0, 0), (0, 0, 255)
@@ -74,7 +74,7 @@ def bad_rows(folder) -> tuple[list, list[str]]:
     for row, reason in [
         ({"conversations": []}, "the conversation is empty"),
         ({"conversations": turns("q", "a")[::-1]}, "roles are out of order"),
-        ({"images": "red.png", "conversations": turns("q", "a")}, "0 <image> .* 1 images .*under \"images\""),
+        ({"images": "red.png", "conversations": turns("q", "a")}, '0 <image> .* 1 images .*under "images"'),
         ({"image": "red.png", "conversations": turns("<image><image>", "a")}, "2 <image> .* 1 images"),
         ({"image": "red.png", "conversations": turns("<image>", "<image>")}, "holds the placeholder <image>"),
         ({"video": "missing", "conversations": turns("<video>", "a")}, "'missing' cannot be found"),

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from cambrian_gaze.data.conversation import messages_from_record, visuals
 from cambrian_gaze.data.encode import IGNORE, encode_conversation, limit_length
-from cambrian_gaze.data.records import Record, RecordError
+from cambrian_gaze.data.records.records import Record, RecordError
 from tests.data._stand_ins import SPECIAL_TOKENS, tiny_tokenizer, turns
 
 TOKENIZER = tiny_tokenizer()

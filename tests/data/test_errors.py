@@ -6,8 +6,8 @@ import pytest
 from PIL import Image
 
 from cambrian_gaze.data.errors import RecordError, shortened, shown, speaking_of_flags
-from cambrian_gaze.data.media import MediaError, load_image
-from cambrian_gaze.data.records import parse_record
+from cambrian_gaze.data.media.image_files import MediaError, load_image
+from cambrian_gaze.data.records.records import parse_record
 from tests.data._stand_ins import turns
 
 

@@ -6,7 +6,7 @@ from PIL import Image
 from cambrian_gaze import CambrianGazeProcessor
 from cambrian_gaze.data.conversation import messages_from_record
 from cambrian_gaze.data.encode import encode_conversation
-from cambrian_gaze.data.records import Record
+from cambrian_gaze.data.records.records import Record
 from tests.data._stand_ins import turns
 
 

@@ -186,135 +186,147 @@ def _captioning() -> list[dict[str, Any]]:
 
 
 LETTERED = ["A. one", "B. two", "C. three", "D. four"]
-TABLES: dict[tuple[str, str | None, str], list[dict[str, Any]]] = {
-    ("lmms-lab/MME", None, "test"): _mme(),
-    ("lmms-lab/MMBench_EN", None, "dev"): _mmbench(),
-    ("lmms-lab/MMBench_CN", None, "dev"): _mmbench(),
-    ("lmms-lab/RealWorldQA", None, "test"): _images(
-        [
-            {"question": "Which way?\nA. Left\nB. Right\nPlease answer directly.", "answer": "A"},
-            {"question": "Which way?\nA. Left\nB. Right\nPlease answer directly.", "answer": "B"},
-            {"question": "Is it open?", "answer": "Yes"},
-            {"question": "How many?", "answer": "3"},
-        ]
-    ),
-    ("nyu-visionx/CV-Bench", "2D", "test"): _cv([("ADE20K", "(A)"), ("COCO", "(A)"), ("ADE20K", "(B)")]),
-    ("nyu-visionx/CV-Bench", "3D", "test"): _cv([("Omni3D", "(A)"), ("Omni3D", "(A)"), ("Omni3D", "(B)")]),
-    ("lmms-lab/GQA", "testdev_balanced_instructions", "testdev"): [
-        {"id": str(number), "imageId": f"n{number // 2}", "question": "Is it?", "answer": answer}
-        for number, answer in enumerate(("yes", "no", "yes", "red"))
-    ],
-    ("lmms-lab/GQA", "testdev_balanced_images", "testdev"): _images([{"id": "n1"}, {"id": "n0"}]),
-    ("derek-thomas/ScienceQA", None, "test"): _science(),
-    ("lmms-lab/MMMU", None, "validation"): _mmmu(),
-    ("AI4Math/MathVista", None, "testmini"): _mathvista(),
-    ("lmms-lab/ChartQA", None, "test"): _images(
-        [{"question": "How much?", "answer": answer, "type": "human_test"} for answer in ("14", "Yes", "0.57", "2009")]
-    ),
-    ("echo840/OCRBench", None, "test"): _images(
-        [
-            {"question": "What is written?", "answer": ["CENTRE"], "dataset": "IIIT5K", "question_type": "Regular"},
-            {"question": "What is the price?", "answer": ["$12", "12"], "dataset": "SROIE", "question_type": "KIE"},
-            {"question": "Write the formula.", "answer": ["x ^ { 2 }"], "dataset": "HME100k", "question_type": "HMER"},
-        ]
-    ),
-    ("lmms-lab/textvqa", None, "validation"): _textvqa(),
-    ("lmms-lab/Video-MME", None, "test"): [
-        {
-            "videoID": f"v{number // 2}",
-            "question_id": f"{number}",
-            "question": "What?",
-            "options": LETTERED,
-            "answer": answer,
-            "duration": "short",
-            "domain": "x",
-            "sub_category": "y",
-            "task_type": "z",
-        }
-        for number, answer in enumerate("ABA")
-    ],
-    ("lmms-lab/egoschema", "Subset", "test"): [
-        {
-            "question_idx": str(number),
-            "question": "What does c do?",
-            "video_idx": f"v{number}",
-            "answer": str(number),
-            "option": [*LETTERED, "E. five"],
-        }
-        for number in range(3)
-    ],
-    ("longvideobench/LongVideoBench", None, "validation"): [
-        {
-            "id": f"v{number}_0",
-            "video_path": f"v{number}.mp4",
-            "question": "When?",
-            "correct_choice": number,
-            "option0": "one",
-            "option1": "two",
-            "option2": "three",
-            "option3": "N/A",
-            "option4": "N/A",
-        }
-        for number in range(3)
-    ],
-    ("lmms-lab/PerceptionTest_Val", "mc_question_val", "validation"): [
-        {
-            "video_name": f"v{number}",
-            "question_id": str(number),
-            "question": "Which?",
-            "answer_id": str(number),
-            "options": ["one", "two", "three"],
-            "area": "x",
-            "reasoning": "y",
-            "tag": ["z"],
-        }
-        for number in range(3)
-    ],
-    ("nyu-visionx/VSI-Bench", "full", "test"): [
-        {
-            "id": number,
-            "dataset": "scannet",
-            "scene_name": f"v{number}",
-            "question_type": kind,
-            "question": "Which?",
-            "ground_truth": truth,
-            "options": options,
-        }
-        for number, (kind, truth, options) in enumerate(
-            (
-                ("object_rel_direction_easy", "A", LETTERED[:2]),
-                ("object_rel_direction_medium", "B", LETTERED[:3]),
-                ("object_rel_direction_hard", "C", LETTERED),
-                ("object_counting", "4", None),
+TABLES: dict[tuple[str, str | None, str], list[dict[str, Any]]] = (
+    {
+        ("lmms-lab/MME", None, "test"): _mme(),
+        ("lmms-lab/MMBench_EN", None, "dev"): _mmbench(),
+        ("lmms-lab/MMBench_CN", None, "dev"): _mmbench(),
+        ("lmms-lab/RealWorldQA", None, "test"): _images(
+            [
+                {"question": "Which way?\nA. Left\nB. Right\nPlease answer directly.", "answer": "A"},
+                {"question": "Which way?\nA. Left\nB. Right\nPlease answer directly.", "answer": "B"},
+                {"question": "Is it open?", "answer": "Yes"},
+                {"question": "How many?", "answer": "3"},
+            ]
+        ),
+        ("nyu-visionx/CV-Bench", "2D", "test"): _cv([("ADE20K", "(A)"), ("COCO", "(A)"), ("ADE20K", "(B)")]),
+        ("nyu-visionx/CV-Bench", "3D", "test"): _cv([("Omni3D", "(A)"), ("Omni3D", "(A)"), ("Omni3D", "(B)")]),
+        ("lmms-lab/GQA", "testdev_balanced_instructions", "testdev"): [
+            {"id": str(number), "imageId": f"n{number // 2}", "question": "Is it?", "answer": answer}
+            for number, answer in enumerate(("yes", "no", "yes", "red"))
+        ],
+        ("lmms-lab/GQA", "testdev_balanced_images", "testdev"): _images([{"id": "n1"}, {"id": "n0"}]),
+        ("derek-thomas/ScienceQA", None, "test"): _science(),
+        ("lmms-lab/MMMU", None, "validation"): _mmmu(),
+        ("AI4Math/MathVista", None, "testmini"): _mathvista(),
+        ("lmms-lab/ChartQA", None, "test"): _images(
+            [
+                {"question": "How much?", "answer": answer, "type": "human_test"}
+                for answer in ("14", "Yes", "0.57", "2009")
+            ]
+        ),
+        ("echo840/OCRBench", None, "test"): _images(
+            [
+                {"question": "What is written?", "answer": ["CENTRE"], "dataset": "IIIT5K", "question_type": "Regular"},
+                {"question": "What is the price?", "answer": ["$12", "12"], "dataset": "SROIE", "question_type": "KIE"},
+                {
+                    "question": "Write the formula.",
+                    "answer": ["x ^ { 2 }"],
+                    "dataset": "HME100k",
+                    "question_type": "HMER",
+                },
+            ]
+        ),
+        ("lmms-lab/textvqa", None, "validation"): _textvqa(),
+        ("lmms-lab/Video-MME", None, "test"): [
+            {
+                "videoID": f"v{number // 2}",
+                "question_id": f"{number}",
+                "question": "What?",
+                "options": LETTERED,
+                "answer": answer,
+                "duration": "short",
+                "domain": "x",
+                "sub_category": "y",
+                "task_type": "z",
+            }
+            for number, answer in enumerate("ABA")
+        ],
+        ("lmms-lab/egoschema", "Subset", "test"): [
+            {
+                "question_idx": str(number),
+                "question": "What does c do?",
+                "video_idx": f"v{number}",
+                "answer": str(number),
+                "option": [*LETTERED, "E. five"],
+            }
+            for number in range(3)
+        ],
+        ("longvideobench/LongVideoBench", None, "validation"): [
+            {
+                "id": f"v{number}_0",
+                "video_path": f"v{number}.mp4",
+                "question": "When?",
+                "correct_choice": number,
+                "option0": "one",
+                "option1": "two",
+                "option2": "three",
+                "option3": "N/A",
+                "option4": "N/A",
+            }
+            for number in range(3)
+        ],
+        ("lmms-lab/PerceptionTest_Val", "mc_question_val", "validation"): [
+            {
+                "video_name": f"v{number}",
+                "question_id": str(number),
+                "question": "Which?",
+                "answer_id": str(number),
+                "options": ["one", "two", "three"],
+                "area": "x",
+                "reasoning": "y",
+                "tag": ["z"],
+            }
+            for number in range(3)
+        ],
+        ("nyu-visionx/VSI-Bench", "full", "test"): [
+            {
+                "id": number,
+                "dataset": "scannet",
+                "scene_name": f"v{number}",
+                "question_type": kind,
+                "question": "Which?",
+                "ground_truth": truth,
+                "options": options,
+            }
+            for number, (kind, truth, options) in enumerate(
+                (
+                    ("object_rel_direction_easy", "A", LETTERED[:2]),
+                    ("object_rel_direction_medium", "B", LETTERED[:3]),
+                    ("object_rel_direction_hard", "C", LETTERED),
+                    ("object_counting", "4", None),
+                )
             )
-        )
-    ],
-    ("sy1998/MLVU_dev", None, "test"): [
-        {
-            "video_name": f"v{number}.mp4",
-            "question": "How many?\n(A) 1\n(B) 2\n(C) 3\n(D) 4",
-            "answer": answer,
-            "task_type": task,
-            "duration": 3.0,
-        }
-        for number, (answer, task) in enumerate((("A", "count"), ("B", "count"), ("A", "ego")))
-    ],
-    ("lmms-eval/NExTQA", "MC", "test"): _nextqa(),
-    ("lmms-eval/TempCompass", "captioning", "test"): _captioning(),
-} | {
-    ("lmms-eval/TempCompass", task, "test"): _tempcompass(task)
-    for task in ("multi-choice", "yes_no", "caption_matching")
-} | {
-    ("OpenGVLab/MVBench", task, "train"): [
-        {
-            "video": "v0.mp4",
-            "question": "What?",
-            "candidates": ["one", "two", "three"],
-            "answer": ["one", "two", "three", "two"][number % 4],
-        }
-    ]
-    for number, task in enumerate(MVBENCH_FOLDERS)
-}
+        ],
+        ("sy1998/MLVU_dev", None, "test"): [
+            {
+                "video_name": f"v{number}.mp4",
+                "question": "How many?\n(A) 1\n(B) 2\n(C) 3\n(D) 4",
+                "answer": answer,
+                "task_type": task,
+                "duration": 3.0,
+            }
+            for number, (answer, task) in enumerate((("A", "count"), ("B", "count"), ("A", "ego")))
+        ],
+        ("lmms-eval/NExTQA", "MC", "test"): _nextqa(),
+        ("lmms-eval/TempCompass", "captioning", "test"): _captioning(),
+    }
+    | {
+        ("lmms-eval/TempCompass", task, "test"): _tempcompass(task)
+        for task in ("multi-choice", "yes_no", "caption_matching")
+    }
+    | {
+        ("OpenGVLab/MVBench", task, "train"): [
+            {
+                "video": "v0.mp4",
+                "question": "What?",
+                "candidates": ["one", "two", "three"],
+                "answer": ["one", "two", "three", "two"][number % 4],
+            }
+        ]
+        for number, task in enumerate(MVBENCH_FOLDERS)
+    }
+)
 """(dataset, configuration, split) → rows."""
 
 CONSTANT = {

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from cambrian_gaze.data.records import read_records
+from cambrian_gaze.data.records.records import read_records
 from tests.evaluation._data_root import own_data_root
 from tests.evaluation._runs import evaluate
 

@@ -19,7 +19,7 @@ def answer(tiny, records, folder, path, options=OPTIONS, **kwargs):
 
 @pytest.fixture(scope="module")
 def first(tiny, folder, tmp_path_factory):
-    from cambrian_gaze.data.records import read_records
+    from cambrian_gaze.data.records.records import read_records
 
     path = tmp_path_factory.mktemp("journal") / "answers.jsonl"
     return path, answer(tiny, list(read_records(folder / "rows.jsonl")), folder, path)

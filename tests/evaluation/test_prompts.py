@@ -8,9 +8,9 @@ from PIL import Image
 
 from cambrian_gaze.data.conversation import messages_from_record
 from cambrian_gaze.data.encode import encode_conversation
-from cambrian_gaze.data.frame_sampling import FrameSampling
-from cambrian_gaze.data.media import MediaError
-from cambrian_gaze.data.records import Record, parse_record
+from cambrian_gaze.data.media.frame_sampling import FrameSampling
+from cambrian_gaze.data.media.image_files import MediaError
+from cambrian_gaze.data.records.records import Record, parse_record
 from cambrian_gaze.evaluation.lmms.messages import loaded
 from cambrian_gaze.evaluation.prompts import media_identity, prompt_messages, question_text, reference, with_media
 

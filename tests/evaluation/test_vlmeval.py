@@ -3,7 +3,7 @@
 import pytest
 from PIL import Image
 
-from cambrian_gaze.data.records import read_records
+from cambrian_gaze.data.records.records import read_records
 from cambrian_gaze.evaluation.answers import AnswerOptions, answer_records
 from cambrian_gaze.evaluation.journal import Journal
 from cambrian_gaze.evaluation.vlmeval import CambrianGazeVLM

@@ -22,9 +22,9 @@ from transformers import (
     SiglipVisionModel,
 )
 
-from cambrian_gaze.models.cambrian import Choices
-from cambrian_gaze.models.from_cambrian import from_cambrian
-from cambrian_gaze.models.initialise import initialise
+from cambrian_gaze.models.conversion.cambrian import Choices
+from cambrian_gaze.models.conversion.from_cambrian import from_cambrian
+from cambrian_gaze.models.conversion.initialise import initialise
 from cambrian_gaze.models.presets import load_tokenizer
 
 SMALL = {

@@ -10,7 +10,7 @@ from torch import Tensor
 from cambrian_gaze.attention import GazeContext, GazeRecorder, attend, prepare
 from cambrian_gaze.gaze.config import GazeConfig
 from cambrian_gaze.gaze.layout import EMPTY_SLOT, PAD, REGION_FIELDS, TokenLayout
-from cambrian_gaze.models.cache import GazeCache
+from cambrian_gaze.models.cache.cache import GazeCache
 from tests._layouts import draw_case, draw_tensors
 
 DIM = 8

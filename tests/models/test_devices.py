@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from cambrian_gaze.training.bench import random_batch
+from cambrian_gaze.bench.train_step import random_batch
 from tests._devices import OTHER, move, other_device
+from tests.models.cache.test_paging import film
 from tests.models.conftest import make_model, noise
-from tests.models.test_paging import film
 
 GREEDY = dict(max_new_tokens=4, min_new_tokens=4, do_sample=False)
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from cambrian_gaze.gaze import attended_visual
-from cambrian_gaze.models.cache import GazeCache
+from cambrian_gaze.models.cache.cache import GazeCache
 from tests.models.conftest import ask, make_model, noise
 
 NEW = 6

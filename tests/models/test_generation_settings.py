@@ -9,13 +9,13 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, GenerationC
 
 from cambrian_gaze import CambrianGazeForConditionalGeneration, CambrianGazeProcessor
 from cambrian_gaze.models.attach import attach_gaze
+from cambrian_gaze.models.conversion.initialise import initialise
 from cambrian_gaze.models.export.dense import export_dense
 from cambrian_gaze.models.export.precision import export_precision
 from cambrian_gaze.models.generation_settings import end_tokens, settings_of_backbone
-from cambrian_gaze.models.initialise import initialise
 from cambrian_gaze.models.loading import load_to_answer
 from cambrian_gaze.models.presets import load_tokenizer
-from cambrian_gaze.models.serve.chat import ChatModel, parse_request
+from cambrian_gaze.serving.chat import ChatModel, parse_request
 from tests.models._checkpoints import GAZE, convert, write_language_model, write_siglip, write_upstream
 from tests.models.attach._families import onevision
 from tests.models.conftest import ask, noise
@@ -121,7 +121,7 @@ def test_converted_and_back(tmp_path: Path) -> None:
     found = GenerationConfig.from_pretrained(tmp_path / "model")
     assert not found.do_sample and found.repetition_penalty is None
     assert set(found.eos_token_id) == {3, load_tokenizer("tiny").convert_tokens_to_ids(TURN)}
-    from cambrian_gaze.models.to_cambrian import to_cambrian
+    from cambrian_gaze.models.conversion.to_cambrian import to_cambrian
 
     to_cambrian(tmp_path / "model", tmp_path / "back", progress=False)
     assert json.loads((tmp_path / "back" / "generation_config.json").read_text()) == own

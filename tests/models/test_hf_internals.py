@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
-from cambrian_gaze.models.cache import GazeCache
+from cambrian_gaze.models.cache.cache import GazeCache
 from cambrian_gaze.models.hf_internals import CACHE, CACHE_NAMES, one_cache, pop_cache
 
 NAMES = pytest.mark.parametrize("name", CACHE_NAMES)

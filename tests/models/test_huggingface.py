@@ -139,8 +139,10 @@ def test_after_to_device_and_dtype(processor):
     assert inputs["pixel_values"].dtype == torch.bfloat16 and inputs["input_ids"].dtype == torch.int64
     out = model.generate(**inputs, max_new_tokens=3, min_new_tokens=3, do_sample=False)
     (text,) = processor.post_process_image_text_to_text(out[:, -3:])
-    assert text == processor.batch_decode(out[:, -3:], skip_special_tokens=True)[0] == processor.decode(
-        out[0, -3:], skip_special_tokens=True
+    assert (
+        text
+        == processor.batch_decode(out[:, -3:], skip_special_tokens=True)[0]
+        == processor.decode(out[0, -3:], skip_special_tokens=True)
     )
 
 

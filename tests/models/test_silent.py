@@ -8,7 +8,7 @@ import torch
 from cambrian_gaze import CambrianGazeConfig
 from cambrian_gaze.gaze.config import GazeConfig, RegionBudget
 from cambrian_gaze.models.attach import attach_gaze
-from cambrian_gaze.models.cache import GazeCache
+from cambrian_gaze.models.cache.cache import GazeCache
 from tests.models.attach._families import onevision
 from tests.models.conftest import ask, make_model, noise
 
@@ -149,9 +149,7 @@ def test_a_dense_prompt_in_chunks_is_said_or_refused(model, processor):
 
 @torch.no_grad()
 def test_generate_with_a_dense_prompt_routes_each_new_token(model, batch):
-    output = model.generate(
-        **batch, gaze=ANSWER, return_gaze=True, max_new_tokens=4, min_new_tokens=4, do_sample=False
-    )
+    output = model.generate(**batch, gaze=ANSWER, return_gaze=True, max_new_tokens=4, min_new_tokens=4, do_sample=False)
     assert (output.gaze.attended_visual == 4).all(), "K=1 region of 2×2, from the first new token on"
     inputs, tokens = dict(batch), []
     cache = model(**inputs, gaze=ANSWER, use_cache=True, logits_to_keep=1)

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from cambrian_gaze.models.cache import GazeCache
-from cambrian_gaze.models.paging import PagedGazeCache
+from cambrian_gaze.models.cache.cache import GazeCache
+from cambrian_gaze.models.cache.paging import PagedGazeCache
 from cambrian_gaze.models.streaming import GazeStream
 from tests.models.conftest import make_model, noise
 
@@ -193,7 +193,7 @@ def test_pages_in_host_memory(temporal, processor):
 def test_only_touched_regions_are_read_and_described(model, processor, monkeypatch):
     """Appending a frame costs the descriptors of its own regions, not those of the history."""
     described = []
-    from cambrian_gaze.models import cache_layer
+    from cambrian_gaze.models.cache import layer as cache_layer
 
     plain = cache_layer.describe
     monkeypatch.setattr(

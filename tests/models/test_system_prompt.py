@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from cambrian_gaze import CambrianGazeProcessor
-from cambrian_gaze.data.mixture import recipe_of
+from cambrian_gaze.data.mixture.mixture import recipe_of
 from cambrian_gaze.evaluation.fingerprint import processor_fingerprint
-from cambrian_gaze.models.cambrian import SYSTEM_PROMPT, Choices, check_config
+from cambrian_gaze.models.conversion.cambrian import SYSTEM_PROMPT, Choices, check_config
 from cambrian_gaze.models.loading import load_to_answer
-from cambrian_gaze.models.serve.chat import ChatModel, parse_request
+from cambrian_gaze.serving.chat import ChatModel, parse_request
 from cambrian_gaze.training.data import with_system
 from tests.models._checkpoints import convert, write_upstream
 from tests.models.conftest import ask, noise
@@ -53,7 +53,8 @@ def test_it_is_said_unless_the_conversation_or_the_user_says_otherwise(converted
 
 def test_every_command_says_it(converted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from cambrian_gaze import CambrianGazeForConditionalGeneration
-    from cambrian_gaze.cli import answer, evaluate, generate
+    from cambrian_gaze.cli import answer, generate
+    from cambrian_gaze.cli.eval import evaluate
 
     asked: list[str] = []
     processor = CambrianGazeProcessor.from_pretrained(converted)
@@ -106,6 +107,7 @@ def test_pooled_frames_are_refused_or_chosen() -> None:
     config = {"mm_projector_type": "mlp2x_gelu", "mm_spatial_pool_stride": 2, "mm_spatial_pool_mode": "bilinear"}
     with pytest.raises(ValueError, match="mm_spatial_pool_stride is 2.*--pooling native"):
         check_config(config, (24, 24), False, Choices())
+
     def notes(stride: int, choices: Choices) -> list[str]:
         found = check_config(config | {"mm_spatial_pool_stride": stride}, (24, 24), False, choices)
         return [note for note in found if "pool" in note or "answers about videos differ" in note]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cambrian_gaze.data.records import read_records
+from cambrian_gaze.data.records.records import read_records
 from cambrian_gaze.quickstart.digits import PageSpec, build_pages, load_digits_split
 from cambrian_gaze.quickstart.task import ADDRESSES, NUMBER_WORDS, count_question, read_question
 

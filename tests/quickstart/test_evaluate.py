@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from cambrian_gaze.attention.policy import Shown
-from cambrian_gaze.data.records import Record
+from cambrian_gaze.attention.policy.policy import Shown
+from cambrian_gaze.data.records.records import Record
 from cambrian_gaze.gaze.config import GazeConfig
 from cambrian_gaze.quickstart.arms import ARMS, CHOOSING_ONCE, check_lines
 from cambrian_gaze.quickstart.evaluate import cell_regions, policy_of, score_arm, value_steps

@@ -7,7 +7,7 @@ import pytest
 
 from cambrian_gaze.quickstart.plan import CONFIG_NAMES, full_plan, smoke_plan
 from cambrian_gaze.quickstart.train import flags
-from cambrian_gaze.training.config import gather
+from cambrian_gaze.training.config.config import gather
 
 
 @pytest.mark.parametrize("run", CONFIG_NAMES)

@@ -13,7 +13,8 @@ from cambrian_gaze.quickstart.train import TrainingFailed, train
 def pretend(monkeypatch, code):
     """Replace the launcher by a program."""
     monkeypatch.setattr(
-        "cambrian_gaze.training.ranks.launch_command", lambda processes, argv: [sys.executable, "-c", code, *argv]
+        "cambrian_gaze.training.launch.ranks.launch_command",
+        lambda processes, argv: [sys.executable, "-c", code, *argv],
     )
 
 

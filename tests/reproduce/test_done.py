@@ -8,13 +8,13 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from cambrian_gaze.models.lineage import parent, write_lineage
+from cambrian_gaze.models.folders.lineage import parent, write_lineage
 from cambrian_gaze.reproduce.commands import Options, Step, steps
 from cambrian_gaze.reproduce.done import OtherRunError, unfinished
 from cambrian_gaze.reproduce.local import alone
 from cambrian_gaze.reproduce.preflight import check_disk, disk_needed
 from cambrian_gaze.reproduce.rows import Chain, find_chain
-from cambrian_gaze.training.config import gather
+from cambrian_gaze.training.config.config import gather
 from tests.training._runs import ROOT
 
 

@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 
 from cambrian_gaze.cli.main import main
-from cambrian_gaze.evaluation.tables import read_table
+from cambrian_gaze.evaluation.tables.tables import read_table
 from cambrian_gaze.reproduce.commands import Options, plan_words, steps
 from cambrian_gaze.reproduce.rows import find_chain, read_rows
 from cambrian_gaze.training.build import build_shapes
-from cambrian_gaze.training.config import load
+from cambrian_gaze.training.config.config import load
 from tests.training._runs import ROOT
 
 ROW = "Cambrian-4B + Gaze 72+4"

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from cambrian_gaze.training.log import read_log
+from cambrian_gaze.training.metrics.log import read_log
 from tests.reproduce._data import write_folder
 from tests.training._runs import ROOT
 

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from cambrian_gaze.cli.main import main
-from cambrian_gaze.evaluation.tables import read_table
+from cambrian_gaze.evaluation.tables.tables import read_table
 from cambrian_gaze.reproduce import run
 from tests.reproduce._data import write_folder
 from tests.training._runs import ROOT
-from tests.training.test_launchers import stand_in
+from tests.training.launch.test_launchers import stand_in
 
 ROW = "Cambrian-4B + Gaze 72+4"
 

@@ -3,10 +3,12 @@
 import shutil
 from pathlib import Path
 
-from cambrian_gaze.attention import auto, registry, trial
+from cambrian_gaze.attention import registry
+from cambrian_gaze.attention.choice import auto, trial
 from cambrian_gaze.files import CACHE_VARIABLE
-from cambrian_gaze.training import config, run
-from cambrian_gaze.training.checkpoint import read_marker
+from cambrian_gaze.training import run
+from cambrian_gaze.training.checkpoint.checkpoint import read_marker
+from cambrian_gaze.training.config import config
 from tests.attention._toys import ToyClock, toys
 from tests.training._runs import flags
 

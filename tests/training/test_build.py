@@ -9,11 +9,11 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, SiglipVisionModel
 
 from cambrian_gaze import CambrianGazeForConditionalGeneration, CambrianGazeProcessor
-from cambrian_gaze.training.arguments import ModelArguments, TrainingArguments
 from cambrian_gaze.training.build import build_model
-from cambrian_gaze.training.gaze_arguments import GazeArguments
+from cambrian_gaze.training.checkpoint.projector import export_projector, load_projector
+from cambrian_gaze.training.config.arguments import ModelArguments, TrainingArguments
+from cambrian_gaze.training.config.gaze_arguments import GazeArguments
 from cambrian_gaze.training.optimizer import MODULES, module_of
-from cambrian_gaze.training.projector import export_projector, load_projector
 
 
 def build(tmp_path: Path, gaze: dict | None = None, stage: int = 2, **model: object):

@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from cambrian_gaze.training.agent import EXIT_HUNG, EXIT_REQUEUE, EXIT_STOPPED, EXIT_TERMINATED
-from cambrian_gaze.training.checkpoint import incomplete_because
-from cambrian_gaze.training.log import read_log
+from cambrian_gaze.training.checkpoint.checkpoint import incomplete_because
+from cambrian_gaze.training.launch.agent import EXIT_HUNG, EXIT_REQUEUE, EXIT_STOPPED, EXIT_TERMINATED
+from cambrian_gaze.training.metrics.log import read_log
 from tests.training._ranks import launch
 from tests.training._runs import flags, write_data
-from tests.training.test_resume import exact, zero
+from tests.training.checkpoint.test_resume import exact, zero
 
 
 def run_with(argv: list[str], event: str, rank: int, at: int, action: str) -> int:

@@ -12,17 +12,17 @@ from safetensors.torch import load_file
 from cambrian_gaze import CambrianGazeForConditionalGeneration, CambrianGazeProcessor
 from cambrian_gaze.cli.main import main
 from cambrian_gaze.models.adapters import load_adapted, merge_adapter
-from cambrian_gaze.models.lineage import read_lineage
-from cambrian_gaze.training.arguments import ModelArguments, TrainingArguments
+from cambrian_gaze.models.folders.lineage import read_lineage
 from cambrian_gaze.training.build import build_model, build_shapes
-from cambrian_gaze.training.flops import FlopsModel
-from cambrian_gaze.training.gaze_arguments import GazeArguments
-from cambrian_gaze.training.log import read_log
-from cambrian_gaze.training.lora_arguments import LINEAR_LAYERS, LoraArguments
+from cambrian_gaze.training.config.arguments import ModelArguments, TrainingArguments
+from cambrian_gaze.training.config.gaze_arguments import GazeArguments
+from cambrian_gaze.training.config.lora_arguments import LINEAR_LAYERS, LoraArguments
+from cambrian_gaze.training.metrics.flops import FlopsModel
+from cambrian_gaze.training.metrics.log import read_log
 from cambrian_gaze.training.optimizer import CONTEXT, DECODER, PROJECTOR, module_of
 from tests.training._ranks import launch
 from tests.training._runs import TINY, flags, run
-from tests.training.test_resume import exact, zero
+from tests.training.checkpoint.test_resume import exact, zero
 
 WIDE = {
     "model_type": "qwen3",

@@ -12,8 +12,8 @@ from safetensors.torch import load_file
 
 from cambrian_gaze.attention.sequence import SequenceGroup
 from cambrian_gaze.models.presets import preset
-from cambrian_gaze.training.arguments import TrainingArguments
-from cambrian_gaze.training.log import read_log
+from cambrian_gaze.training.config.arguments import TrainingArguments
+from cambrian_gaze.training.metrics.log import read_log
 from cambrian_gaze.training.sequence import check_same_batches
 from tests.training._ranks import launch
 from tests.training._runs import ROOT, TINY, flags, run, write_data

@@ -9,10 +9,11 @@ from pytest import LogCaptureFixture
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from cambrian_gaze.data.quarantine import read_quarantine
-from cambrian_gaze.training import config, run
-from cambrian_gaze.training.checkpoint import MARKER, incomplete_because
-from cambrian_gaze.training.log import read_log
-from cambrian_gaze.training.projector import EXPORT_NAME
+from cambrian_gaze.training import run
+from cambrian_gaze.training.checkpoint.checkpoint import MARKER, incomplete_because
+from cambrian_gaze.training.checkpoint.projector import EXPORT_NAME
+from cambrian_gaze.training.config import config
+from cambrian_gaze.training.metrics.log import read_log
 from cambrian_gaze.training.trainer import CambrianTrainer, TooManyQuarantined
 from tests.training._runs import flags, write_data
 

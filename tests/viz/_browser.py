@@ -36,7 +36,9 @@ class Browser:
         launch = f'exec "$0" {options} "--user-data-dir=$1" about:blank 3<&{down} 4>&{up}'
         self._process = subprocess.Popen(
             ["bash", "-c", launch, find_browser(), str(profile)],
-            pass_fds=(down, up), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            pass_fds=(down, up),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
         )
         os.close(down)
         os.close(up)

@@ -103,7 +103,7 @@ def test_the_file_is_replaced_whole(tmp_path):
         def render(self):
             return object()  # cannot be written
 
-    with pytest.raises(TypeError):
+    with pytest.raises(AttributeError):
         Broken("two").write(path)
     assert path.read_text(encoding="utf-8") == first
     assert [entry.name for entry in path.parent.iterdir()] == ["page.html"]

@@ -26,8 +26,12 @@ def changed(before: Image.Image, after: Image.Image) -> np.ndarray:
 
 
 @given(
-    height=st.integers(1, 13), width=st.integers(1, 13), region_h=st.integers(1, 6), region_w=st.integers(1, 6),
-    pixels=st.integers(13, 90), data=st.data(),
+    height=st.integers(1, 13),
+    width=st.integers(1, 13),
+    region_h=st.integers(1, 6),
+    region_w=st.integers(1, 6),
+    pixels=st.integers(13, 90),
+    data=st.data(),
 )
 def test_colour_lies_exactly_in_the_chosen_regions(height, width, region_h, region_w, pixels, data):
     boxes = tiling(height, width, (region_h, region_w))

@@ -1,6 +1,6 @@
 from PIL import Image
 
-from cambrian_gaze.data.preview import CONTROL, Picture, Preview, Token, VisualRun
+from cambrian_gaze.data.inspect.preview import CONTROL, Picture, Preview, Token, VisualRun
 from cambrian_gaze.viz.draw import draw_regions
 from cambrian_gaze.viz.preview import preview_page
 

@@ -3,7 +3,7 @@ import sys
 
 from PIL import Image
 
-from cambrian_gaze.viz.charts import Interval, Series
+from cambrian_gaze.viz.charts.charts import Interval, Series
 from cambrian_gaze.viz.overlay import token_panels
 from cambrian_gaze.viz.report import (
     AnswerToken,
@@ -34,13 +34,18 @@ def full_report() -> Report:
     answer = [AnswerToken("B3: "), AnswerToken(" 7", "7"), AnswerToken(HOSTILE, " 4"), AnswerToken("", "1")]
     example = Example(HOSTILE, answer, image, panels, title=HOSTILE, truth=HOSTILE, note=HOSTILE)
     return Report(
-        HOSTILE, HOSTILE, summary=[HOSTILE, HOSTILE], tiles=[(HOSTILE, 1, HOSTILE)],
+        HOSTILE,
+        HOSTILE,
+        summary=[HOSTILE, HOSTILE],
+        tiles=[(HOSTILE, 1, HOSTILE)],
         tables=[arms_table(ARMS, {"dense": HOSTILE}, strong=["gaze_k2"], title=HOSTILE, note=HOSTILE)],
         intervals=[arms_intervals(ARMS, title=HOSTILE), Intervals(HOSTILE, [Interval(HOSTILE, 0.5, 0.4, 0.6)])],
-        examples=[example], more_examples=[example, example],
+        examples=[example],
+        more_examples=[example, example],
         recalls=[Recall([[0.1, 0.9], [0.5, 0.2]], 0.125, HOSTILE, HOSTILE), Recall([[1.0]], 1.0)],
         curves=[Curve(HOSTILE, [Series(HOSTILE, [0, 1, 2], [3.0, 2.0, 1.0])], note=HOSTILE, log_y=True)],
-        facts={HOSTILE: HOSTILE}, notes=[HOSTILE],
+        facts={HOSTILE: HOSTILE},
+        notes=[HOSTILE],
     )
 
 

@@ -25,7 +25,7 @@ def test_regions_cover_each_pixel_of_the_own_picture_once(size, aspect, grid, re
 @pytest.mark.parametrize("aspect", ["pad", "square"])
 def test_a_region_is_where_the_model_saw_it(size, aspect) -> None:
     """Paint each region in the model's own square and undo what made it square: the same place, to a pixel."""
-    from cambrian_gaze.data.aspect import pad_to_square
+    from cambrian_gaze.data.media.aspect import pad_to_square
 
     trace = make_trace([[noise(*size)]], aspect=aspect)
     width, height = size
@@ -107,8 +107,9 @@ def test_a_trace_agrees_with_what_generate_returned() -> None:
     )
     picture = noise(90, 40)
     content = [{"type": "image", "image": picture}, {"type": "text", "text": "What?"}]
-    inputs = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True,
-                                           tokenize=True)
+    inputs = processor.apply_chat_template(
+        [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=True
+    )
     length = inputs["input_ids"].shape[1]
     options = {"return_gaze": True, "max_new_tokens": 6, "output_logits": True, "gaze": {"top_k": 2}}
     nowhere = model_facts("nowhere")
@@ -156,7 +157,7 @@ def test_a_model_without_a_folder_has_no_digest(tmp_path, monkeypatch) -> None:
 def test_weights_are_read_once_while_they_stay_as_they_are(tmp_path, monkeypatch):
     from safetensors.numpy import save_file
 
-    from cambrian_gaze.models import lineage
+    from cambrian_gaze.models.folders import lineage
 
     (tmp_path / "config.json").write_text("{}")
     save_file({"a": np.zeros(3)}, tmp_path / "model.safetensors")

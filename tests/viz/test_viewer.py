@@ -79,8 +79,9 @@ def test_the_page_runs_its_own_script_alone_and_loads_nothing() -> None:
 
 def test_sixty_tokens_of_a_large_model_weigh_less_than_five_megabytes() -> None:
     """60 tokens, 36 layers, 32 heads, 4 of 64 regions at random, which deflate the least; a photo of 1,600 pixels."""
-    trace = make_trace([[noise(1600, 1200)]], grid=(32, 32), region=(4, 4), tokens=[" word"] * 60, layers=36, heads=32,
-                       k=4)
+    trace = make_trace(
+        [[noise(1600, 1200)]], grid=(32, 32), region=(4, 4), tokens=[" word"] * 60, layers=36, heads=32, k=4
+    )
     assert len(viewer_page(trace).encode()) < 5_000_000
 
 

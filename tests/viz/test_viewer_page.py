@@ -176,8 +176,13 @@ def test_nothing_overflows(browser: Browser, tmp_path: Path, size: tuple[int, in
     browser.size(*size)
     browser.dark(dark)
     long = "Supercalifragilistic" * 20
-    trace = make_trace([[noise(300, 100, seed) for seed in range(9)]], layers=36, heads=32, prompt=long,
-                       tokens=[long, *[" words"] * 40])
+    trace = make_trace(
+        [[noise(300, 100, seed) for seed in range(9)]],
+        layers=36,
+        heads=32,
+        prompt=long,
+        tokens=[long, *[" words"] * 40],
+    )
     show(browser, trace, tmp_path)
     width = browser.run("[document.documentElement.scrollWidth, innerWidth]")
     assert width[0] <= width[1]
@@ -208,8 +213,9 @@ def test_a_dense_trace_says_so(browser: Browser, tmp_path: Path) -> None:
 
 
 def test_a_large_trace_opens_within_two_seconds(browser: Browser, tmp_path: Path) -> None:
-    trace = make_trace([[noise(1600, 1200)]], grid=(32, 32), region=(4, 4), tokens=[" word"] * 60, layers=36, heads=32,
-                       k=4)
+    trace = make_trace(
+        [[noise(1600, 1200)]], grid=(32, 32), region=(4, 4), tokens=[" word"] * 60, layers=36, heads=32, k=4
+    )
     assert show(browser, trace, tmp_path) < 2.0
     start = "const start = performance.now();"
     assert browser.run(f"(() => {{ {start} viewer.choose(30); return performance.now() - start; }})()") < 300

@@ -15,8 +15,8 @@ from typing import Any
 
 from PIL import Image, ImageOps
 
-from cambrian_gaze.data.media import MediaError, load_image, to_rgb
-from cambrian_gaze.data.video import FrameSampling, load_frames
+from cambrian_gaze.data.media.image_files import MediaError, load_image, to_rgb
+from cambrian_gaze.data.media.video import FrameSampling, load_frames
 from cambrian_gaze.evaluation.benchmarks.declare import Benchmark, Film, Picture, Source
 from cambrian_gaze.evaluation.fingerprint import file_fingerprint, video_fingerprint
 from cambrian_gaze.extras import require

@@ -14,8 +14,8 @@ from typing import Any
 
 from PIL import Image
 
-from cambrian_gaze.data.media import load_image, to_rgb
-from cambrian_gaze.data.video import FrameSampling, load_frames
+from cambrian_gaze.data.media.image_files import load_image, to_rgb
+from cambrian_gaze.data.media.video import FrameSampling, load_frames
 from cambrian_gaze.evaluation.fingerprint import file_fingerprint, video_fingerprint
 
 Messages = Sequence[Mapping[str, Any]]

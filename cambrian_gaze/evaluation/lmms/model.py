@@ -14,7 +14,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from cambrian_gaze.data.video import FrameSampling
+from cambrian_gaze.data.media.video import FrameSampling
 from cambrian_gaze.evaluation.answers import AnswerOptions, Question, answer_questions
 from cambrian_gaze.evaluation.fingerprint import processor_fingerprint, weights_fingerprint
 from cambrian_gaze.evaluation.journal import Journal, entry_key

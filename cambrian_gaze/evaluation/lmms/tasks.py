@@ -13,8 +13,8 @@ from typing import Any
 from cambrian_gaze.evaluation.benchmarks import find, protocols
 from cambrian_gaze.evaluation.benchmarks.declare import Film
 from cambrian_gaze.evaluation.benchmarks.rows import Rows
-from cambrian_gaze.evaluation.columns import score_column
 from cambrian_gaze.evaluation.samples import read_samples
+from cambrian_gaze.evaluation.tables.columns import score_column
 from cambrian_gaze.extras import require
 
 _Task = require("lmms_eval.api.task", extra="lmms").ConfigurableMessagesTask

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from cambrian_gaze.data.aspect import check_aspect
+from cambrian_gaze.data.media.aspect import check_aspect
 
 if TYPE_CHECKING:
     import numpy as np

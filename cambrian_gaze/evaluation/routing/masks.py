@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cambrian_gaze.data.media import resolve_path
+from cambrian_gaze.data.media.image_files import resolve_path
 from cambrian_gaze.extras import require
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from cambrian_gaze.data.media import load_image
+from cambrian_gaze.data.media.image_files import load_image
 from cambrian_gaze.evaluation.routing.captions import LEAST, Said, log_probs, phrase_of_tokens, say
 from cambrian_gaze.evaluation.routing.geometry import covered
 from cambrian_gaze.evaluation.routing.masks import read_mask
@@ -72,9 +72,7 @@ class Judged:
     """Phrases with tokens whose regions were not hidden: none, all, or more of them than others."""
 
 
-def judge(
-    model: Any, processor: Any, record: RoutingRecord, folder: str | Path, options: RoutingOptions
-) -> Judged:
+def judge(model: Any, processor: Any, record: RoutingRecord, folder: str | Path, options: RoutingOptions) -> Judged:
     """Say the record's caption and judge its tokens.
 
     Raises: ValueError or MediaError that names the record, and ValueError where no layer routes.

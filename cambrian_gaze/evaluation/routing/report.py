@@ -12,7 +12,7 @@ import numpy as np
 
 from cambrian_gaze.evaluation.routing.measure import Judged
 from cambrian_gaze.evaluation.routing.records import RoutingRecord
-from cambrian_gaze.viz.files import write_text
+from cambrian_gaze.files import write_text
 
 _HEAD = (
     "layer", "mean head", "95 % CI", "any head", "95 % CI", "best head", "random", "random, any head", "mask covered",

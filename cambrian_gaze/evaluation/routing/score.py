@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from cambrian_gaze.evaluation.intervals import bootstrap_interval, paired_interval
 from cambrian_gaze.evaluation.routing.measure import Judged
+from cambrian_gaze.evaluation.tables.intervals import bootstrap_interval, paired_interval
 
 SEEDS = 3
 

@@ -24,15 +24,17 @@ def number(text: str) -> float | None:
     return value if math.isfinite(value) else None
 
 
-NUMBER_WORDS = {
-    word: value
-    for value, word in enumerate(
-        "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen "
-        "seventeen eighteen nineteen".split()
-    )
-} | {
-    word: 10 * tens for tens, word in enumerate("twenty thirty forty fifty sixty seventy eighty ninety".split(), 2)
-} | {"hundred": 100, "thousand": 1000}
+NUMBER_WORDS = (
+    {
+        word: value
+        for value, word in enumerate(
+            "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen "
+            "seventeen eighteen nineteen".split()
+        )
+    }
+    | {word: 10 * tens for tens, word in enumerate("twenty thirty forty fifty sixty seventy eighty ninety".split(), 2)}
+    | {"hundred": 100, "thousand": 1000}
+)
 _FIGURES = re.compile(r"-?\d+(?:\.\d+)?")
 
 

@@ -90,7 +90,7 @@ def nextqa(answer: str, target: Target) -> float | None:
 
 
 def mvbench(answer: str, target: Target) -> float | None:
-    """"B." at the start, else the first letter from A to E that stands alone, of any case: the article "a" too."""
+    """ "B." at the start, else the first letter from A to E that stands alone, of any case: the article "a" too."""
     text = answer.strip()
     start = re.match(r"([A-E])\.\s*.+$", text, re.IGNORECASE)
     found = start or re.search(r"\b([A-E])\b", _without_marks(re.sub(r"[\n\t]", " ", text)).lower(), re.IGNORECASE)

@@ -55,9 +55,7 @@ def attach_gaze(
     if gaze is None:
         gaze = getattr(base.config, "gaze", None)
         if gaze is None:
-            raise ValueError(
-                "give region size and budget, such as {'image': {'region_size': [1, 6, 6], 'top_k': 2}}"
-            )
+            raise ValueError("give region size and budget, such as {'image': {'region_size': [1, 6, 6], 'top_k': 2}}")
     if getattr(base.config, "vision_feature_select_strategy", "full") != "full":
         raise ValueError(
             f"vision_feature_select_strategy={base.config.vision_feature_select_strategy!r} leaves no full grid of "

@@ -30,13 +30,13 @@ from transformers.models.llava.image_processing_pil_llava import LlavaImageProce
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
 from cambrian_gaze.data.conversation import IMAGE_TOKEN
+from cambrian_gaze.files import new_folder
 from cambrian_gaze.models.configuration import CambrianGazeConfig
+from cambrian_gaze.models.folders.lineage import parent, write_lineage
+from cambrian_gaze.models.folders.opening import opening
 from cambrian_gaze.models.generation_settings import settle
-from cambrian_gaze.models.lineage import parent, write_lineage
 from cambrian_gaze.models.modeling import CambrianGazeForConditionalGeneration
-from cambrian_gaze.models.opening import opening
-from cambrian_gaze.models.processing import CambrianGazeProcessor
-from cambrian_gaze.models.writing import new_folder
+from cambrian_gaze.models.processing.processor import CambrianGazeProcessor
 
 TOWER = "model.vision_tower."
 GELUS = ("gelu", "gelu_pytorch_tanh", "gelu_new", "gelu_python")

@@ -9,13 +9,13 @@ from typing import Any
 import torch
 
 from cambrian_gaze.extras import require
+from cambrian_gaze.files import new_folder
+from cambrian_gaze.models.folders.lineage import parent, write_lineage
+from cambrian_gaze.models.folders.opening import open_config
 from cambrian_gaze.models.generation_settings import settle
-from cambrian_gaze.models.lineage import parent, write_lineage
 from cambrian_gaze.models.modeling import CambrianGazeForConditionalGeneration
-from cambrian_gaze.models.opening import open_config
-from cambrian_gaze.models.processing import CambrianGazeProcessor
+from cambrian_gaze.models.processing.processor import CambrianGazeProcessor
 from cambrian_gaze.models.quantised import WHOLE, nf4
-from cambrian_gaze.models.writing import new_folder
 
 NUMBERS = {"bf16": torch.bfloat16, "fp32": torch.float32}
 

@@ -10,7 +10,7 @@ import pytest
 from cambrian_gaze.evaluation.benchmarks import BENCHMARKS, PROTOCOLS, SUITES, find, protocols
 from cambrian_gaze.evaluation.benchmarks.declare import Film, Picture
 from cambrian_gaze.evaluation.benchmarks.rows import Rows
-from cambrian_gaze.evaluation.columns import Column, score_column
+from cambrian_gaze.evaluation.tables.columns import Column, score_column
 from tests.evaluation._fixtures import CONSTANT
 
 CASES = [(name, protocol) for name in BENCHMARKS for protocol in PROTOCOLS]

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from cambrian_gaze.data.media import MediaError
-from cambrian_gaze.data.video import FrameSampling
+from cambrian_gaze.data.media.image_files import MediaError
+from cambrian_gaze.data.media.video import FrameSampling
 from cambrian_gaze.evaluation.benchmarks import BENCHMARKS
 from cambrian_gaze.evaluation.benchmarks.declare import Film, Picture
 from cambrian_gaze.evaluation.benchmarks.rows import Rows

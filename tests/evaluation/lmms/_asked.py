@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from cambrian_gaze.training.ranks import launch_command
+from cambrian_gaze.training.launch.ranks import launch_command
 from tests.evaluation._fixtures import png
 from tests.evaluation._runs import LENGTH
 

@@ -3,7 +3,7 @@
 import pytest
 from PIL import Image
 
-from cambrian_gaze.data.video import FrameSampling
+from cambrian_gaze.data.media.video import FrameSampling
 from cambrian_gaze.evaluation.lmms.messages import loaded, media_fingerprints, outline
 
 PICTURE = Image.new("L", (6, 4), 9)

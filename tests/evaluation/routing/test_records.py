@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cambrian_gaze.data.aspect import pad_to_square, region_pixels
+from cambrian_gaze.data.media.aspect import pad_to_square, region_pixels
 from cambrian_gaze.evaluation.routing.captions import phrase_of_tokens
 from cambrian_gaze.evaluation.routing.geometry import covered, shown
 from cambrian_gaze.evaluation.routing.masks import read_mask

@@ -11,7 +11,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from cambrian_gaze import CambrianGazeForConditionalGeneration, CambrianGazeProcessor
 from cambrian_gaze.models.export import export
-from cambrian_gaze.models.lineage import read_lineage, weights_digest, write_lineage
+from cambrian_gaze.models.folders.lineage import read_lineage, weights_digest, write_lineage
 
 DENSE = {"gaze": {"image": {"region_size": [1, 2, 2], "top_k": 2}, "num_context_tokens": 0}}
 LAYOUTS = {"llava": "LlavaForConditionalGeneration", "deepseek_vl": "DeepseekVLForConditionalGeneration"}

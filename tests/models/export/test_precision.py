@@ -7,7 +7,7 @@ import torch
 from transformers import AutoModelForImageTextToText
 
 from cambrian_gaze.models.export import export
-from cambrian_gaze.models.lineage import read_lineage
+from cambrian_gaze.models.folders.lineage import read_lineage
 from tests.models.export.test_dense import inputs_of, saved
 
 TEXT = {

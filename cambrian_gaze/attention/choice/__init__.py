@@ -1,0 +1,1 @@
+"""Which backend `auto` takes: trials of the candidates, their kept outcomes, and the choice of a run."""

@@ -1,0 +1,1 @@
+"""The `triton` backend: its plan, its kernels and how they are launched."""

@@ -1,0 +1,173 @@
+"""`triton`: text queries' attention over the regions that they selected, region by region. The work falls with K.
+
+Rows of the attention fall into two kinds, which share nothing:
+
+- Routing text queries, in Triton (`kernels.py`). For each region the list of the queries that chose it is built
+  in plain torch; one program per (region, KV head) reads the region's keys once for all of them, and what it finds is
+  merged, by log-sum-exp, into the query's softmax over text and context. Backward knows owners instead of atomics: dk
+  and dv of a key belong to one program, dq of a query to one program, and each sums in a fixed order.
+- All others: torch's attention, causal where that says it all, else under the mask that visibility gives.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import os
+
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+from cambrian_gaze.attention.context import GazeContext
+from cambrian_gaze.attention.counted import count_masked
+from cambrian_gaze.attention.triton.plan import Plan, Rows, queries_of_blocks
+from cambrian_gaze.gaze.config import GazeConfig
+from cambrian_gaze.gaze.layout import CONTEXT, PAD, TokenLayout
+from cambrian_gaze.gaze.visibility import routing_queries, structure
+
+PARTS_BYTES = 2**28
+"""Memory that the parts of the outputs may take; more queries than fit go in several passes."""
+
+
+def refuses(config: GazeConfig, device: torch.device, dtype: torch.dtype) -> str | None:
+    """Why the kernels cannot run this configuration on this device and dtype, or None."""
+    if importlib.util.find_spec("triton") is None:
+        return "triton is not installed (CUDA builds of torch bring it; elsewhere: pip install triton)"
+    interpreted = os.environ.get("TRITON_INTERPRET") == "1"
+    if device.type != "cuda" and not interpreted:
+        return f"it needs a CUDA device, not {device.type} (TRITON_INTERPRET=1 interprets it on a CPU, for tests)"
+    known = [torch.float32] if interpreted else [torch.float32, torch.bfloat16, torch.float16]
+    if dtype not in known:
+        return f"it computes {', '.join(map(str, known))}{' in the interpreter' if interpreted else ''}, not {dtype}"
+    if config.visual_queries == "gaze":
+        return "visual_queries='gaze': its routing queries are text alone"
+    return None
+
+
+def prepare(ctx: GazeContext) -> None:
+    """The lists of queries and keys, and who sees whom among them: the same in every layer."""
+    layout, keys, config, prepared = ctx.layout, ctx.key_layout, ctx.config, ctx.prepared
+    if not _is_causal(layout, keys, config):
+        prepared["structure"] = structure(layout, keys, config)[:, None]
+    elif config.num_context_tokens:
+        prepared["context"] = rows = Rows.of(layout.role == CONTEXT, layout.index)
+        prepared["context_seen"] = structure(layout.tokens(rows.at), keys, config)[:, None]
+    if config.is_dense or not layout.num_regions:
+        return
+    rows = Rows.of(routing_queries(layout, config), layout.index)
+    if rows.at.shape[1]:
+        prepared["routing"], prepared["plan"] = rows, Plan.of(layout, keys, rows, config)
+        mine = layout.tokens(rows.at)  # what fills a row up is offered nothing
+        mine = dataclasses.replace(mine, role=mine.role.masked_fill(~rows.real, PAD))
+        prepared["chooser"] = dataclasses.replace(ctx, layout=mine, prepared={})
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, ctx: GazeContext, layer: int, scaling: float, dropout: float) -> Tensor:
+    """Attention of q [B, H, Q, D] over k, v [B, G, S, D]; returns [B, H, Q, D].
+
+    Raises: ValueError for dropout.
+    """
+    if dropout:
+        raise ValueError(f"attention backend 'triton' has no attention dropout, but {dropout} was asked for")
+    out, regions = _other_queries(q, k, v, ctx.prepared, scaling), None
+    if "plan" in ctx.prepared and ctx.config.routes(layer):
+        rows = ctx.prepared["routing"]
+        mine = rows.take(q)
+        regions = _choose(q, mine, k, ctx, layer, scaling)
+        out = rows.put(routed_attention(mine, k, v, ctx.prepared["plan"], regions, scaling), out)
+    if ctx.recorder is not None:
+        _record(ctx, layer, q.shape[1], regions)
+    return out
+
+
+def routed_attention(q: Tensor, k: Tensor, v: Tensor, plan: Plan, regions: Tensor, scaling: float) -> Tensor:
+    """Attention of the routing queries q [B, H, T, D] over the flat keys of `plan` and their regions.
+
+    Args:
+        k, v: [B, G, S, D]; regions: int64 [B, H or G, T, K], -1 for none.
+
+    Returns: [B, H, T, D], with gradients.
+    """
+    plan = plan.blocks_of(_kernels().largest_block(q))
+    part = torch.arange(plan.cuts, device=q.device)
+    blocks = torch.where(regions[..., None] < 0, -1, regions[..., None] * plan.cuts + part).flatten(3)
+    batch, heads, queries, dim = q.shape
+    step = max(1, PARTS_BYTES // (4 * batch * heads * blocks.shape[3] * dim))
+    if step >= queries:
+        return _RoutedAttention.apply(q, k, v, plan, blocks, scaling)
+    cuts = [(start, min(start + step, queries)) for start in range(0, queries, step)]
+    apply = _RoutedAttention.apply
+    return torch.cat([apply(q[:, :, a:z], k, v, plan.queries(a, z), blocks[:, :, a:z], scaling) for a, z in cuts], 2)
+
+
+class _RoutedAttention(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, q: Tensor, k: Tensor, v: Tensor, plan: Plan, blocks: Tensor, scaling: float) -> Tensor:
+        q, blocks = q.contiguous(), blocks.contiguous()
+        k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (k, v))
+        lists = queries_of_blocks(blocks, plan.table.shape[1], k.shape[1])
+        out, lse = _kernels().forward(q, k, v, plan, blocks, *lists, scaling)
+        ctx.save_for_backward(q, k, v, out, lse, blocks, *lists)
+        ctx.plan, ctx.scaling = plan, scaling
+        return out
+
+    @staticmethod
+    def backward(ctx, dout: Tensor):
+        q, k, v, out, lse, *lists = ctx.saved_tensors
+        dout = dout.contiguous()
+        delta = (out.float() * dout.float()).sum(-1)
+        grads = _kernels().backward(q, k, v, dout, lse, delta, ctx.plan, *lists, ctx.scaling)
+        return *grads, None, None, None
+
+
+def _kernels():
+    """Imported where they are used: triton is optional, and reads TRITON_INTERPRET when it is imported."""
+    from cambrian_gaze.attention.triton import launch as triton_launch
+
+    return triton_launch
+
+
+def _choose(q: Tensor, mine: Tensor, k: Tensor, ctx: GazeContext, layer: int, scaling: float) -> Tensor:
+    """Regions of the routing queries, int64 [B, H or G, T, K]; `mine` are their rows of q."""
+    if ctx.config.descriptor_keys == "pre_rope":  # undoes the rotation of queries and keys: needs them all
+        regions = ctx.prepared["routing"].take(ctx.choose(layer, q, k, ctx.key_layout.region, scaling))
+        return regions.masked_fill(~ctx.prepared["routing"].real[:, None, :, None], -1)
+    return ctx.prepared["chooser"].choose(layer, mine, k, ctx.key_layout.region, scaling)
+
+
+def _other_queries(q: Tensor, k: Tensor, v: Tensor, prepared: dict, scaling: float) -> Tensor:
+    """Attention [B, H, Q, D] of the queries that do not route; the rows of those that do mean nothing."""
+    shared = q.shape[1] // k.shape[1]
+    if "structure" in prepared:
+        k, v = (x.repeat_interleave(shared, dim=1) if shared > 1 else x for x in (k, v))
+        return scaled_dot_product_attention(q, k, v, attn_mask=prepared["structure"], scale=scaling)
+    out = scaled_dot_product_attention(q, k, v, is_causal=True, scale=scaling, enable_gqa=shared > 1)
+    if "context" not in prepared or not prepared["context"].at.shape[1]:
+        return out
+    rows, seen = prepared["context"], prepared["context_seen"].repeat(1, 1, shared, 1)
+    mine = rows.take(q)
+    grouped = mine.reshape(mine.shape[0], k.shape[1], -1, mine.shape[3])  # the heads of a KV head as more queries
+    context = scaled_dot_product_attention(grouped, k, v, attn_mask=seen, scale=scaling)
+    return rows.put(context.view(mine.shape), out)
+
+
+def _is_causal(layout: TokenLayout, keys: TokenLayout, config: GazeConfig) -> bool:
+    """Whether visual queries, and text queries that do not route, see just what stands before them. Synchronises."""
+    if config.visual_queries != "causal" or not (config.visual_sees_context and config.context_visible):
+        return False
+    if keys.shape != layout.shape:
+        return False
+    in_order = (keys.index == layout.index).all() & (layout.index.diff(dim=1) > 0).all()
+    alone = layout.sample.cummin(1).values == layout.sample.cummax(1).values
+    return bool(in_order & (alone | (layout.sample < 0)).all())
+
+
+def _record(ctx: GazeContext, layer: int, heads: int, regions: Tensor | None) -> None:
+    """Count the pairs that entered the softmax: a routing query's visual keys are those of its regions."""
+    tokens = None
+    if regions is not None:
+        rows = ctx.prepared["routing"]
+        regions, tokens = rows.put(regions, -1), torch.arange(rows.member.shape[1], device=rows.at.device)
+        tokens = tokens.expand_as(rows.member)
+    count_masked(ctx, layer, heads, regions, tokens)

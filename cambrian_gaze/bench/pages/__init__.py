@@ -1,0 +1,1 @@
+"""The benchmarks' pages and pictures, made of the committed results."""

@@ -1,0 +1,1 @@
+"""`cambrian-gaze eval`: benchmarks answered, scored and put into tables."""

@@ -1,0 +1,1 @@
+"""Data looked at before training: checks, statistics and previews."""

@@ -1,0 +1,1 @@
+"""Pictures and videos: files to pixels and frames, and what may be wrong with them."""

@@ -1,0 +1,1 @@
+"""Records on disk: the forms in which they are written, row indexes, tables and streams."""

@@ -1,0 +1,1 @@
+"""What attention costs: counted during generation, predicted by the cost model, timed."""

@@ -1,0 +1,1 @@
+"""Chat messages, pictures and videos to the model's tensors."""

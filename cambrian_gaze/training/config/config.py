@@ -1,0 +1,167 @@
+"""Configuration of a run: a YAML file, the file it is based on, and flags on the command line, in rising precedence.
+
+Keys are flat and are the fields of `arguments.ARGUMENT_CLASSES`; the dataclasses give the types. Nothing is ignored: an
+unknown key fails, names the file (or the command line) that holds it and the nearest known key.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import difflib
+import inspect
+import json
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from transformers import HfArgumentParser
+
+from cambrian_gaze.training.config import foreign
+from cambrian_gaze.training.config.accepted import refusal
+from cambrian_gaze.training.config.arguments import (
+    ARGUMENT_CLASSES,
+    DataArguments,
+    GazeArguments,
+    ModelArguments,
+    TrainingArguments,
+)
+from cambrian_gaze.training.config.flags import COMMAND_LINE, read_layered
+from cambrian_gaze.training.config.layers import ConfigError
+from cambrian_gaze.training.config.lora_arguments import LoraArguments
+from cambrian_gaze.training.config.task_arguments import TaskArguments, choose_times, contradictions
+
+PATH_FIELDS = ("deepspeed", "fsdp_config", "accelerator_config")
+"""Paths of configuration files: where the working directory has no such file, the YAML file's folder is tried."""
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig:
+    """The arguments of a run, and where they came from."""
+
+    model: ModelArguments
+    gaze: GazeArguments
+    data: DataArguments
+    training: TrainingArguments
+    lora: LoraArguments
+    tasks: TaskArguments
+    values: dict[str, Any]
+    """Key → value as written, after bases and overrides: with `sources` the record of the run."""
+    sources: dict[str, str]
+    """Key → file, or `the command line`."""
+
+
+def load(argv: Sequence[str]) -> RunConfig:
+    """Read `[CONFIG.yaml] [--flag value …]`.
+
+    Raises: ConfigError on unknown keys, unreadable files, values of the wrong type, and keys that contradict others.
+    """
+    values, sources = gather(argv)
+    if problems := choose_times(values, sources):
+        raise ConfigError("\n".join(problems))
+    tokens = [token for key, value in values.items() for token in as_tokens(key, value)]
+    parser = _Parser(ARGUMENT_CLASSES, sources)
+    try:
+        *parts, training, lora, tasks = parser.parse_args_into_dataclasses(tokens, look_for_args_file=False)
+    except ConfigError:
+        raise
+    except (ValueError, TypeError) as error:
+        places = ", ".join(sorted(set(sources.values()))) or "the defaults"
+        raise ConfigError(f"{places}: {error}") from error
+    if problems := contradictions(tasks, training):
+        raise ConfigError("\n".join(problems))
+    return RunConfig(*parts, training, lora, tasks, values, sources)
+
+
+def gather(argv: Sequence[str]) -> tuple[dict[str, Any], dict[str, str]]:
+    """Values and their sources, from the file in `argv` (if the first token is no flag) and the flags after it.
+
+    Checks names, not types.
+    """
+    values: dict[str, Any] = {}
+    sources: dict[str, str] = {}
+    problems: list[str] = []
+    for place, layer in read_layered(argv):
+        layer, refused = foreign.translate(layer, known_keys())
+        problems += [f"{place}: {text}" for text in [*refused, *_unknown(layer), *_without_effect(layer)]]
+        for key, value in layer.items():
+            values[key], sources[key] = _beside(key, value, Path(place)), place
+    if problems:
+        raise ConfigError("\n".join(problems))
+    return {k: v for k, v in values.items() if v is not None}, sources
+
+
+def as_tokens(key: str, value: Any) -> list[str]:
+    """A value as the command line would spell it."""
+    if isinstance(value, dict):
+        return [f"--{key}={json.dumps(value)}"]
+    if isinstance(value, (list, tuple)):
+        return [f"--{key}", *map(str, value)]
+    return [f"--{key}={value}"]
+
+
+def known_keys() -> dict[str, type]:
+    """Every key that a configuration may set → the dataclass that owns it."""
+    return {f.name: cls for cls in ARGUMENT_CLASSES for f in dataclasses.fields(cls) if f.init}
+
+
+def field_docs(cls: type) -> dict[str, str]:
+    """Field → the docstring under it, for the classes of this project along the inheritance of `cls`."""
+    docs: dict[str, str] = {}
+    for owner in reversed(cls.__mro__):
+        if not owner.__module__.startswith("cambrian_gaze"):
+            continue
+        body = ast.parse(textwrap.dedent(inspect.getsource(owner))).body[0].body
+        for statement, following in zip(body, body[1:], strict=False):
+            if isinstance(statement, ast.AnnAssign) and isinstance(following, ast.Expr):
+                if isinstance(following.value, ast.Constant) and isinstance(following.value.value, str):
+                    docs[statement.target.id] = " ".join(following.value.value.split())
+    return docs
+
+
+def help_text() -> str:
+    """Usage and every key with its help, grouped by dataclass."""
+    parser = _Parser(ARGUMENT_CLASSES, {})
+    parser.usage = "cambrian-gaze train [CONFIG.yaml] [--nproc_per_node N] [--key value …]"
+    return parser.format_help()
+
+
+def _unknown(values: dict[str, Any]) -> list[str]:
+    known = known_keys()
+    problems = []
+    for key in values:
+        if key not in known:
+            nearest = difflib.get_close_matches(key, known, n=1, cutoff=0.7)
+            hint = f"; did you mean {nearest[0]!r}?" if nearest else "; see `cambrian-gaze train --help`"
+            problems.append(f"unknown key {key!r}{hint}")
+    return problems
+
+
+def _without_effect(values: dict[str, Any]) -> list[str]:
+    """Keys of `TrainingArguments` that only one value is taken of, see `accepted.REFUSED`."""
+    found = [refusal(key, value) for key, value in values.items() if value is not None]
+    return [text for text in found if text is not None]
+
+
+def _beside(key: str, value: Any, path: Path) -> Any:
+    """Configuration files named in a YAML file may lie beside it."""
+    if key in PATH_FIELDS and isinstance(value, str) and not Path(value).exists() and (path.parent / value).exists():
+        return str(path.parent / value)
+    return value
+
+
+class _Parser(HfArgumentParser):
+    """Hugging Face's typed parser: help from docstrings, errors as exceptions that name the source of the key."""
+
+    def __init__(self, classes: Sequence[type], sources: dict[str, str]) -> None:
+        self._sources = sources
+        super().__init__(list(classes), add_help=False, allow_abbrev=False)
+        docs = {name: text for cls in classes for name, text in field_docs(cls).items()}
+        for action in self._actions:
+            if action.dest in docs:
+                action.help = docs[action.dest].replace("%", "%%")
+
+    def error(self, message: str) -> NoReturn:
+        option = message.removeprefix("argument ").split(":")[0].split("/")[0].lstrip("-")
+        raise ConfigError(f"{self._sources.get(option, COMMAND_LINE)}: {message}")

@@ -1,0 +1,88 @@
+"""Gradient accumulation from the global batch, so that one configuration is right on any number of devices.
+
+`python -m cambrian_gaze.training.launch.batch CONFIG.yaml [--key value …] --ranks N` says what a run would do before
+its ranks start: `scripts/launch.sh` asks it. Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from cambrian_gaze.training.config.flags import setting
+from cambrian_gaze.training.config.layers import ConfigError
+
+PER_DEVICE, ACCUMULATION, GLOBAL, SHARERS = (
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "global_batch_size",
+    "sequence_parallel_size",
+)
+DEFAULTS = {PER_DEVICE: 8, ACCUMULATION: 1, SHARERS: 1}
+"""Those of `TrainingArguments`."""
+
+
+def accumulation_steps(global_batch_size: int, per_device: int, ranks: int) -> int:
+    """Micro-batches per optimizer step on each rank: global batch / (per-device batch × ranks).
+
+    Raises: ValueError where that is no whole number, with per-device batches for which it is one.
+    """
+    if min(global_batch_size, per_device, ranks) < 1:
+        raise ValueError(f"{GLOBAL}={global_batch_size}, {PER_DEVICE}={per_device} and {ranks} ranks must be positive")
+    steps, rest = divmod(global_batch_size, per_device * ranks)
+    if not rest:
+        return steps
+    share, left = divmod(global_batch_size, ranks)
+    if left:
+        remedy = f"use a number of ranks that divides {global_batch_size}, or another {GLOBAL}"
+    else:
+        fitting = [str(size) for size in range(1, share + 1) if share % size == 0]
+        remedy = f"set {PER_DEVICE} to one of {', '.join(fitting)}"
+    raise ValueError(
+        f"{GLOBAL} {global_batch_size} is no multiple of {ranks} ranks × {PER_DEVICE} {per_device}; {remedy}"
+    )
+
+
+def describe(argv: Sequence[str], ranks: int) -> str:
+    """`512 samples a step: 64 ranks × 8, accumulated over 1` for a configuration and its flags.
+
+    Raises: ConfigError where the batch does not divide.
+    """
+    per_device, size = _number(argv, PER_DEVICE), _number(argv, SHARERS)
+    if size < 1 or ranks % size:
+        raise ConfigError(f"{SHARERS} {size} must divide the number of ranks, {ranks}")
+    readers = ranks // size
+    wanted = _number(argv, GLOBAL)
+    if wanted is None:
+        steps = _number(argv, ACCUMULATION)
+        wanted = per_device * steps * readers
+    else:
+        try:
+            steps = accumulation_steps(wanted, per_device, readers)
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
+    who = f"{ranks} ranks" if size == 1 else f"{readers} groups of {size} ranks"
+    return f"{wanted} samples a step: {who} × {per_device}, accumulated over {steps}"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print the description, or the reason why there is none. Returns the exit status."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    try:
+        print(describe(argv, int(setting("ranks", argv) or 1)))
+    except ConfigError as error:
+        print(f"batch: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _number(argv: Sequence[str], key: str) -> int | None:
+    found = setting(key, argv)
+    try:
+        return DEFAULTS.get(key) if found is None else int(found)
+    except (TypeError, ValueError):
+        raise ConfigError(f"{key} must be a whole number, got {found!r}") from None
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,139 @@
+"""A look at the model while it trains: its answer to one sample, and where it looked for each token."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import random
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from transformers import TrainerCallback, TrainerControl, TrainerState
+from transformers import TrainingArguments as HfTrainingArguments
+
+from cambrian_gaze.data.expand import IMAGE, VIDEO
+from cambrian_gaze.data.inspect.preview import picture
+from cambrian_gaze.data.media.aspect import unstretched
+from cambrian_gaze.data.quarantine import Quarantined
+from cambrian_gaze.data.records.streams import StreamDataset
+from cambrian_gaze.extras import require
+from cambrian_gaze.files import write_png
+from cambrian_gaze.training.metrics.meter import IGNORE
+from cambrian_gaze.viz.overlay import gaze_strip
+
+logger = logging.getLogger(__name__)
+
+FOLDER = "samples"
+NEW_TOKENS = 24
+_TRIED = 64
+"""Rows among which one with a picture is sought."""
+
+
+def samples_with_pictures(dataset: Any, most: int) -> list[dict[str, Any]]:
+    """The first samples of a dataset that hold an image or video and an answer. A stream is not read: its samples are
+    for training."""
+    found: list[dict[str, Any]] = []
+    for row in range(0 if isinstance(dataset, StreamDataset) else min(_TRIED, len(dataset))):
+        sample = dataset[row]
+        if not isinstance(sample, Quarantined) and "pixel_values" in sample and (sample["labels"] != IGNORE).any():
+            found.append(sample)
+        if len(found) == most:
+            break
+    return found
+
+
+@contextlib.contextmanager
+def looking(model: Any) -> Iterator[None]:
+    """Evaluation within a run, which changes none of its state: neither the mode of a module nor a generator of random
+    numbers."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    devices = [model.device] if model.device.type == "cuda" else []
+    plain, array = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng(devices), torch.no_grad():
+            yield
+    finally:
+        random.setstate(plain)
+        np.random.set_state(array)
+        for module, training in modes.items():
+            module.training = training
+
+
+def pictures(sample: dict[str, Any], processor: Any) -> list[Image.Image | list[Image.Image]]:
+    """A sample's images, and for a video the list of its frames, as the model sees them; what it sees stretched, in
+    its own shape."""
+    own, aspect = processor.image_processor, processor.image_aspect_ratio
+    frames = [
+        unstretched(picture(pixels, own.image_mean, own.image_std), tuple(size), aspect)
+        for pixels, size in zip(sample["pixel_values"], sample["picture_sizes"].tolist(), strict=True)
+    ]
+    items: list[Image.Image | list[Image.Image]] = []
+    for count in sample["grid_thw"][:, 0].tolist():
+        items.append(frames[0] if count == 1 else frames[:count])
+        frames = frames[count:]
+    return items
+
+
+def answer(model: Any, processor: Any, sample: dict[str, Any]) -> tuple[str, Image.Image]:
+    """The model's greedy answer to a sample's first question, and the picture of its gaze."""
+    asked = int((sample["labels"] != IGNORE).nonzero()[0])
+    # Pictures that come later in the conversation are no part of the question.
+    visual = int(torch.isin(sample["mm_token_type_ids"][:asked], torch.tensor([IMAGE, VIDEO])).sum())
+    items = int((sample["grid_thw"].prod(1).cumsum(0) <= visual).sum())
+    grids = sample["grid_thw"][:items]
+    units = int(grids[:, 0].sum())
+    shown = {name: sample[name][:units] for name in ("pixel_values", "picture_sizes")} | {"grid_thw": grids}
+    inputs = {key: sample[key][None, :asked].to(model.device) for key in ("input_ids", "mm_token_type_ids")}
+    inputs |= {"attention_mask": torch.ones_like(inputs["input_ids"])}
+    inputs |= {"pixel_values": shown["pixel_values"].to(model.device, model.dtype)}
+    inputs |= {"grid_thw": grids.to(model.device)}
+    with looking(model):
+        output = model.generate(**inputs, return_gaze=True, do_sample=False, max_new_tokens=NEW_TOKENS, use_cache=True)
+    new_ids = output.sequences[0, asked:].tolist()
+    tokens = [processor.decode([token]) for token in new_ids]
+    strip = gaze_strip(output.gaze, tokens, pictures(shown, processor))
+    return processor.decode(new_ids, skip_special_tokens=True).strip(), strip
+
+
+class GazeSamples(TrainerCallback):
+    """Writes `samples/step-N.png` every `sample_steps` steps, on the first rank, always of the same sample."""
+
+    def __init__(self, trainer: Any, dataset: Any, processor: Any) -> None:
+        """`trainer`: a `CambrianTrainer`. `dataset`: a sample with a picture is taken from it when training begins."""
+        self.trainer, self.dataset, self.processor = trainer, dataset, processor
+        self._sample: dict[str, Any] | None = None
+
+    def on_train_begin(
+        self, args: HfTrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Choose the sample."""
+        if state.is_world_process_zero:
+            self._sample = next(iter(samples_with_pictures(self.dataset, 1)), None)
+            if self._sample is None:
+                logger.warning("sample_steps: no sample with a picture among the first %d rows; none is drawn", _TRIED)
+
+    def on_step_end(
+        self, args: HfTrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Answer, write, and show where the run is shown."""
+        if self._sample is None or state.global_step % args.sample_steps:
+            return
+        began = time.perf_counter()
+        text, picture = answer(self.trainer.model, self.processor, self._sample)
+        path = write_png(Path(args.output_dir) / FOLDER / f"step-{state.global_step}.png", picture)
+        path.with_suffix(".txt").write_text(text + "\n", encoding="utf-8")
+        for callback in self.trainer.callback_handler.callbacks:
+            writer = getattr(callback, "tb_writer", None)
+            if writer is not None:
+                writer.add_image("gaze", np.asarray(picture), state.global_step, dataformats="HWC")
+        if "wandb" in args.report_to:
+            wandb = require("wandb", "wandb")
+            shown = wandb.Image(picture, caption=text)
+            wandb.log({"gaze": shown, "train/global_step": state.global_step})
+        self.trainer.meter.exclude(time.perf_counter() - began)

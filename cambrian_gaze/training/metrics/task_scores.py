@@ -1,0 +1,110 @@
+"""Benchmarks that a run answers while it trains. Training does not know them: whoever starts a run hands them in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+from cambrian_gaze.training.checkpoint.resume import first_rank_decides, zero_stage
+from cambrian_gaze.training.config.accepted import schedules_by_metric
+from cambrian_gaze.training.config.config import RunConfig
+from cambrian_gaze.training.config.task_arguments import FIGURES, metric_problems
+from cambrian_gaze.training.metrics.eval_loss import take_evaluation_weights
+from cambrian_gaze.training.metrics.samples import looking
+
+
+class Benchmarks(Protocol):
+    """Parts of benchmarks, the same at each call, that all ranks answer together."""
+
+    problems: list[str]
+    """What keeps them from being answered, one line each."""
+    names: tuple[str, ...]
+
+    @property
+    def questions(self) -> int:
+        """How many questions they ask."""
+
+    def try_out(self, model: Any, processor: Any) -> list[str]:
+        """What this model cannot be asked, one line each."""
+
+    def scores(
+        self, model: Any, processor: Any, step: int, beat: Callable[[str], object], stop: Callable[[], bool]
+    ) -> dict[str, float]:
+        """`NAME_score`, `NAME_low` and `NAME_high` of each, see `task_arguments.FIGURES`, but of none any more from
+        where `stop`, the same on all ranks, says so. A collective, as `stop` is."""
+
+
+OpenBenchmarks = Callable[[RunConfig], Benchmarks]
+"""Reads what `eval_tasks` of a run names."""
+
+
+def open_benchmarks(run: RunConfig, opener: OpenBenchmarks | None) -> Benchmarks | None:
+    """The benchmarks of a run, read and checked; None where it names none.
+
+    Raises: ValueError with all that is wrong, a line each; on ranks beyond the first, which say nothing,
+    `FirstRankFailed`.
+    """
+    names: tuple[str, ...] = ()
+    problems: list[str] = []
+    opened = None
+    if run.tasks.eval_tasks and opener is None:
+        problems.append(
+            "eval_tasks: whoever starts this run hands it no benchmarks; start it by `cambrian-gaze train`, under a "
+            "launcher by the module cambrian_gaze.cli.train"
+        )
+    elif run.tasks.eval_tasks:
+        opened = opener(run)
+        names, problems = opened.names, [f"eval_tasks: {text}" for text in opened.problems]
+        if zero_stage(run.training) == 3:
+            problems.append("eval_tasks: ZeRO 3 leaves no rank with all weights; use train/deepspeed/zero2.json")
+    if opened is not None or not run.tasks.eval_tasks:
+        problems += metric_problems(run, names)
+    _raise(problems)
+    return opened
+
+
+def try_out(benchmarks: Benchmarks, model: Any, processor: Any) -> None:
+    """Raises ValueError where the model cannot be asked some question, see `open_benchmarks`."""
+    _raise([f"eval_tasks: {text}" for text in benchmarks.try_out(model, processor)])
+
+
+def _raise(problems: list[str]) -> None:
+    def decide() -> None:
+        if problems:
+            raise ValueError("\n".join(problems))
+
+    first_rank_decides(decide)
+    decide()  # What a rank alone has met.
+
+
+class TaskScores:
+    """The benchmarks of a trainer, answered in its evaluations."""
+
+    def __init__(self, trainer: Any, benchmarks: Benchmarks, every: int | None) -> None:
+        """`every`: steps between two measurements; None: at every evaluation."""
+        self.trainer, self.benchmarks, self.every = trainer, benchmarks, every
+
+    def measure(self, prefix: str) -> dict[str, float]:
+        """`PREFIX_NAME_score` and so on where they are due: every `every` steps and at the run's end. Neither modes of
+        modules nor random numbers are changed, and the regions that are kept are the model's own, not the schedule's.
+
+        A request to stop waits for one benchmark at most; those after it have no scores then.
+        """
+        trainer, step = self.trainer, self.trainer.state.global_step
+        if self.every is not None and step % self.every and step != trainer.state.max_steps:
+            return {}
+        take_evaluation_weights(trainer)
+        needs_all = schedules_by_metric(trainer.args)  # Trainer ends with an error where it has not the metric.
+        with looking(trainer.model), trainer.compute_loss_context_manager():
+            found = self.benchmarks.scores(
+                *(trainer.model, trainer.processing_class, step, trainer.watchdog.beat),
+                stop=lambda: not needs_all and bool(trainer.request.agree(trainer.args.device)),
+            )
+        return {f"{prefix}_{name}": value for name, value in found.items()}
+
+    def leaves_open(self, metric: str | None, metrics: Mapping[str, float]) -> bool:
+        """Whether `metric_for_best_model` is a benchmark's, and was not due with these metrics, or not reached before a
+        request to stop."""
+        name = (metric or "").removeprefix("eval_")
+        own = {f"{one}_{figure}" for one in self.benchmarks.names for figure in FIGURES}
+        return name in own and f"eval_{name}" not in metrics

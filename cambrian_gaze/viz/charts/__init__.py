@@ -1,0 +1,1 @@
+"""Charts: SVG for pages, PNG for folders."""
