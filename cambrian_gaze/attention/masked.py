@@ -19,7 +19,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from cambrian_gaze.attention.context import GazeContext
 from cambrian_gaze.attention.counted import at_queries, count_masked, every_region
 from cambrian_gaze.attention.masks import attend_masked, under_mask
-from cambrian_gaze.attention.rows import Band, Plan, Segment, UnitRun, plan
+from cambrian_gaze.attention.rows import Band, RowPlan, Segment, UnitRun, plan
 from cambrian_gaze.attention.varlen.blocks import flash_blocks, flash_refuses
 from cambrian_gaze.attention.varlen.merge import BlockOp, Piece, Segments, merged_attention
 
@@ -58,7 +58,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, ctx: GazeContext, layer: int, scalin
 
 
 def _scattered(
-    q: Tensor, k: Tensor, v: Tensor, rows: Plan, regions: Tensor | None, scaling: float, dropout: float
+    q: Tensor, k: Tensor, v: Tensor, rows: RowPlan, regions: Tensor | None, scaling: float, dropout: float
 ) -> Tensor:
     """All rows under masks, keys in any order."""
     scattered, parts = rows.scattered, []
@@ -77,7 +77,7 @@ def _take(q: Tensor, tokens: Tensor) -> Tensor:
 
 
 def _by_sample(
-    q: Tensor, k: Tensor, v: Tensor, rows: Plan, regions: Tensor | None, scaling: float, dropout: float
+    q: Tensor, k: Tensor, v: Tensor, rows: RowPlan, regions: Tensor | None, scaling: float, dropout: float
 ) -> Tensor:
     op = _varlen(q, rows, dropout)
     plain = None if op is None else _causal_varlen(q, k, v, rows, op, scaling)
@@ -185,14 +185,14 @@ def _of_units(q: Tensor, k: Tensor, v: Tensor, runs: tuple[UnitRun, ...], scalin
     return out[0] if len(out) == 1 else torch.cat(out, dim=2)
 
 
-def _varlen(q: Tensor, rows: Plan, dropout: float) -> BlockOp | None:
+def _varlen(q: Tensor, rows: RowPlan, dropout: float) -> BlockOp | None:
     """The varlen kernels for the causal pass over several samples at once; None: sample by sample is as well."""
     if q.device.type != "cuda" or dropout or len(rows.samples) < 2 or q.shape[-1] % 8 or q.shape[-1] > 256:
         return None
     return None if flash_refuses(q.device, q.dtype) else flash_blocks()
 
 
-def _causal_varlen(q: Tensor, k: Tensor, v: Tensor, rows: Plan, op: BlockOp, scaling: float) -> Tensor:
+def _causal_varlen(q: Tensor, k: Tensor, v: Tensor, rows: RowPlan, op: BlockOp, scaling: float) -> Tensor:
     """Causal attention of every sample for itself, [B, H, Q, D]; zeros where there is none."""
     length, device = q.shape[2], q.device
     spans = [

@@ -80,7 +80,7 @@ class Scattered:
 
 
 @dataclass(frozen=True)
-class Plan:
+class RowPlan:
     """How one layer's rows are computed."""
 
     bands: tuple[Band, ...] | None
@@ -97,7 +97,7 @@ class Plan:
         return tuple((band, segment) for band in self.bands or () for segment in band.segments if segment.causal)
 
 
-def plan(ctx: GazeContext, chooses: bool) -> Plan:
+def plan(ctx: GazeContext, chooses: bool) -> RowPlan:
     """Sort the rows by kind. Synchronises with the device.
 
     Args:
@@ -112,7 +112,7 @@ def plan(ctx: GazeContext, chooses: bool) -> Plan:
         tokens = (~choosing).to(torch.uint8).argsort(dim=1, stable=True)[:, :most]
         router = ctx.of_queries(tokens)
     bands = _bands(ctx, choosing)
-    return Plan(bands, None if bands is not None else _scattered(ctx, choosing, tokens), router, tokens)
+    return RowPlan(bands, None if bands is not None else _scattered(ctx, choosing, tokens), router, tokens)
 
 
 def _scattered(ctx: GazeContext, choosing: Tensor, tokens: Tensor | None) -> Scattered:

@@ -18,7 +18,7 @@ from cambrian_gaze import measure
 if TYPE_CHECKING:
     import torch
 
-    from cambrian_gaze.bench.attention_cases import Case
+    from cambrian_gaze.bench.attention_cases import AttentionCase
 
 SECTION = "bench attention"
 """Name of this bench's table; its words are in `bench/pages/texts.py`."""
@@ -147,14 +147,14 @@ def _chosen(args: argparse.Namespace) -> list[measure.Row]:
     return rows
 
 
-def _cases(args: argparse.Namespace, device: str) -> Iterator[Case]:
-    from cambrian_gaze.bench.attention_cases import Case
+def _cases(args: argparse.Namespace, device: str) -> Iterator[AttentionCase]:
+    from cambrian_gaze.bench.attention_cases import AttentionCase
 
     plan = ON_CPU if device == "cpu" else ON_GPU
     plan = {key: plan[key] if getattr(args, key) is None else getattr(args, key) for key in plan}
     for visual in plan.pop("visual"):
         for text in plan["text"]:
-            yield Case(
+            yield AttentionCase(
                 **{**plan, "text": text},
                 visual=visual,
                 keep_ratio=args.keep_ratio,
@@ -173,7 +173,7 @@ def _arms(args: argparse.Namespace) -> Iterator[tuple[str, str | None]]:
     yield from ((name, None) for name in BACKENDS if args.arms is None or name in args.arms)
 
 
-def _row(case: Case, mode: str, arm: str, form: str | None, **values: Any) -> measure.Row:
+def _row(case: AttentionCase, mode: str, arm: str, form: str | None, **values: Any) -> measure.Row:
     return measure.row(
         arm=arm,
         visual_tokens=case.visual,
@@ -191,13 +191,13 @@ def _row(case: Case, mode: str, arm: str, form: str | None, **values: Any) -> me
     )
 
 
-def _unmeasured(args: argparse.Namespace, case: Case, note: str) -> Iterator[measure.Row]:
+def _unmeasured(args: argparse.Namespace, case: AttentionCase, note: str) -> Iterator[measure.Row]:
     for mode in (FORWARD, BACKWARD):
         for arm, form in _arms(args):
             yield _row(case, mode, arm, form, note=note)
 
 
-def _measured(args: argparse.Namespace, case: Case, time_is_up: Callable[[], bool]) -> Iterator[measure.Row]:
+def _measured(args: argparse.Namespace, case: AttentionCase, time_is_up: Callable[[], bool]) -> Iterator[measure.Row]:
     import torch
     from tqdm import tqdm
 
@@ -218,7 +218,7 @@ def _measured(args: argparse.Namespace, case: Case, time_is_up: Callable[[], boo
 
 
 def _figures(
-    case: Case, arm: str, form: str | None, mode: str, inputs: tuple[torch.Tensor, ...], repeats: int
+    case: AttentionCase, arm: str, form: str | None, mode: str, inputs: tuple[torch.Tensor, ...], repeats: int
 ) -> dict[str, Any]:
     """What is measured of one arm."""
     import torch

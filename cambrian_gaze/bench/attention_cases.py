@@ -32,7 +32,7 @@ Selection = Callable[[], Tensor | None]
 
 
 @dataclass(frozen=True)
-class Case:
+class AttentionCase:
     """One layer over one sample: `lead` text tokens, units of 24×24 visual tokens and 4 context tokens, text."""
 
     text: int
@@ -132,7 +132,7 @@ class Case:
         return lambda: attend(q, k, v, ctx, layer=0, scaling=self.scaling), once, chosen
 
 
-def allowed_pairs(case: Case, regions: Tensor | None, start: int) -> Tensor:
+def allowed_pairs(case: AttentionCase, regions: Tensor | None, start: int) -> Tensor:
     """bool [H or G or 1, S - start, S]: what the queries from `start` on see; dense and causal without `regions`."""
     layout = case.layout
     if regions is None:
@@ -149,7 +149,7 @@ def exact(q: Tensor, k: Tensor, v: Tensor, allowed: Tensor, scaling: float) -> T
     return logits.softmax(-1) @ v.double()
 
 
-def output_error(case: Case, inputs: tuple[Tensor, ...], out: Tensor, regions: Tensor | None) -> float:
+def output_error(case: AttentionCase, inputs: tuple[Tensor, ...], out: Tensor, regions: Tensor | None) -> float:
     """Largest difference from float64 over the last text queries."""
     start = case.length - min(CHECKED_QUERIES, case.text // 2)
     allowed = allowed_pairs(case, regions, start)
@@ -162,7 +162,7 @@ def output_error(case: Case, inputs: tuple[Tensor, ...], out: Tensor, regions: T
 
 
 def gradient_error(
-    case: Case, inputs: tuple[Tensor, ...], weight: Tensor, got: tuple[Tensor, ...], regions: Tensor | None
+    case: AttentionCase, inputs: tuple[Tensor, ...], weight: Tensor, got: tuple[Tensor, ...], regions: Tensor | None
 ) -> float:
     """Largest difference of dq, dk and dv from float64."""
     allowed = allowed_pairs(case, regions, 0)
@@ -177,7 +177,7 @@ def gradient_error(
     return max(errors)
 
 
-def _by_kv_head(case: Case, inputs: tuple[Tensor, ...], allowed: Tensor):
+def _by_kv_head(case: AttentionCase, inputs: tuple[Tensor, ...], allowed: Tensor):
     """(q [g, S, D], k [S, D], v [S, D], allowed [g or 1, Q, S]) of each KV head."""
     q, k, v = (x[0] for x in inputs)
     group = case.heads // case.kv_heads

@@ -108,7 +108,7 @@ def run(args: argparse.Namespace) -> list[measure.Row]:
 
 
 def _rows(args: argparse.Namespace, device: str) -> Iterator[measure.Row]:
-    from cambrian_gaze.bench.decode_cases import Case
+    from cambrian_gaze.bench.decode_cases import DecodeCase
 
     section = _section(args)
     for batch in args.batch:
@@ -116,7 +116,7 @@ def _rows(args: argparse.Namespace, device: str) -> Iterator[measure.Row]:
             budgets = [{"top_k": k} for k in args.regions or ()] or [{"keep_ratio": x} for x in args.kept or [0.125]]
             for dtype in args.dtype:
                 sizes = batch, tokens, args.text, args.context, args.heads, args.kv_heads, args.head_dim
-                case = Case(*sizes, dtype, device, args.layers, args.plain_torch)
+                case = DecodeCase(*sizes, dtype, device, args.layers, args.plain_torch)
                 for busy in args.busy:
                     with measure.busy_cores(busy):
                         rows = list(case.rows(budgets, args.granularity, args.seconds))

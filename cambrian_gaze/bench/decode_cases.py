@@ -30,7 +30,7 @@ DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
 @dataclass(frozen=True)
-class Case:
+class DecodeCase:
     """One layer's step: `batch` rows of `tokens` visual tokens, `text` text tokens and `context` ones per unit; or
     of several layers in turn, each with keys and values of its own."""
 

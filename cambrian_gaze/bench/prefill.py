@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     import torch
 
-    from cambrian_gaze.bench.attention_cases import Case
+    from cambrian_gaze.bench.attention_cases import AttentionCase
 
 SECTION = "bench prefill"
 """Name of this bench's table; its words are in `bench/pages/texts.py`."""
@@ -84,7 +84,7 @@ def run(args: argparse.Namespace) -> list[measure.Row]:
     """A row per size and arm. Raises ValueError for sizes that make no sense."""
     import torch
 
-    from cambrian_gaze.bench.attention_cases import Case
+    from cambrian_gaze.bench.attention_cases import AttentionCase
 
     device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
     if device == "cuda" and not torch.cuda.is_available():
@@ -94,7 +94,9 @@ def run(args: argparse.Namespace) -> list[measure.Row]:
     up = measure.time_is_up(args)
     rows: list[measure.Row] = []
     for visual in sorted(args.visual):
-        case = Case(args.text, visual, keep_ratio=args.keep_ratio, granularity=args.granularity, device=device, **plan)
+        case = AttentionCase(
+            args.text, visual, keep_ratio=args.keep_ratio, granularity=args.granularity, device=device, **plan
+        )
         for arm in args.arms:
             values = {"note": measure.NO_TIME_LEFT} if up() else _measured(case, arm, args.repeats)
             rows.append(
@@ -128,7 +130,7 @@ def _add_growth(rows: list[measure.Row], name: str, value: str) -> None:
             last[row["arm"]] = row
 
 
-def _measured(case: Case, arm: str, repeats: int) -> dict[str, Any]:
+def _measured(case: AttentionCase, arm: str, repeats: int) -> dict[str, Any]:
     import torch
 
     torch.manual_seed(0)
@@ -151,7 +153,7 @@ def _measured(case: Case, arm: str, repeats: int) -> dict[str, Any]:
     return {"peak_bytes": peak - held, "cache_bytes": held, "median_us": time, "note": None}
 
 
-def _dense(case: Case, inputs: tuple[torch.Tensor, ...]) -> Callable[[], dict[str, torch.Tensor]]:
+def _dense(case: AttentionCase, inputs: tuple[torch.Tensor, ...]) -> Callable[[], dict[str, torch.Tensor]]:
     """A call that fills a cache and returns its tensors."""
     from torch.nn.functional import scaled_dot_product_attention
     from transformers import DynamicCache
@@ -167,7 +169,7 @@ def _dense(case: Case, inputs: tuple[torch.Tensor, ...]) -> Callable[[], dict[st
     return call
 
 
-def _gaze(case: Case, inputs: tuple[torch.Tensor, ...]) -> Callable[[], dict[str, torch.Tensor]]:
+def _gaze(case: AttentionCase, inputs: tuple[torch.Tensor, ...]) -> Callable[[], dict[str, torch.Tensor]]:
     """The same of a gaze cache."""
     from cambrian_gaze.attention import GazeContext, Heads, attend, prepare
     from cambrian_gaze.models.cache.cache import GazeCache

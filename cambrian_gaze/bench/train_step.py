@@ -44,7 +44,7 @@ QUICK: dict[str, Any] = {"frames": 1, "repeats": 3}
 
 
 @dataclass(frozen=True)
-class Arm:
+class StepSetup:
     """One way to train."""
 
     name: str
@@ -55,10 +55,10 @@ class Arm:
 
 
 ARMS = (
-    Arm("dense", "sdpa", dense=True),
-    Arm("dense", "gaze, all regions", dense=True),
-    Arm("gaze", "gaze"),
-    Arm("gaze, compressed", "gaze", compressed=True),
+    StepSetup("dense", "sdpa", dense=True),
+    StepSetup("dense", "gaze, all regions", dense=True),
+    StepSetup("gaze", "gaze"),
+    StepSetup("gaze, compressed", "gaze", compressed=True),
 )
 
 
@@ -127,7 +127,7 @@ def _rows(
         )
 
 
-def _overrides(args: argparse.Namespace, preset: str, arm: Arm) -> dict[str, Any]:
+def _overrides(args: argparse.Namespace, preset: str, arm: StepSetup) -> dict[str, Any]:
     """Fields of the configuration in which an arm differs from the preset."""
     from cambrian_gaze.models import presets
 
@@ -147,7 +147,7 @@ def _overrides(args: argparse.Namespace, preset: str, arm: Arm) -> dict[str, Any
     return overrides
 
 
-def _figures(args: argparse.Namespace, arm: Arm, config: Any, device: torch.device, dtype: str) -> dict[str, Any]:
+def _figures(args: argparse.Namespace, arm: StepSetup, config: Any, device: torch.device, dtype: str) -> dict[str, Any]:
     """What is measured of one arm. The model is gone afterwards."""
     import torch
 

@@ -12,7 +12,7 @@ from cambrian_gaze.cli.arguments import positive
 from cambrian_gaze.files import write_json
 
 if TYPE_CHECKING:
-    from cambrian_gaze.training.estimate.plan import Plan
+    from cambrian_gaze.training.estimate.plan import RunEstimate
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -70,7 +70,7 @@ def _underscored(flag: str) -> str:
     return f"--{name.replace('-', '_')}{equals}{value}"
 
 
-def table(plan: Plan) -> str:
+def table(plan: RunEstimate) -> str:
     """One plan as text."""
     from cambrian_gaze.training.estimate.plan import GIB, USABLE
 
@@ -108,7 +108,7 @@ def table(plan: Plan) -> str:
     return "\n".join([*lines, *(f"warning: {text}" for text in plan.warnings)])
 
 
-def total(plans: Sequence[Plan]) -> list[str]:
+def total(plans: Sequence[RunEstimate]) -> list[str]:
     """The sum of several runs, and the paper's figure beside it where they are its two on H100."""
     from cambrian_gaze.training.estimate.plan import PAPER_GPU_HOURS, PAPER_PARTS
 

@@ -10,7 +10,7 @@ from typing import Any
 from cambrian_gaze.data.media.video import FrameSampling
 from cambrian_gaze.data.records.records import RecordError
 from cambrian_gaze.evaluation.benchmarks.declare import ANY, IMAGE, LIST, NUMBER, PROTOCOLS, TEXT, Benchmark
-from cambrian_gaze.evaluation.benchmarks.rows import Rows
+from cambrian_gaze.evaluation.benchmarks.rows import BenchmarkRows
 from cambrian_gaze.evaluation.samples import sample_group
 
 SHOWN = 3
@@ -29,7 +29,7 @@ def examine(benchmark: Benchmark, data_root: str | None) -> tuple[list[str], int
     from tqdm import tqdm
 
     try:
-        rows = Rows(benchmark, data_root)
+        rows = BenchmarkRows(benchmark, data_root)
     except ValueError as error:
         return [str(error)], 0, benchmark.source.revision
     problems = check_schema(benchmark, rows)
@@ -39,15 +39,15 @@ def examine(benchmark: Benchmark, data_root: str | None) -> tuple[list[str], int
     return problems, len(rows), rows.revision
 
 
-def sound_rows(benchmark: Benchmark, data_root: str | Path | None) -> Rows:
+def sound_rows(benchmark: Benchmark, data_root: str | Path | None) -> BenchmarkRows:
     """The rows of a benchmark of which something can be asked. Raises ValueError with what is wrong with them."""
-    rows = Rows(benchmark, data_root)
+    rows = BenchmarkRows(benchmark, data_root)
     if problems := check_schema(benchmark, rows):
         raise ValueError("; ".join(problems))
     return rows
 
 
-def check_schema(benchmark: Benchmark, rows: Rows) -> list[str]:
+def check_schema(benchmark: Benchmark, rows: BenchmarkRows) -> list[str]:
     """Fields that are missing, and values of the wrong kind. Each is fatal: nothing could be asked."""
     missing = sorted(set(benchmark.fields) - rows.columns)
     if missing:
@@ -60,7 +60,7 @@ def check_schema(benchmark: Benchmark, rows: Rows) -> list[str]:
     return _shown(wrong)
 
 
-def check_counts(benchmark: Benchmark, rows: Rows) -> list[str]:
+def check_counts(benchmark: Benchmark, rows: BenchmarkRows) -> list[str]:
     """Counts and group sizes that differ from the declaration: another revision, or a copy that is not whole."""
     problems = []
     if len(rows) != benchmark.rows:
@@ -78,7 +78,7 @@ def check_counts(benchmark: Benchmark, rows: Rows) -> list[str]:
 
 def check_media(
     benchmark: Benchmark,
-    rows: Rows,
+    rows: BenchmarkRows,
     progress: Callable[[int], object] | None = None,
     numbers: Sequence[int] | None = None,
 ) -> list[str]:

@@ -21,7 +21,7 @@ from cambrian_gaze.evaluation.benchmarks import BENCHMARKS
 from cambrian_gaze.evaluation.benchmarks.declare import Benchmark
 from cambrian_gaze.evaluation.cost.counts import expected_attended
 from cambrian_gaze.evaluation.journal import read_entries
-from cambrian_gaze.evaluation.tables.columns import Column, score_column
+from cambrian_gaze.evaluation.tables.columns import ScoreColumn, score_column
 from cambrian_gaze.files import write_text
 from cambrian_gaze.gaze.config import GazeConfig
 
@@ -63,7 +63,7 @@ class TaskResult:
         return self.task["protocol"]
 
     @cached_property
-    def column(self) -> Column | None:
+    def column(self) -> ScoreColumn | None:
         """The scores; None where there is nothing to score."""
         return score_column(self.benchmark, self.protocol, self.lines) if self.lines else None
 

@@ -19,7 +19,7 @@ from cambrian_gaze.attention.policy.policy import VisiblePolicy
 from cambrian_gaze.data.media.video import FrameSampling
 from cambrian_gaze.evaluation.answers import AnswerOptions, answer_questions
 from cambrian_gaze.evaluation.benchmarks.declare import Benchmark
-from cambrian_gaze.evaluation.benchmarks.rows import Rows
+from cambrian_gaze.evaluation.benchmarks.rows import BenchmarkRows
 from cambrian_gaze.evaluation.doctor import sound_rows
 from cambrian_gaze.evaluation.fingerprint import processor_fingerprint, weights_fingerprint
 from cambrian_gaze.evaluation.journal import Journal, alone
@@ -52,7 +52,7 @@ class RunOptions:
 class _Task:
     benchmark: Benchmark
     protocol: str
-    rows: Rows
+    rows: BenchmarkRows
     samples: list[Sample]
     available: int
     """Samples without a limit."""
@@ -156,7 +156,7 @@ def _answer(
         answer_questions(model, processor, mine, journal, answers, bar.update)
 
 
-def _header(benchmark: Benchmark, protocol: str, rows: Rows | None) -> dict[str, Any]:
+def _header(benchmark: Benchmark, protocol: str, rows: BenchmarkRows | None) -> dict[str, Any]:
     return {
         "benchmark": benchmark.name,
         "protocol": protocol,

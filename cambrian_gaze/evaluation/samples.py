@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from cambrian_gaze.evaluation.answers import AnswerOptions, Question
-from cambrian_gaze.evaluation.benchmarks.declare import Benchmark, Film, Part, Row
-from cambrian_gaze.evaluation.benchmarks.rows import Rows
+from cambrian_gaze.evaluation.benchmarks.declare import Benchmark, Part, Row, VideoRef
+from cambrian_gaze.evaluation.benchmarks.rows import BenchmarkRows
 from cambrian_gaze.evaluation.journal import entry_key
 
 
@@ -28,7 +28,9 @@ class Sample:
     """Fingerprints of its pictures and videos."""
 
 
-def read_samples(benchmark: Benchmark, protocol: str, rows: Rows, numbers: Sequence[int] | None = None) -> list[Sample]:
+def read_samples(
+    benchmark: Benchmark, protocol: str, rows: BenchmarkRows, numbers: Sequence[int] | None = None
+) -> list[Sample]:
     """The samples of a benchmark in the order of its rows; with `numbers`, those of these rows.
 
     Raises: ValueError naming the row where two have one id; MediaError where a file is missing.
@@ -59,7 +61,7 @@ def sample_group(benchmark: Benchmark, row: Row, number: int) -> str:
     return str(number) if benchmark.group is None else benchmark.group(row)
 
 
-def fixed_part(benchmark: Benchmark, rows: Rows, limit: int) -> list[int]:
+def fixed_part(benchmark: Benchmark, rows: BenchmarkRows, limit: int) -> list[int]:
     """Numbers of the rows of `limit` scoring groups, in their order; of all groups for 0.
 
     A group's digest draws it, so that the part neither depends on the order of the rows nor ever changes. The strata
@@ -107,7 +109,7 @@ def _places(samples: Sequence[Sample]) -> dict[str, int]:
 
 
 def question_maker(
-    benchmark: Benchmark, protocol: str, rows: Rows, options: AnswerOptions, **identity: str
+    benchmark: Benchmark, protocol: str, rows: BenchmarkRows, options: AnswerOptions, **identity: str
 ) -> Callable[[Sample], Question]:
     """Sample → question.
 
@@ -146,6 +148,6 @@ def _messages(parts: Sequence[Part], load: Callable[[Any], Any] | None = None) -
         if isinstance(part, str):
             content.append({"type": "text", "text": part})
         else:
-            kind = "video" if isinstance(part, Film) else "image"
+            kind = "video" if isinstance(part, VideoRef) else "image"
             content.append({"type": kind} if load is None else {"type": kind, kind: load(part)})
     return [{"role": "user", "content": content}]

@@ -1,6 +1,6 @@
 """Scores of benchmarks while a model trains: a fixed part of each, answered by the model as it is at that moment.
 
-Rows and media are read once, before the training; what cannot be answered is known then. Nothing is reused from one
+BenchmarkRows and media are read once, before the training; what cannot be answered is known then. Nothing is reused from one
 evaluation to the next, so that neither weights nor answers need fingerprints.
 """
 
@@ -16,7 +16,7 @@ from typing import Any
 from cambrian_gaze.data.media.video import FrameSampling
 from cambrian_gaze.evaluation.answers import AnswerOptions, Question, answer_questions, check_answerable
 from cambrian_gaze.evaluation.benchmarks.declare import PROTOCOLS, Benchmark
-from cambrian_gaze.evaluation.benchmarks.rows import Rows
+from cambrian_gaze.evaluation.benchmarks.rows import BenchmarkRows
 from cambrian_gaze.evaluation.doctor import check_media, sound_rows
 from cambrian_gaze.evaluation.journal import KeptAnswers
 from cambrian_gaze.evaluation.ranks import Ranks
@@ -171,7 +171,7 @@ class BenchmarkParts:
         options = self.options
         if problem is not None:
             raise ValueError(problem)
-        rows = Rows(benchmark, options.data_root)
+        rows = BenchmarkRows(benchmark, options.data_root)
         samples = read_samples(benchmark, PROTOCOL, rows, numbers)
         # A model in training is told to keep no cache.
         generation = {"max_new_tokens": benchmark.max_new_tokens, "do_sample": False, "num_beams": 1, "use_cache": True}

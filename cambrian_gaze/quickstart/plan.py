@@ -9,13 +9,13 @@ from typing import Any
 
 from cambrian_gaze.declarations import declaration
 from cambrian_gaze.quickstart.digits import PageSpec
-from cambrian_gaze.quickstart.see import TowerSpec
+from cambrian_gaze.quickstart.pretrain_tower import TowerSpec
 
 CONFIG_NAMES = {"stage1": "quickstart_stage1.yaml", "dense": "quickstart_dense.yaml", "gaze": "quickstart_gaze.yaml"}
 
 
 @dataclass(frozen=True)
-class Plan:
+class QuickstartPlan:
     """Sizes of one run. What is not here stands in the YAML files of the training runs."""
 
     pages: PageSpec
@@ -39,14 +39,14 @@ class Plan:
         return [layers, self.overrides.get(run, {}), self.seed]
 
 
-def full_plan(seed: int = 0) -> Plan:
+def full_plan(seed: int = 0) -> QuickstartPlan:
     """The real run: under 20 minutes on two CPU cores."""
-    return Plan(PageSpec(seed=seed), TowerSpec(seed=seed), seed, smoke=False)
+    return QuickstartPlan(PageSpec(seed=seed), TowerSpec(seed=seed), seed, smoke=False)
 
 
-def smoke_plan(seed: int = 0) -> Plan:
+def smoke_plan(seed: int = 0) -> QuickstartPlan:
     """The same way in under two minutes. Nothing is learned well enough to claim anything."""
     pages = PageSpec(train_pages=400, heldout_pages=16, questions_per_page=2, variants=4, seed=seed)
     tower = dataclasses.replace(TowerSpec(seed=seed), steps=40)
     steps = {"max_steps": 12, "logging_steps": 2, "save_steps": 6}
-    return Plan(pages, tower, seed, smoke=True, overrides={name: steps for name in CONFIG_NAMES})
+    return QuickstartPlan(pages, tower, seed, smoke=True, overrides={name: steps for name in CONFIG_NAMES})

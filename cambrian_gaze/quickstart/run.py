@@ -19,7 +19,7 @@ from cambrian_gaze import __version__
 from cambrian_gaze.machine import cores, cpu_name, versions
 from cambrian_gaze.quickstart.arms import ARMS
 from cambrian_gaze.quickstart.digits import PageSpec, build_pages
-from cambrian_gaze.quickstart.plan import Plan, full_plan, smoke_plan
+from cambrian_gaze.quickstart.plan import QuickstartPlan, full_plan, smoke_plan
 from cambrian_gaze.quickstart.steps import Steps
 
 TRAININGS = {"stage 1": "stage1", "stage 2 dense": "dense", "stage 2 gaze": "gaze"}
@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def run(plan: Plan, output: Path, force: bool = False) -> dict[str, Any]:
+def run(plan: QuickstartPlan, output: Path, force: bool = False) -> dict[str, Any]:
     """All steps of `plan` into `output`; returns the content of `results.json`."""
     import torch
 
@@ -105,13 +105,13 @@ def _data(folder: Path, spec: PageSpec) -> dict[str, Any]:
     return {"train_pages": spec.train_pages, "heldout_pages": spec.heldout_pages}
 
 
-def _tower(data: Path, folder: Path, plan: Plan, device: str) -> dict[str, float]:
-    from cambrian_gaze.quickstart.see import pretrain_tower
+def _tower(data: Path, folder: Path, plan: QuickstartPlan, device: str) -> dict[str, float]:
+    from cambrian_gaze.quickstart.pretrain_tower import pretrain_tower
 
     return {f"heldout_{name}": value for name, value in pretrain_tower(data, folder, plan.tower, device).items()}
 
 
-def _evaluate(output: Path, plan: Plan, device: str) -> dict[str, Any]:
+def _evaluate(output: Path, plan: QuickstartPlan, device: str) -> dict[str, Any]:
     from cambrian_gaze.quickstart.evaluate import evaluate_arms
 
     checkpoints = {"dense": output / "dense", "gaze": output / "gaze"}

@@ -20,7 +20,7 @@ NUMBER_WORDS = ("zeros", "ones", "twos", "threes", "fours", "fives", "sixes", "s
 
 
 @dataclass(frozen=True)
-class Question:
+class DigitQuestion:
     """One question about one page, with its answer and what a scorer needs."""
 
     family: str
@@ -31,21 +31,21 @@ class Question:
     """(address, value) in the order asked, or (digit word, count) from zeros to nines."""
 
 
-def read_question(digits: Sequence[int], order: Sequence[int]) -> Question:
+def read_question(digits: Sequence[int], order: Sequence[int]) -> DigitQuestion:
     """Ask for the cells `order` (places in raster order) of a page whose cells hold `digits` (16 values)."""
     target = tuple((ADDRESSES[i], int(digits[i])) for i in order)
     prompt = "Read " + " ".join(f"{address} _" for address, _ in target)
-    return Question("read", prompt, f"Read {_listed(target)}", target)
+    return DigitQuestion("read", prompt, f"Read {_listed(target)}", target)
 
 
-def count_question(digits: Sequence[int]) -> Question:
+def count_question(digits: Sequence[int]) -> DigitQuestion:
     """Ask how often each digit is on the page."""
     counts = [sum(int(value) == digit for value in digits) for digit in range(10)]
     target = tuple(zip(NUMBER_WORDS, counts, strict=True))
-    return Question("count", "How many of each?", f"Count {_listed(target)}", target)
+    return DigitQuestion("count", "How many of each?", f"Count {_listed(target)}", target)
 
 
-def draw_question(digits: Sequence[int], family: str, cells: int, rng: random.Random) -> Question:
+def draw_question(digits: Sequence[int], family: str, cells: int, rng: random.Random) -> DigitQuestion:
     """Draw a question of `family`; a `read` question asks for `cells` different cells."""
     if family == "read":
         return read_question(digits, rng.sample(range(len(ADDRESSES)), cells))

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from cambrian_gaze.quickstart.plan import Plan
+from cambrian_gaze.quickstart.plan import QuickstartPlan
 
 CONSOLE = "console.log"
 PROCESSES = {"cpu": 2, "cuda": 1}
@@ -20,7 +20,7 @@ class TrainingFailed(RuntimeError):
     """A training run ended with an error; the message holds the end of its output."""
 
 
-def train(plan: Plan, run: str, output: Path, device: str) -> dict[str, Any]:
+def train(plan: QuickstartPlan, run: str, output: Path, device: str) -> dict[str, Any]:
     """Run `stage1`, `dense` or `gaze` in a process of its own, with its output on the console and in `console.log`.
 
     Returns: optimizer steps and the last loss logged.
@@ -39,7 +39,7 @@ def train(plan: Plan, run: str, output: Path, device: str) -> dict[str, Any]:
     return {"steps": lines[-1]["step"], "loss": lines[-1]["loss"]} if lines else {}
 
 
-def flags(plan: Plan, run: str, output: Path, device: str) -> list[str]:
+def flags(plan: QuickstartPlan, run: str, output: Path, device: str) -> list[str]:
     """The command line of a training run after `cambrian-gaze train`."""
     values: dict[str, Any] = {
         "use_cpu": device == "cpu",

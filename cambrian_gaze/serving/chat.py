@@ -22,7 +22,7 @@ from cambrian_gaze.serving.fields import check_known, generation_options, seed_o
 from cambrian_gaze.serving.fields import stream_options as stream_options_of
 from cambrian_gaze.serving.media import frames_of, picture_of
 from cambrian_gaze.serving.refusal import Refused
-from cambrian_gaze.serving.stop import Halted, Saying, StopText, before_stop
+from cambrian_gaze.serving.stop import Halted, ReplyStreamer, StopText, before_stop
 
 GREEDY: Mapping[str, Any] = {"do_sample": False}
 """What a request gets that says nothing about sampling, as `cambrian-gaze generate` does."""
@@ -218,7 +218,7 @@ class ChatModel:
             halt: ends the generation at the next token once it is set.
         """
         tokenizer, prompt = self.processor.tokenizer, prepared["input_ids"].shape[1]
-        streamer = None if say is None else Saying(tokenizer, say, request.stop)
+        streamer = None if say is None else ReplyStreamer(tokenizer, say, request.stop)
         stop = StopText(tokenizer, request.stop, prompt)
         criteria = StoppingCriteriaList([stop] if request.stop else [])
         if halt is not None:

@@ -52,7 +52,7 @@ class Halted(StoppingCriteria):
         return torch.full((len(input_ids),), self._event.is_set(), dtype=torch.bool, device=input_ids.device)
 
 
-class Saying(TextStreamer):
+class ReplyStreamer(TextStreamer):
     """Hands on the text of an answer as it comes, up to the first stop text; what may become one is held back."""
 
     def __init__(self, tokenizer: Any, say: Callable[[str], None], stops: Sequence[str] = ()) -> None:

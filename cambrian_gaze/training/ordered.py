@@ -21,7 +21,7 @@ from cambrian_gaze.data.quarantine import QuarantineLog
 from cambrian_gaze.data.records.streams import StreamDataset, StreamedPlan
 from cambrian_gaze.files import write_json
 from cambrian_gaze.training.order.order import OrderedBatches, Split, train_loader
-from cambrian_gaze.training.order.position import Course, Position
+from cambrian_gaze.training.order.position import Position, StepSchedule
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ FEWEST_BETWEEN = 10
 class OrderedTrainer(Trainer):
     """Trains on `order`; with the position of a checkpoint it goes on there, on any number of ranks."""
 
-    course: Course
+    course: StepSchedule
     """Position and steps of the run, once it has started."""
     fits_save_steps = False
     """Whether a `save_steps` beyond the end of the run is brought down to a share of it."""
@@ -109,7 +109,7 @@ class OrderedTrainer(Trainer):
         """Epochs, steps and samples of the run, see Trainer's; the steps of an epoch are those of its `Part`."""
         self._start.check(self.order)
         max_steps = args.max_steps if args.max_steps > 0 else None
-        self.course = course = Course(
+        self.course = course = StepSchedule(
             self.order, self._batches.split, self._start, epochs=args.num_train_epochs, max_steps=max_steps
         )
         course.say_changes()

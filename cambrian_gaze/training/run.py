@@ -1,4 +1,4 @@
-"""One training run, from its configuration to the saved model. `launch/launch.py` starts it, on several ranks if asked to."""
+"""One training run, from its configuration to the saved model. `launch/` starts it, on several ranks if asked to."""
 
 from __future__ import annotations
 

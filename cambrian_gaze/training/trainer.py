@@ -27,7 +27,7 @@ from cambrian_gaze.training.callbacks import LogAtCheckpoints, LogFile, MeterSta
 from cambrian_gaze.training.checkpoint.projector import EXPORT_NAME, export_projector
 from cambrian_gaze.training.checkpoint.resume import lowest_able_rank_decides
 from cambrian_gaze.training.checkpointed import CheckpointedTrainer
-from cambrian_gaze.training.faults.bad_steps import taint
+from cambrian_gaze.training.faults.bad_steps import propagate_nonfinite
 from cambrian_gaze.training.keep_ratio import keep_ratio
 from cambrian_gaze.training.metrics.eval_loss import eval_loader, measure_loss
 from cambrian_gaze.training.metrics.flops import FlopsModel, peak_flops
@@ -64,7 +64,7 @@ class CambrianTrainer(CheckpointedTrainer):
         progressive: Progressive TopK in stage 2 (`GazeConfig.schedule`).
         max_quarantined_share: the run stops with a summary beyond it; over-long samples do not count.
         expected_missing: samples without their media that do not count either.
-        origin: `parents` and `data` of the lineage beside every model that is saved (`checkpoint/origin.py`); None: none there.
+        origin: `parents` and `data` of the lineage beside every model that is saved (`checkpoint/origin.py`).
         benchmarks: answered in each evaluation, or every `benchmark_steps` steps of those (`metrics/task_scores.py`).
         """
         model = kwargs.get("model", args[0] if args else None)
@@ -174,7 +174,7 @@ class CambrianTrainer(CheckpointedTrainer):
             self._step_gaze = outputs.gaze
         if training:
             self._step_rates = self.lr_scheduler.get_last_lr()
-        loss = taint(outputs.loss) if training else outputs.loss
+        loss = propagate_nonfinite(outputs.loss) if training else outputs.loss
         if training and num_items_in_batch is not None:
             loss = loss * self.meter.world_size
         return (loss, outputs) if return_outputs else loss

@@ -9,7 +9,7 @@ from torch.utils._pytree import tree_leaves
 
 from cambrian_gaze.attention import GazeContext, GazeRecorder, attend, masked, masks, prepare
 from cambrian_gaze.attention.varlen.blocks import PlainBlocks
-from cambrian_gaze.bench.attention_cases import Case
+from cambrian_gaze.bench.attention_cases import AttentionCase
 from cambrian_gaze.gaze.config import GazeConfig, RegionBudget
 from cambrian_gaze.gaze.layout import PAD
 from cambrian_gaze.gaze.visibility import offered_any, regions_offered
@@ -109,7 +109,7 @@ class Largest(TorchDispatchMode):
 def test_the_largest_tensor_of_a_long_prefill(counts):
     """9,216 visual tokens, layout, cache, choice and counting included: a head's square alone would be 82 MiB of
     booleans, 327 of fp32."""
-    case = Case(128, 9216, 2, 1, 8, 0.125, "q_head", "fp32", "cpu")
+    case = AttentionCase(128, 9216, 2, 1, 8, 0.125, "q_head", "fp32", "cpu")
     inputs = q, k, v = case.tensors()
     with torch.no_grad(), Largest(*inputs) as largest:
         layout, cache = case.derive(), GazeCache(case.config)
@@ -123,7 +123,7 @@ def test_the_largest_tensor_of_a_long_prefill(counts):
 
 
 def test_the_largest_tensor_of_a_training_step():
-    case = Case(128, 4608, 2, 1, 8, 0.125, "q_head", "fp32", "cpu")
+    case = AttentionCase(128, 4608, 2, 1, 8, 0.125, "q_head", "fp32", "cpu")
     inputs = tuple(x.requires_grad_() for x in case.tensors())
     with Largest(*inputs) as largest:
         call, _, _ = case.arm("masked", None, inputs)

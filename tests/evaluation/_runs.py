@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from cambrian_gaze.evaluation.benchmarks import BENCHMARKS, PROTOCOLS, find
-from cambrian_gaze.evaluation.benchmarks.rows import Rows
+from cambrian_gaze.evaluation.benchmarks.rows import BenchmarkRows
 from cambrian_gaze.evaluation.run import RunOptions, run
 
 LENGTH = 6
@@ -28,7 +28,7 @@ def evaluate(
 def expect_these_rows(monkeypatch: pytest.MonkeyPatch, data_root: Path, names: Sequence[str]) -> None:
     """Make the declarations expect the small copies' counts and the runs' length, so that runs are complete."""
     for one in find(names):
-        rows = Rows(one, data_root)
+        rows = BenchmarkRows(one, data_root)
         kept = sum(one.keep is None or one.keep(row) for row in rows)
         small = dataclasses.replace(one, rows=len(rows), samples=kept, max_new_tokens=LENGTH)
         monkeypatch.setitem(BENCHMARKS, one.name, small)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from cambrian_gaze.evaluation.benchmarks import BENCHMARKS
-from cambrian_gaze.evaluation.benchmarks.rows import Rows
+from cambrian_gaze.evaluation.benchmarks.rows import BenchmarkRows
 from cambrian_gaze.evaluation.doctor import check_counts, check_media, check_schema, examine
 from tests.evaluation._fixtures import png
 from tests.evaluation._runs import expect_these_rows
@@ -20,11 +20,11 @@ def test_whole_copies_are_sound(name: str, data_root: Path, monkeypatch: pytest.
 
 
 def test_counts(data_root: Path) -> None:
-    rows = Rows(BENCHMARKS["mme"], data_root)
+    rows = BenchmarkRows(BENCHMARKS["mme"], data_root)
     assert check_counts(BENCHMARKS["mme"], rows) == ["8 rows, 2374 expected", "6 samples, 2114 expected"]
 
 
-def damaged(tmp_path: Path, change) -> Rows:
+def damaged(tmp_path: Path, change) -> BenchmarkRows:
     """The MME copy after `change` (rows → rows)."""
     import datasets
 
@@ -34,7 +34,7 @@ def damaged(tmp_path: Path, change) -> Rows:
     folder.mkdir(parents=True)
     rows = change([dict(row) for row in TABLES["lmms-lab/MME", None, "test"]])
     datasets.Dataset.from_list(rows).to_parquet(folder / "test-00000-of-00001.parquet")
-    return Rows(BENCHMARKS["mme"], tmp_path)
+    return BenchmarkRows(BENCHMARKS["mme"], tmp_path)
 
 
 def test_schema(tmp_path: Path) -> None:

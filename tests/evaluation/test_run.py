@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from cambrian_gaze.evaluation.benchmarks import BENCHMARKS, PROTOCOLS
-from cambrian_gaze.evaluation.benchmarks.rows import Rows
+from cambrian_gaze.evaluation.benchmarks.rows import BenchmarkRows
 from cambrian_gaze.evaluation.ranks import Ranks
 from cambrian_gaze.evaluation.results import journal_path, read_results
 from cambrian_gaze.evaluation.run import RunOptions, run
@@ -50,7 +50,7 @@ def test_prompts_that_are_alike_are_answered_once(whole_run: Path) -> None:
 @pytest.mark.parametrize("world", [2, 3])
 def test_shards_keep_groups_whole_and_lose_nothing(world: int, data_root: Path) -> None:
     for name in ("mme", "mmbench_en", "mmvp", "gqa"):
-        samples = read_samples(BENCHMARKS[name], "official", Rows(BENCHMARKS[name], data_root))
+        samples = read_samples(BENCHMARKS[name], "official", BenchmarkRows(BENCHMARKS[name], data_root))
         parts = [shard(samples, rank, world) for rank in range(world)]
         assert sorted(s.id for part in parts for s in part) == sorted(s.id for s in samples)
         groups = [{s.group for s in part} for part in parts]

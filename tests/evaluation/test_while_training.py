@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from cambrian_gaze.evaluation.benchmarks import BENCHMARKS
-from cambrian_gaze.evaluation.benchmarks.rows import Rows
+from cambrian_gaze.evaluation.benchmarks.rows import BenchmarkRows
 from cambrian_gaze.evaluation.ranks import Ranks
 from cambrian_gaze.evaluation.results import read_results
 from cambrian_gaze.evaluation.samples import fixed_part, read_samples
@@ -22,7 +22,7 @@ MME = BENCHMARKS["mme"]
 
 
 class Shuffled:
-    """Rows in another order."""
+    """BenchmarkRows in another order."""
 
     source = MME.source
 
@@ -231,7 +231,7 @@ def shares(monkeypatch: pytest.MonkeyPatch) -> list[set[str]]:
 
 
 def test_processes_share_the_groups_and_have_one_score(data_root: Path, tmp_path: Path, shares) -> None:
-    rows = Rows(MME, data_root)
+    rows = BenchmarkRows(MME, data_root)
     ids = {sample.id for sample in read_samples(MME, "cambrian", rows)}
 
     def call(ranks: Any) -> dict[str, float]:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from cambrian_gaze import CambrianGazeProcessor
-from cambrian_gaze.serving.stop import Saying, StopText, before_stop, held_back
+from cambrian_gaze.serving.stop import ReplyStreamer, StopText, before_stop, held_back
 
 
 @pytest.mark.parametrize(
@@ -41,7 +41,7 @@ def test_a_stream_in_any_pieces_says_what_the_whole_answer_does(seed: int) -> No
         if any(stop in "".join(pieces) for stop in stops):
             break
     said: list[str] = []
-    saying = Saying(None, said.append, stops)
+    saying = ReplyStreamer(None, said.append, stops)
     for piece in pieces:
         saying.on_finalized_text(piece)
         assert not any(stop in "".join(said) for stop in stops)

@@ -1,5 +1,5 @@
-"""One decoding step on a CPU in compiled code, `attention/native/decode_step.cpp`: scores, TopK and attention in one call, over
-the pages where they lie, in the threads of torch. Same contract as `decode_torch`, and the same numbers.
+"""One decoding step on a CPU in compiled code, `attention/native/decode_step.cpp`: scores, TopK and attention in one
+call, over the pages where they lie, in the threads of torch. Same contract as `reference`, and the same numbers.
 
 setup.py compiles it for several instruction sets, where there is a C++ compiler. Without it, and for what it does not
 take, `decode_cpu` does the same in plain torch; `missing` says why.

@@ -1,6 +1,6 @@
 """`triton`: text queries' attention over the regions that they selected, region by region. The work falls with K.
 
-Rows of the attention fall into two kinds, which share nothing:
+QueryRows of the attention fall into two kinds, which share nothing:
 
 - Routing text queries, in Triton (`kernels.py`). For each region the list of the queries that chose it is built
   in plain torch; one program per (region, KV head) reads the region's keys once for all of them, and what it finds is
@@ -21,7 +21,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from cambrian_gaze.attention.context import GazeContext
 from cambrian_gaze.attention.counted import count_masked
-from cambrian_gaze.attention.triton.plan import Plan, Rows, queries_of_blocks
+from cambrian_gaze.attention.triton.plan import LaunchPlan, QueryRows, queries_of_blocks
 from cambrian_gaze.gaze.config import GazeConfig
 from cambrian_gaze.gaze.layout import CONTEXT, PAD, TokenLayout
 from cambrian_gaze.gaze.visibility import routing_queries, structure
@@ -51,13 +51,13 @@ def prepare(ctx: GazeContext) -> None:
     if not _is_causal(layout, keys, config):
         prepared["structure"] = structure(layout, keys, config)[:, None]
     elif config.num_context_tokens:
-        prepared["context"] = rows = Rows.of(layout.role == CONTEXT, layout.index)
+        prepared["context"] = rows = QueryRows.of(layout.role == CONTEXT, layout.index)
         prepared["context_seen"] = structure(layout.tokens(rows.at), keys, config)[:, None]
     if config.is_dense or not layout.num_regions:
         return
-    rows = Rows.of(routing_queries(layout, config), layout.index)
+    rows = QueryRows.of(routing_queries(layout, config), layout.index)
     if rows.at.shape[1]:
-        prepared["routing"], prepared["plan"] = rows, Plan.of(layout, keys, rows, config)
+        prepared["routing"], prepared["plan"] = rows, LaunchPlan.of(layout, keys, rows, config)
         mine = layout.tokens(rows.at)  # what fills a row up is offered nothing
         mine = dataclasses.replace(mine, role=mine.role.masked_fill(~rows.real, PAD))
         prepared["chooser"] = dataclasses.replace(ctx, layout=mine, prepared={})
@@ -81,7 +81,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, ctx: GazeContext, layer: int, scalin
     return out
 
 
-def routed_attention(q: Tensor, k: Tensor, v: Tensor, plan: Plan, regions: Tensor, scaling: float) -> Tensor:
+def routed_attention(q: Tensor, k: Tensor, v: Tensor, plan: LaunchPlan, regions: Tensor, scaling: float) -> Tensor:
     """Attention of the routing queries q [B, H, T, D] over the flat keys of `plan` and their regions.
 
     Args:
@@ -103,7 +103,7 @@ def routed_attention(q: Tensor, k: Tensor, v: Tensor, plan: Plan, regions: Tenso
 
 class _RoutedAttention(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, q: Tensor, k: Tensor, v: Tensor, plan: Plan, blocks: Tensor, scaling: float) -> Tensor:
+    def forward(ctx, q: Tensor, k: Tensor, v: Tensor, plan: LaunchPlan, blocks: Tensor, scaling: float) -> Tensor:
         q, blocks = q.contiguous(), blocks.contiguous()
         k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (k, v))
         lists = queries_of_blocks(blocks, plan.table.shape[1], k.shape[1])

@@ -21,7 +21,7 @@ BLOCK_KEYS = 64
 
 
 @dataclass(frozen=True)
-class Rows:
+class QueryRows:
     """Some of the queries, in order of their place in the sequence: T of each row of the batch."""
 
     member: Tensor
@@ -37,7 +37,7 @@ class Rows:
     """int64 [B, Q]: where a member stands in `at`, else 0."""
 
     @classmethod
-    def of(cls, member: Tensor, index: Tensor) -> Rows:
+    def of(cls, member: Tensor, index: Tensor) -> QueryRows:
         """The members, bool [B, Q], by `index`, int64 [B, Q]. Synchronises with the device, for their number."""
         at, real = _in_order(member, index)
         spare = torch.where(real, at, member.shape[1])
@@ -56,7 +56,7 @@ class Rows:
 
 
 @dataclass(frozen=True)
-class Plan:
+class LaunchPlan:
     """What the kernels read beside q, k and v. F flat keys (text and context) of a row stand in order, like the T
     routing queries: query t sees the flat keys first[t] … last[t]-1 and no others."""
 
@@ -82,7 +82,7 @@ class Plan:
     """Blocks per region."""
 
     @classmethod
-    def of(cls, layout: TokenLayout, keys: TokenLayout, rows: Rows, config: GazeConfig) -> Plan:
+    def of(cls, layout: TokenLayout, keys: TokenLayout, rows: QueryRows, config: GazeConfig) -> LaunchPlan:
         """From the layouts of queries and keys. A pack numbers its samples in order, so that what a query sees of the
         flat keys is one run of them: from the first of its sample to itself."""
         flat = (keys.role == TEXT) | (keys.role == CONTEXT) & config.context_visible
@@ -103,13 +103,13 @@ class Plan:
             cuts=cuts,
         )
 
-    def queries(self, start: int, stop: int) -> Plan:
+    def queries(self, start: int, stop: int) -> LaunchPlan:
         """The plan of the queries start … stop-1 alone."""
         part = {name: getattr(self, name)[:, start:stop].contiguous() for name in ("first", "last")}
         bounds = {name: (getattr(self, name) - start).clamp(0, stop - start) for name in ("row_first", "row_last")}
         return dataclasses.replace(self, **part, **bounds)
 
-    def blocks_of(self, most: int) -> Plan:
+    def blocks_of(self, most: int) -> LaunchPlan:
         """The plan with blocks of at most `most` keys."""
         batch, blocks, size = self.table.shape
         parts = -(-size // most)

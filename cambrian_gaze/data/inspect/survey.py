@@ -70,7 +70,7 @@ class Facts:
                 setattr(self, name, getattr(self, name) + value)
 
 
-class Part(NamedTuple):
+class SurveyPart(NamedTuple):
     """What a worker sends back for one run of rows."""
 
     source: int
@@ -125,7 +125,7 @@ class _Parts:
     def __init__(self, sources: Sequence[Source], records: list[Sequence[Record]], inspector: Inspector) -> None:
         self.sources, self.records, self.inspector = sources, records, inspector
 
-    def of_source(self, number: int, workers: int | None) -> Iterator[Part]:
+    def of_source(self, number: int, workers: int | None) -> Iterator[SurveyPart]:
         chunks = _Chunks(self, number)
         workers = min(cores() if workers is None else workers, len(chunks))
         chunks.reading = torch.full((workers, 2), -1).share_memory_()
@@ -160,7 +160,7 @@ class _Chunks(Dataset):
     def __len__(self) -> int:
         return -(-len(self.parts.records[self.number]) // _CHUNK)
 
-    def __getitem__(self, index: int) -> Part:
+    def __getitem__(self, index: int) -> SurveyPart:
         records, source = self.parts.records[self.number], self.parts.sources[self.number]
         facts, findings, fingerprints = Facts(), [], []
         worker, reading = get_worker_info(), self.reading.numpy()
@@ -187,4 +187,4 @@ class _Chunks(Dataset):
                     fingerprints.append(found.fingerprint)
                 if found.problems:
                     findings.append(Finding(found.row, found.id, found.problems))
-        return Part(self.number, facts, findings, np.array(fingerprints, dtype=np.uint64))
+        return SurveyPart(self.number, facts, findings, np.array(fingerprints, dtype=np.uint64))

@@ -26,7 +26,7 @@ TEXT, NUMBER, LIST, IMAGE, ANY = "text", "number", "list", "image", "any"
 
 
 @dataclass(frozen=True)
-class Source:
+class BenchmarkSource:
     """Rows on the Hugging Face hub, or in a local copy of that repository."""
 
     dataset: str
@@ -38,18 +38,18 @@ class Source:
     """One file of the repository, where it has no configurations."""
     revision: str = "main"
     """Branch, tag or commit on the hub. Results name the commit that was read."""
-    formerly: tuple[Source, ...] = ()
+    formerly: tuple[BenchmarkSource, ...] = ()
     """Where the same rows lay before they moved. Tried in order after this one, on the hub and in local copies."""
 
     @property
-    def places(self) -> tuple[Source, ...]:
+    def places(self) -> tuple[BenchmarkSource, ...]:
         """This one, then where the rows lay before."""
         return (self, *self.formerly)
 
 
-def moved(old: str, new: str, *where: Any, **more: Any) -> Source:
+def moved(old: str, new: str, *where: Any, **more: Any) -> BenchmarkSource:
     """A source whose repository has another owner or name now; `old` is still accepted."""
-    return Source(new, *where, **more, formerly=(Source(old, *where, **more),))
+    return BenchmarkSource(new, *where, **more, formerly=(BenchmarkSource(old, *where, **more),))
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Picture:
 
 
 @dataclass(frozen=True)
-class Film:
+class VideoRef:
     """A video of a row: the path of a file, or of a folder of frames, in the dataset's repository."""
 
     path: str
@@ -69,7 +69,7 @@ class Film:
     """`start_time`, `end_time` (seconds) and `fps` (of a folder), where the row gives them."""
 
 
-Part = str | Picture | Film
+Part = str | Picture | VideoRef
 """A piece of a user's message."""
 
 
@@ -80,7 +80,7 @@ class Benchmark:
     name: str
     """What `--tasks` calls it."""
     title: str
-    source: Source
+    source: BenchmarkSource
     fields: Mapping[str, str]
     """The fields that are read, and their kinds."""
     ask: Callable[[Row, str], list[Part]]
@@ -112,7 +112,7 @@ class Benchmark:
     combine: Literal["mean", "sum"] = "mean"
     """The column is 100 times the mean over strata, or the sum over strata and figures."""
     max_new_tokens: int = 512
-    join: tuple[str, Source, str] | None = None
+    join: tuple[str, BenchmarkSource, str] | None = None
     """(field, source, key): the row's `image` is that of the source's row whose `key` equals the row's `field`."""
     column: str = ""
     """Its name in tables, where it is not `name`."""
@@ -144,7 +144,7 @@ def with_picture(row: Row, text: str, name: str = "image") -> list[Part]:
 
 def film(path: str, text: str, **clip: Any) -> list[Part]:
     """`<video>`, a new line, the text."""
-    return [Film(path, clip), "\n" + text]
+    return [VideoRef(path, clip), "\n" + text]
 
 
 def absent(value: Any) -> bool:

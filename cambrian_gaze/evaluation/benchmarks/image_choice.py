@@ -19,10 +19,10 @@ from cambrian_gaze.evaluation.benchmarks.declare import (
     TEXT,
     WORD,
     Benchmark,
+    BenchmarkSource,
     Part,
     Row,
     Score,
-    Source,
     absent,
     both,
     letter,
@@ -47,7 +47,7 @@ def _mmbench_options(row: Row) -> dict[str, str]:
 def _mmbench(language: str, suffix: str, score: Callable[..., Score], **more: Any) -> Benchmark:
     """`suffix` ends the question; `score` is that of the protocol `cambrian`."""
 
-    former = Source(f"lmms-lab/MMBench_{language}", "dev")
+    former = BenchmarkSource(f"lmms-lab/MMBench_{language}", "dev")
 
     def ask(row: Row, protocol: str) -> list[Part]:
         hint = "" if absent(row["hint"]) else f"{row['hint']}\n"
@@ -56,7 +56,7 @@ def _mmbench(language: str, suffix: str, score: Callable[..., Score], **more: An
     return Benchmark(
         name=f"mmbench_{language.lower()}",
         title=f"MMBench-{language}",
-        source=Source("lmms-lab-encoder/MMBench", "dev", language.lower(), formerly=(former,)),
+        source=BenchmarkSource("lmms-lab-encoder/MMBench", "dev", language.lower(), formerly=(former,)),
         fields={"index": NUMBER, "question": TEXT, "hint": ANY, "answer": TEXT, "image": IMAGE}
         | dict.fromkeys("ABCD", ANY),
         rows=4329,
@@ -130,7 +130,7 @@ def _cv_bench(name: str, title: str, config: str, origin: str, rows: int) -> Ben
     return Benchmark(
         name=name,
         title=title,
-        source=Source("nyu-visionx/CV-Bench", "test", config),
+        source=BenchmarkSource("nyu-visionx/CV-Bench", "test", config),
         fields={"idx": NUMBER, "image": IMAGE, "prompt": TEXT, "choices": LIST, "answer": TEXT, "source": TEXT},
         rows=rows,
         samples=None,
@@ -149,7 +149,7 @@ MMBENCH_CN = _mmbench("CN", LETTER_CN, choices.cambrian_first_token, max_new_tok
 MMVP = Benchmark(
     name="mmvp",
     title="MMVP",
-    source=Source("MMVP/MMVP", "train", data_files="Questions.csv"),
+    source=BenchmarkSource("MMVP/MMVP", "train", data_files="Questions.csv"),
     fields={"Index": NUMBER, "Question": TEXT, "Options": TEXT, "Correct Answer": TEXT},
     rows=300,
     samples=300,
@@ -185,7 +185,7 @@ OMNI = _cv_bench("omni", "CV-Bench Omni", "3D", "Omni3D", 1200)
 SQA = Benchmark(
     name="sqa_i",
     title="ScienceQA-I",
-    source=Source("derek-thomas/ScienceQA", "test"),
+    source=BenchmarkSource("derek-thomas/ScienceQA", "test"),
     fields={"image": ANY, "question": TEXT, "choices": LIST, "answer": NUMBER, "hint": ANY},
     rows=4241,
     samples=2017,

@@ -15,9 +15,9 @@ from cambrian_gaze.evaluation.benchmarks.declare import (
     TEXT,
     WORD,
     Benchmark,
+    BenchmarkSource,
     Part,
     Row,
-    Source,
     both,
     lettered,
     moved,
@@ -97,7 +97,7 @@ GQA = Benchmark(
 MATHVISTA = Benchmark(
     name="mathvista",
     title="MathVista",
-    source=Source("AI4Math/MathVista", "testmini"),
+    source=BenchmarkSource("AI4Math/MathVista", "testmini"),
     fields={
         "pid": TEXT, "query": TEXT, "decoded_image": IMAGE, "choices": ANY, "answer": TEXT, "question_type": TEXT,
         "answer_type": TEXT, "precision": ANY,
@@ -128,7 +128,7 @@ CHARTQA = Benchmark(
 OCRBENCH = Benchmark(
     name="ocrbench",
     title="OCRBench",
-    source=Source("echo840/OCRBench", "test"),
+    source=BenchmarkSource("echo840/OCRBench", "test"),
     fields={"image": IMAGE, "question": TEXT, "answer": LIST, "dataset": TEXT},
     rows=1000,
     samples=1000,

@@ -17,14 +17,14 @@ from PIL import Image, ImageOps
 
 from cambrian_gaze.data.media.image_files import MediaError, load_image, to_rgb
 from cambrian_gaze.data.media.video import FrameSampling, load_frames
-from cambrian_gaze.evaluation.benchmarks.declare import Benchmark, Film, Picture, Source
+from cambrian_gaze.evaluation.benchmarks.declare import Benchmark, BenchmarkSource, Picture, VideoRef
 from cambrian_gaze.evaluation.fingerprint import file_fingerprint, video_fingerprint
 from cambrian_gaze.extras import require
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
-class Rows:
+class BenchmarkRows:
     """The rows of a benchmark's split, in order, each a dict; its images undecoded.
 
     Raises: ValueError naming dataset, configuration and remedy where they cannot be read.
@@ -75,18 +75,18 @@ class Rows:
             )
         return {**row, "image": self._joined[self._places[row[field]]]["image"]}
 
-    def fingerprint(self, medium: Picture | Film) -> str:
+    def fingerprint(self, medium: Picture | VideoRef) -> str:
         """Digest of a picture's or video's bytes."""
         if isinstance(medium, Picture) and medium.data is not None:
             return hashlib.sha256(medium.data).hexdigest()
         path = self.path(medium.path)
         if path not in self._digests:
-            self._digests[path] = video_fingerprint(path) if isinstance(medium, Film) else file_fingerprint(path)
+            self._digests[path] = video_fingerprint(path) if isinstance(medium, VideoRef) else file_fingerprint(path)
         return self._digests[path]
 
-    def load(self, medium: Picture | Film, sampling: FrameSampling) -> Any:
+    def load(self, medium: Picture | VideoRef, sampling: FrameSampling) -> Any:
         """A picture as RGB, a video as its sampled RGB frames. Raises MediaError naming what is wrong."""
-        if isinstance(medium, Film):
+        if isinstance(medium, VideoRef):
             path = self.path(medium.path).resolve()  # the hub's cache is made of links
             return load_frames(path.name, path.parent, sampling, clip=medium.clip)
         if medium.data is None:
@@ -121,7 +121,7 @@ class Rows:
         return Path(hf_hub_download(dataset, name, repo_type="dataset", revision=revision))
 
 
-def _folder(source: Source, root: Path | None) -> Path | None:
+def _folder(source: BenchmarkSource, root: Path | None) -> Path | None:
     return None if root is None else root / source.dataset
 
 
@@ -152,7 +152,7 @@ def _first_place(benchmark: Benchmark, root: Path | None) -> tuple[int, list[tup
     )
 
 
-def _read(source: Source, config: str | None, folder: Path | None, spellings: Mapping[str, str]) -> Any:
+def _read(source: BenchmarkSource, config: str | None, folder: Path | None, spellings: Mapping[str, str]) -> Any:
     datasets = require("datasets", extra="data")
     where = source.dataset if folder is None else str(folder)
     try:
@@ -184,7 +184,7 @@ def _without_alpha(image: Image.Image) -> Image.Image:
     return image
 
 
-def _revision(source: Source, folder: Path | None, parts: list[Any]) -> str:
+def _revision(source: BenchmarkSource, folder: Path | None, parts: list[Any]) -> str:
     """The commit after which `datasets` names the folder of its cache, also offline; or that in the metadata that
     `hf download` leaves in a local copy.
 

@@ -16,9 +16,9 @@ from cambrian_gaze.evaluation.benchmarks.declare import (
     NUMBER,
     TEXT,
     Benchmark,
+    BenchmarkSource,
     Part,
     Row,
-    Source,
     both,
     film,
     letter,
@@ -90,7 +90,7 @@ VIDEOMME = Benchmark(
 MLVU = Benchmark(
     name="mlvu",
     title="MLVU (dev)",
-    source=Source("sy1998/MLVU_dev", "test"),
+    source=BenchmarkSource("sy1998/MLVU_dev", "test"),
     fields={"video_name": TEXT, "question": TEXT, "answer": TEXT, "task_type": TEXT},
     rows=2174,
     samples=2174,
@@ -121,7 +121,7 @@ EGOSCHEMA = Benchmark(
 LONGVIDEOBENCH = Benchmark(
     name="longvideobench",
     title="LongVideoBench (val)",
-    source=Source("longvideobench/LongVideoBench", "validation"),
+    source=BenchmarkSource("longvideobench/LongVideoBench", "validation"),
     fields={"id": TEXT, "video_path": TEXT, "question": TEXT, "correct_choice": NUMBER}
     | {f"option{n}": ANY for n in range(5)},
     rows=1337,

@@ -12,9 +12,9 @@ from cambrian_gaze.evaluation.benchmarks.declare import (
     NUMBER,
     TEXT,
     Benchmark,
+    BenchmarkSource,
     Part,
     Row,
-    Source,
     both,
     film,
     letter,
@@ -80,7 +80,7 @@ def _vsi(row: Row, protocol: str) -> list[Part]:
 MVBENCH = Benchmark(
     name="mvbench",
     title="MVBench",
-    source=Source("OpenGVLab/MVBench", "train", tuple(MVBENCH_FOLDERS), revision="video"),
+    source=BenchmarkSource("OpenGVLab/MVBench", "train", tuple(MVBENCH_FOLDERS), revision="video"),
     fields={"video": TEXT, "question": TEXT, "candidates": LIST, "answer": TEXT},
     rows=4000,
     samples=4000,
@@ -111,8 +111,8 @@ PERCEPTIONTEST = Benchmark(
 VSIBENCH = Benchmark(
     name="vsibench",
     title="VSI-Bench",
-    source=Source(
-        "nyu-visionx/VSI-Bench", "test", "full", formerly=(Source("nyu-visionx/VSI-Bench", "test"),)
+    source=BenchmarkSource(
+        "nyu-visionx/VSI-Bench", "test", "full", formerly=(BenchmarkSource("nyu-visionx/VSI-Bench", "test"),)
     ),  # copies of before the debiased questions came have no configurations
     fields={
         "id": NUMBER, "dataset": TEXT, "scene_name": TEXT, "question_type": TEXT, "question": TEXT,

@@ -1,6 +1,6 @@
 """Our benchmarks as tasks of lmms-eval, which imports this module for the files in `assets/lmms`.
 
-Rows, prompts, scorers and the way scores become one number are those of `cambrian-gaze eval run`. The environment
+BenchmarkRows, prompts, scorers and the way scores become one number are those of `cambrian-gaze eval run`. The environment
 variable CAMBRIAN_GAZE_DATA_ROOT names local copies of the datasets, as `--data_root` does there.
 """
 
@@ -11,8 +11,8 @@ import os
 from typing import Any
 
 from cambrian_gaze.evaluation.benchmarks import find, protocols
-from cambrian_gaze.evaluation.benchmarks.declare import Film
-from cambrian_gaze.evaluation.benchmarks.rows import Rows
+from cambrian_gaze.evaluation.benchmarks.declare import VideoRef
+from cambrian_gaze.evaluation.benchmarks.rows import BenchmarkRows
 from cambrian_gaze.evaluation.samples import read_samples
 from cambrian_gaze.evaluation.tables.columns import score_column
 from cambrian_gaze.extras import require
@@ -47,7 +47,7 @@ class BenchmarkTask(_Task):
     def download(self, dataset_kwargs: Any = None) -> None:
         """Read the rows; pictures stay where they are."""
         datasets = require("datasets", extra="data")
-        self._rows = Rows(self.benchmark, os.environ.get(DATA_ROOT) or None)
+        self._rows = BenchmarkRows(self.benchmark, os.environ.get(DATA_ROOT) or None)
         self._samples = read_samples(self.benchmark, self.protocol, self._rows)
         documents = [
             {"place": place, "id": one.id, "group": one.group, "stratum": one.stratum, "target": json.dumps(one.target)}
@@ -78,7 +78,7 @@ class BenchmarkTask(_Task):
         for part in self.benchmark.ask(self._rows[self._samples[doc["place"]].row], self.protocol):
             if isinstance(part, str):
                 content.append({"type": "text", "text": part})
-            elif isinstance(part, Film):
+            elif isinstance(part, VideoRef):
                 path = str(self._rows.path(part.path).resolve())
                 content.append({"type": "video", "url": path, "as_is": True, **part.clip})
             else:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Column:
+class ScoreColumn:
     """The scores of one benchmark under one protocol."""
 
     benchmark: Benchmark
@@ -68,7 +68,7 @@ class Column:
         """95 % bootstrap interval over scoring groups."""
         return percentiles(self.draws)
 
-    def check_paired(self, other: Column) -> None:
+    def check_paired(self, other: ScoreColumn) -> None:
         """Raises ValueError unless `other` holds the same groups, so that the two can be compared group by group."""
         for table, name in ((self, "this run"), (other, "the other")):
             if table.missing:
@@ -97,7 +97,7 @@ class Column:
         return 100.0 * sum(weights[stratum] / total * ratio.mean(1) for stratum, ratio in ratios.items())
 
 
-def score_column(benchmark: Benchmark, protocol: str, lines: Iterable[Mapping[str, Any]]) -> Column:
+def score_column(benchmark: Benchmark, protocol: str, lines: Iterable[Mapping[str, Any]]) -> ScoreColumn:
     """Score samples: mappings with `id`, `group`, `stratum`, `target` and `answer` (None where there is none).
 
     Raises: ValueError where there are no samples.
@@ -122,7 +122,7 @@ def score_column(benchmark: Benchmark, protocol: str, lines: Iterable[Mapping[st
         stratum: {group: [_figure(kind, rights) for kind in benchmark.figures] for group, rights in groups.items()}
         for stratum, groups in scores.items()
     }
-    return Column(benchmark, protocol, tables, samples, missing, empty, undecided)
+    return ScoreColumn(benchmark, protocol, tables, samples, missing, empty, undecided)
 
 
 def _figure(kind: str, rights: list[float]) -> tuple[float, float]:

@@ -14,7 +14,7 @@ from cambrian_gaze.data.media.frame_sampling import FrameSampling
 from cambrian_gaze.declarations import declaration
 from cambrian_gaze.evaluation.benchmarks import BENCHMARKS, PROTOCOLS, Benchmark
 from cambrian_gaze.evaluation.results import TaskResult, read_results, task_name
-from cambrian_gaze.evaluation.tables.columns import Column
+from cambrian_gaze.evaluation.tables.columns import ScoreColumn
 from cambrian_gaze.evaluation.tables.intervals import percentiles
 
 Average = Literal["mme_half", "mean"]
@@ -218,8 +218,8 @@ def fill_row(table: Table, row: Row, output: str | Path, against: str | Path | N
         found = {one.in_table: results.get(task_name(one, protocol)) for one in table.benchmarks}
         if all(result is None for result in found.values()):
             continue
-        whole: dict[str, Column] = {}
-        other_whole: dict[str, Column] = {}
+        whole: dict[str, ScoreColumn] = {}
+        other_whole: dict[str, ScoreColumn] = {}
         for benchmark in table.benchmarks:
             name = benchmark.in_table
             result, other = found[name], (others or {}).get(task_name(benchmark, protocol))
@@ -284,7 +284,12 @@ def _cell(benchmark: Benchmark, protocol: str, result: TaskResult | None, row: R
 
 
 def _average_cell(
-    table: Table, name: str, row: Row, protocol: str, columns: Mapping[str, Column], others: Mapping[str, Column]
+    table: Table,
+    name: str,
+    row: Row,
+    protocol: str,
+    columns: Mapping[str, ScoreColumn],
+    others: Mapping[str, ScoreColumn],
 ) -> Cell:
     """The average over the complete columns, beside the paper's over the same ones."""
     whole = set(columns) == set(table.average_of)
@@ -318,7 +323,7 @@ def _average_cell(
     )
 
 
-def _averaged(rule: Average, columns: Mapping[str, Column]) -> tuple[Any, Any]:
+def _averaged(rule: Average, columns: Mapping[str, ScoreColumn]) -> tuple[Any, Any]:
     """The average of figures, and of their bootstrap draws."""
     values = average(rule, {name: column.value for name, column in columns.items()})
     return values, average(rule, {name: column.draws for name, column in columns.items()})

@@ -12,7 +12,7 @@ from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, PreTrainedConfig
 from cambrian_gaze.data.conversation import CONTEXT_TOKEN, IMAGE_TOKEN, VIDEO_TOKEN
 from cambrian_gaze.data.expand import PlaceholderIds
 from cambrian_gaze.models.configuration import CambrianGazeConfig
-from cambrian_gaze.models.conversion.key_report import Part, Source, match
+from cambrian_gaze.models.conversion.key_report import TensorPart, TensorSource, match
 from cambrian_gaze.models.conversion.shards import Shards
 from cambrian_gaze.models.conversion.weight_names import DECODER, HEAD, TOWER, decoder_names, tower_names
 from cambrian_gaze.models.folders.folder_check import Copied, check_files
@@ -104,20 +104,20 @@ def assemble_config(
     return CambrianGazeConfig(**values)
 
 
-def language_model_part(path: Path | str, tied: bool) -> Part:
+def language_model_part(path: Path | str, tied: bool) -> TensorPart:
     """A language model's checkpoint as a part of the model."""
     shards = Shards(path)
-    return Part("language model", shards, decoder_names(shards, tied), (DECODER,) if tied else (DECODER, HEAD))
+    return TensorPart("language model", shards, decoder_names(shards, tied), (DECODER,) if tied else (DECODER, HEAD))
 
 
-def vision_tower_part(path: Path | str) -> Part:
+def vision_tower_part(path: Path | str) -> TensorPart:
     """A SigLIP checkpoint as a part of the model."""
     shards = Shards(path)
-    return Part("vision tower", shards, tower_names(shards), (TOWER,))
+    return TensorPart("vision tower", shards, tower_names(shards), (TOWER,))
 
 
 @torch.no_grad()
-def load_part(model: CambrianGazeForConditionalGeneration, part: Part) -> None:
+def load_part(model: CambrianGazeForConditionalGeneration, part: TensorPart) -> None:
     """Copy a checkpoint into a model in memory, one tensor at a time.
 
     Raises: ValueError where names or shapes differ.
@@ -127,7 +127,7 @@ def load_part(model: CambrianGazeForConditionalGeneration, part: Part) -> None:
         own[target].copy_(part.shards.tensor(source.name))
 
 
-def check_parts(config: CambrianGazeConfig, parts: Sequence[Part]) -> None:
+def check_parts(config: CambrianGazeConfig, parts: Sequence[TensorPart]) -> None:
     """Raises: ValueError where names or shapes of checkpoints are not those of a model of `config`, which takes no
     memory yet."""
     with torch.device("meta"):
@@ -136,7 +136,7 @@ def check_parts(config: CambrianGazeConfig, parts: Sequence[Part]) -> None:
         _sources(model, part)
 
 
-def _sources(model: CambrianGazeForConditionalGeneration, part: Part) -> dict[str, Source]:
+def _sources(model: CambrianGazeForConditionalGeneration, part: TensorPart) -> dict[str, TensorSource]:
     """Where the tensors come from that a part must fill. Raises: ValueError where names or shapes differ."""
     own = {name: tensor for name, tensor in model.state_dict().items() if name.startswith(part.prefixes)}
     report = match({name: tuple(tensor.shape) for name, tensor in own.items()}, [part], {})

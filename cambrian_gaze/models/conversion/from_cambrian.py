@@ -26,7 +26,7 @@ from cambrian_gaze.models.conversion.backbones import (
     vision_tower_part,
 )
 from cambrian_gaze.models.conversion.cambrian import Choices
-from cambrian_gaze.models.conversion.key_report import KeyReport, Part, match, model_shapes
+from cambrian_gaze.models.conversion.key_report import KeyReport, TensorPart, match, model_shapes
 from cambrian_gaze.models.conversion.model_writer import EMBEDDINGS, NEW, write_model
 from cambrian_gaze.models.conversion.shard_writer import Planned, write_file
 from cambrian_gaze.models.conversion.shards import Shards
@@ -82,7 +82,7 @@ def from_cambrian(
         overrides = {"gaze": DENSE, "vision_feature_layer": layer}
         config = assemble_config(None, overrides, text_config, vision_config, text_tokenizer)
         names = cambrian.upstream_names(shards, config.tie_word_embeddings, used)
-        parts = [Part("upstream", shards, names, (DECODER, cambrian.PROJECTOR, TOWER, HEAD))]
+        parts = [TensorPart("upstream", shards, names, (DECODER, cambrian.PROJECTOR, TOWER, HEAD))]
         if not cambrian.stored_layers(shards):
             parts[0] = parts[0]._replace(prefixes=(DECODER, cambrian.PROJECTOR, HEAD))
             hub_id = vision or cambrian.TOWERS[cambrian.tower_name(upstream)].hub_id

@@ -12,7 +12,7 @@ from cambrian_gaze.models.conversion.shards import Shards
 from cambrian_gaze.models.conversion.weight_names import HEAD, Name
 
 
-class Part(NamedTuple):
+class TensorPart(NamedTuple):
     """A checkpoint that fills a part of the model."""
 
     title: str
@@ -23,10 +23,10 @@ class Part(NamedTuple):
     """Beginnings of the names that it must fill completely."""
 
 
-class Source(NamedTuple):
+class TensorSource(NamedTuple):
     """Where a tensor of the model comes from."""
 
-    part: Part
+    part: TensorPart
     name: str
 
 
@@ -34,7 +34,7 @@ class Source(NamedTuple):
 class KeyReport:
     """The tensors of a model and of the checkpoints it is made of."""
 
-    loaded: dict[str, Source] = field(default_factory=dict)
+    loaded: dict[str, TensorSource] = field(default_factory=dict)
     new: dict[str, str] = field(default_factory=dict)
     """Tensors of the model that no checkpoint has, and how they are initialised."""
     ignored: dict[str, str] = field(default_factory=dict)
@@ -101,7 +101,7 @@ def model_shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
 
 def match(
     shapes: Mapping[str, tuple[int, ...]],
-    parts: Sequence[Part],
+    parts: Sequence[TensorPart],
     new: Mapping[str, str],
     grown: Sequence[str] = (),
 ) -> KeyReport:
@@ -124,7 +124,7 @@ def match(
             elif target in report.loaded:
                 report.unexpected.append(f"{where} (so is {report.loaded[target].name})")
             else:
-                report.loaded[target] = Source(part, name)
+                report.loaded[target] = TensorSource(part, name)
                 found, wanted = part.shards.entries[name].shape, shapes[target]
                 grows = target in grown and found[1:] == wanted[1:] and found[0] < wanted[0]
                 if found != wanted and not grows:

@@ -12,7 +12,7 @@ from cambrian_gaze.data.media.aspect import check_aspect
 from cambrian_gaze.files import new_folder, refuse_existing, write_json
 from cambrian_gaze.models.configuration import CambrianGazeConfig
 from cambrian_gaze.models.conversion import cambrian
-from cambrian_gaze.models.conversion.key_report import KeyReport, Part, Source, match, model_shapes
+from cambrian_gaze.models.conversion.key_report import KeyReport, TensorPart, TensorSource, match, model_shapes
 from cambrian_gaze.models.conversion.model_writer import EMBEDDINGS, check_space
 from cambrian_gaze.models.conversion.shard_writer import Planned, write_shards
 from cambrian_gaze.models.conversion.shards import Shards
@@ -57,7 +57,7 @@ def to_cambrian(
         if config.mm_projector_type != "mlp2x_gelu":
             raise ValueError(f"Cambrian has no projector {config.mm_projector_type!r}, only mlp2x_gelu")
         shards = Shards(path)
-        part = Part("model", shards, {name: Name(name) for name in shards}, ("",))
+        part = TensorPart("model", shards, {name: Name(name) for name in shards}, ("",))
         with torch.device("meta"):
             match(model_shapes(CambrianGazeForConditionalGeneration(config)), [part], {}).check()
         record = path / cambrian.RECORD
@@ -76,7 +76,9 @@ def to_cambrian(
                 owner = cambrian.tower_name(record["config"])
                 report.ignored[name] = f"the frozen tower; upstream takes it from {owner}"
             else:
-                report.loaded[record["names"][name] if record else cambrian.upstream_name(name)] = Source(part, name)
+                report.loaded[record["names"][name] if record else cambrian.upstream_name(name)] = TensorSource(
+                    part, name
+                )
         planned = [Planned.copied(target, shards, source.name) for target, source in report.loaded.items()]
         if record is None:
             upstream = upstream_config(config, model_type, tower, aspect)
@@ -95,7 +97,9 @@ def to_cambrian(
             if (path / cambrian.LEFT_OUT).is_file():
                 aside = Shards(path / cambrian.LEFT_OUT)
                 planned += [Planned.copied(name, aside, name) for name in aside]
-                report.loaded |= {name: Source(Part("kept beside the model", aside, {}, ()), name) for name in aside}
+                report.loaded |= {
+                    name: TensorSource(TensorPart("kept beside the model", aside, {}, ()), name) for name in aside
+                }
     if dry_run:
         return report
     shards.check_hashes(progress)

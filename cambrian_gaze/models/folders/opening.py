@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoProcessor, AutoTokenizer, PreTrainedConfig, PreTrainedModel
 
-from cambrian_gaze.models.conversion.key_report import Part, match, model_shapes
+from cambrian_gaze.models.conversion.key_report import TensorPart, match, model_shapes
 from cambrian_gaze.models.conversion.shards import Shards
 from cambrian_gaze.models.conversion.weight_names import Name
 from cambrian_gaze.models.folders.folder_check import Copied, FolderError, check_files
@@ -97,7 +97,7 @@ def check_fit(kind: type[PreTrainedModel], config: PreTrainedConfig, folder: str
         if (quantised := getattr(config, "quantization_config", None)) is not None:
             _check_quantised(quantised, shards, shapes)
             return
-        report = match(shapes, [Part("model", shards, {name: Name(name) for name in shards}, ("",))], {})
+        report = match(shapes, [TensorPart("model", shards, {name: Name(name) for name in shards}, ("",))], {})
         report.unexpected.clear()  # transformers says which are left
         report.check()
 

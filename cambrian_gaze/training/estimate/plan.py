@@ -58,7 +58,7 @@ MOMENTS = 100
 
 
 @dataclass(frozen=True)
-class Plan:
+class RunEstimate:
     """One run on some devices. Bytes are of one device, FLOPs of one optimizer step over all."""
 
     config: str
@@ -93,8 +93,8 @@ class Plan:
 
 def make_plan(
     argv: Sequence[str], gpus: int, gpu: str, mfu: float, frames: int | None = None, **changes: float | None
-) -> Plan:
-    """Plan the run of a configuration and its flags.
+) -> RunEstimate:
+    """Estimate the run of a configuration and its flags.
 
     Args:
         argv: as `cambrian-gaze train` takes it.
@@ -173,7 +173,7 @@ def make_plan(
     visual, context = work.visual_share * units * (per_unit - gaze.num_context_tokens), gaze.num_context_tokens
     tokens = {"visual": visual, "context": work.visual_share * units * context, "text": float(work.text_tokens)}
     tokens["per_step"] = sum(tokens.values()) * batch["global"]
-    return Plan(
+    return RunEstimate(
         config=argv[0] if argv and not argv[0].startswith("--") else "flags",
         gpus=gpus,
         gpu=gpu,

@@ -1,7 +1,7 @@
 """Steps that are left out: a loss or gradient that is not finite, or a gradient norm far above what is usual.
 
 All ranks decide by the norm of the reduced gradients, which is the same on each: nothing is asked of the others. A
-loss that is not finite makes the norm so (`taint`). A bad step changes neither weights nor the optimizer's state; it
+loss that is not finite makes the norm so (`propagate_nonfinite`). A bad step changes neither weights nor the optimizer's state; it
 counts as a step, so that learning rate and K stay functions of the step's number.
 """
 
@@ -41,7 +41,7 @@ class TooManyBadSteps(RuntimeError):
     """More bad steps than `max_bad_steps` in the last `WINDOW`."""
 
 
-def taint(loss: Tensor) -> Tensor:
+def propagate_nonfinite(loss: Tensor) -> Tensor:
     """`loss`, exactly; where it is not finite so is every gradient (that of infinity alone may be finite). Does not
     wait for the device."""
     same = loss.detach() - loss.detach()  # 0, or NaN

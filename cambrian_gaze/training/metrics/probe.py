@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from cambrian_gaze.training.metrics.samples import looking, samples_with_pictures
+from cambrian_gaze.training.metrics.samples import eval_mode, samples_with_pictures
 
 SAMPLES = 4
 
@@ -36,7 +36,7 @@ class MassProbe:
         if not inputs:
             return {}
         inputs["pixel_values"] = inputs["pixel_values"].to(model.dtype)
-        with looking(model):
+        with eval_mode(model):
             mass = model(**inputs, return_gaze="mass", use_cache=False, logits_to_keep=1).gaze.topk_mass
         self.trainer.meter.exclude(time.perf_counter() - began)
         return {} if mass is None else {"probe_mass": mass}

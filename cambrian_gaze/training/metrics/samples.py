@@ -48,7 +48,7 @@ def samples_with_pictures(dataset: Any, most: int) -> list[dict[str, Any]]:
 
 
 @contextlib.contextmanager
-def looking(model: Any) -> Iterator[None]:
+def eval_mode(model: Any) -> Iterator[None]:
     """Evaluation within a run, which changes none of its state: neither the mode of a module nor a generator of random
     numbers."""
     modes = {module: module.training for module in model.modules()}
@@ -93,7 +93,7 @@ def answer(model: Any, processor: Any, sample: dict[str, Any]) -> tuple[str, Ima
     inputs |= {"attention_mask": torch.ones_like(inputs["input_ids"])}
     inputs |= {"pixel_values": shown["pixel_values"].to(model.device, model.dtype)}
     inputs |= {"grid_thw": grids.to(model.device)}
-    with looking(model):
+    with eval_mode(model):
         output = model.generate(**inputs, return_gaze=True, do_sample=False, max_new_tokens=NEW_TOKENS, use_cache=True)
     new_ids = output.sequences[0, asked:].tolist()
     tokens = [processor.decode([token]) for token in new_ids]

@@ -10,7 +10,7 @@ from cambrian_gaze.training.config.accepted import schedules_by_metric
 from cambrian_gaze.training.config.config import RunConfig
 from cambrian_gaze.training.config.task_arguments import FIGURES, metric_problems
 from cambrian_gaze.training.metrics.eval_loss import take_evaluation_weights
-from cambrian_gaze.training.metrics.samples import looking
+from cambrian_gaze.training.metrics.samples import eval_mode
 
 
 class Benchmarks(Protocol):
@@ -95,7 +95,7 @@ class TaskScores:
             return {}
         take_evaluation_weights(trainer)
         needs_all = schedules_by_metric(trainer.args)  # Trainer ends with an error where it has not the metric.
-        with looking(trainer.model), trainer.compute_loss_context_manager():
+        with eval_mode(trainer.model), trainer.compute_loss_context_manager():
             found = self.benchmarks.scores(
                 *(trainer.model, trainer.processing_class, step, trainer.watchdog.beat),
                 stop=lambda: not needs_all and bool(trainer.request.agree(trainer.args.device)),

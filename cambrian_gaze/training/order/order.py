@@ -1,6 +1,6 @@
 """How the plan of an epoch is dealt out to steps, micro-batches and ranks, from any position on.
 
-The position is a number of packs of the epoch's plan (`data/mixture/plan.py`), and nothing before it is touched. A step takes
+The position counts packs of the epoch's plan (`data/mixture/plan.py`), and nothing before it is touched. A step takes
 the packs that follow it, in whatever shares batch size, accumulation and ranks ask for, so that a run goes on exactly
 with other shares too.
 """

@@ -72,7 +72,7 @@ class Position:
 
 
 @dataclass(frozen=True)
-class Part:
+class EpochSegment:
     """The steps of one epoch that are still to be done."""
 
     epoch: int
@@ -89,7 +89,7 @@ class Part:
     steps: int
 
 
-class Course:
+class StepSchedule:
     """The steps of a run from a position on."""
 
     def __init__(
@@ -98,7 +98,7 @@ class Course:
         """`epochs` to train in all, or `max_steps` optimizer steps in all."""
         self.split, self.start = split, start
         self._order = order.fingerprint()
-        self.parts: dict[int, Part] = {}
+        self.parts: dict[int, EpochSegment] = {}
         epoch, done = start.epoch, start.step
         while done < max_steps if max_steps else epoch < epochs:
             packs = order.num_packs(epoch)
@@ -108,7 +108,7 @@ class Course:
             if steps := split.steps(left):
                 micro_steps = split.micro_steps(left)
                 end = min(end, begin + micro_steps * split.micro_batch)
-                self.parts[epoch] = Part(epoch, begin, end, packs, done, micro_steps, steps)
+                self.parts[epoch] = EpochSegment(epoch, begin, end, packs, done, micro_steps, steps)
             elif begin == 0:
                 raise ValueError(
                     f"epoch {epoch} has {packs} packs, less than a batch of all ranks; use smaller batches"

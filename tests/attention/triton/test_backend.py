@@ -10,7 +10,7 @@ from cambrian_gaze.attention import BACKENDS, GazeRecorder, Heads, attend, prepa
 from cambrian_gaze.attention.choice.trial import try_all
 from cambrian_gaze.attention.triton import backend as triton_regions
 from cambrian_gaze.attention.triton import plan as triton_plan
-from cambrian_gaze.attention.triton.plan import Plan, Rows, queries_of_blocks
+from cambrian_gaze.attention.triton.plan import LaunchPlan, QueryRows, queries_of_blocks
 from cambrian_gaze.gaze.config import GazeConfig, RegionBudget
 from cambrian_gaze.gaze.layout import CONTEXT, TEXT, VISUAL
 from cambrian_gaze.gaze.oracle import oracle_attention
@@ -75,8 +75,8 @@ def test_equals_the_oracle(poisoned, seed):
 @pytest.mark.parametrize(("seed", "size"), [(4, 16), (14, 5)])
 def test_large_regions_are_cut_and_many_queries_go_in_passes(poisoned, monkeypatch, seed, size):
     passes = []
-    whole = Plan.queries
-    monkeypatch.setattr(Plan, "queries", lambda *args: passes.append(args) or whole(*args))
+    whole = LaunchPlan.queries
+    monkeypatch.setattr(LaunchPlan, "queries", lambda *args: passes.append(args) or whole(*args))
     monkeypatch.setattr(triton_plan, "BLOCK_KEYS", size)
     monkeypatch.setattr(triton_regions, "PARTS_BYTES", 2**13)
     check_against_the_oracle(*case_of(seed)[:5])
@@ -239,8 +239,8 @@ def test_the_plan_says_what_visibility_says(seed):
     layout = case.batch.layout()
     order = torch.stack([torch.randperm(layout.shape[1]) for _ in range(layout.shape[0])])
     keys = layout.tokens(order)
-    rows = Rows.of(routing_queries(layout, case.config), layout.index)
-    plan = Plan.of(layout, keys, rows, case.config)
+    rows = QueryRows.of(routing_queries(layout, case.config), layout.index)
+    plan = LaunchPlan.of(layout, keys, rows, case.config)
     seen = structure(layout, keys, case.config)
     for b in range(layout.shape[0]):
         flat = plan.key_at[b]
@@ -295,7 +295,7 @@ def test_on_a_device(dtype, dim, seed):
     rounded = [x.to("cuda", dtype) for x in draw_tensors(case, dim=dim, scaling=dim**-0.5)]
     config = dataclasses.replace(case.config, backend="triton")
     where = real(layout, case.heads)
-    rows = Rows.of(routing_queries(layout, config), layout.index)
+    rows = QueryRows.of(routing_queries(layout, config), layout.index)
 
     def both(tensors, config, where, saved):
         inputs = [x.clone().requires_grad_() for x in tensors]

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from cambrian_gaze.attention.triton import backend as triton_regions
-from cambrian_gaze.attention.triton.plan import Plan
+from cambrian_gaze.attention.triton.plan import LaunchPlan
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("triton") is None or os.environ.get("TRITON_INTERPRET") == "1",
@@ -65,14 +65,14 @@ def stand_in(capability: int) -> SimpleNamespace:
     )
 
 
-def plan_of(batch: int, queries: int, keys: int, regions: int, size: int) -> Plan:
+def plan_of(batch: int, queries: int, keys: int, regions: int, size: int) -> LaunchPlan:
     """A plan without data."""
 
     def numbers(*shape):
         return torch.empty(shape, dtype=torch.int64, device="meta")
 
     table = numbers(batch, regions, size)
-    return Plan(*(numbers(batch, n) for n in (queries, queries, keys, keys, keys)), table, cuts=1)
+    return LaunchPlan(*(numbers(batch, n) for n in (queries, queries, keys, keys, keys)), table, cuts=1)
 
 
 def spilled(kernel, capability: int) -> int:

@@ -8,19 +8,19 @@ from typing import Any
 import pytest
 
 from cambrian_gaze.evaluation.benchmarks import BENCHMARKS, PROTOCOLS, SUITES, find, protocols
-from cambrian_gaze.evaluation.benchmarks.declare import Film, Picture
-from cambrian_gaze.evaluation.benchmarks.rows import Rows
-from cambrian_gaze.evaluation.tables.columns import Column, score_column
+from cambrian_gaze.evaluation.benchmarks.declare import Picture, VideoRef
+from cambrian_gaze.evaluation.benchmarks.rows import BenchmarkRows
+from cambrian_gaze.evaluation.tables.columns import ScoreColumn, score_column
 from tests.evaluation._fixtures import CONSTANT
 
 CASES = [(name, protocol) for name in BENCHMARKS for protocol in PROTOCOLS]
 
 
-def column(root: Path, name: str, protocol: str, model: Any) -> Column:
+def column(root: Path, name: str, protocol: str, model: Any) -> ScoreColumn:
     """The column of a model: a function of the target."""
     benchmark = BENCHMARKS[name]
     lines = []
-    for number, row in enumerate(Rows(benchmark, root)):
+    for number, row in enumerate(BenchmarkRows(benchmark, root)):
         if benchmark.keep is None or benchmark.keep(row):
             target = benchmark.target(row, protocol)
             group = str(number) if benchmark.group is None else benchmark.group(row)
@@ -51,15 +51,15 @@ def test_oracle_empty_and_constant(name: str, protocol: str, data_root: Path) ->
 
 @pytest.mark.parametrize("name", BENCHMARKS)
 def test_fields_are_those_of_the_rows(name: str, data_root: Path) -> None:
-    rows = Rows(BENCHMARKS[name], data_root)
+    rows = BenchmarkRows(BENCHMARKS[name], data_root)
     assert set(BENCHMARKS[name].fields) <= rows.columns
     assert 3 <= len(rows) <= 20 and rows.revision == "local"
 
 
 def asked(root: Path, name: str, protocol: str, number: int = 0) -> str:
     """The message of a row, its media as placeholders."""
-    parts = BENCHMARKS[name].ask(Rows(BENCHMARKS[name], root)[number], protocol)
-    marks = {Picture: "<image>", Film: "<video>"}
+    parts = BENCHMARKS[name].ask(BenchmarkRows(BENCHMARKS[name], root)[number], protocol)
+    marks = {Picture: "<image>", VideoRef: "<video>"}
     return "".join(part if isinstance(part, str) else marks[type(part)] for part in parts)
 
 
@@ -152,7 +152,7 @@ def test_prompts(name: str, number: int, cambrian: str, official: str | None, da
 
 def test_corrected_labels_of_mmvp_are_official_only(data_root: Path) -> None:
     benchmark = BENCHMARKS["mmvp"]
-    row = next(row for row in Rows(benchmark, data_root) if row["Index"] == 99)
+    row = next(row for row in BenchmarkRows(benchmark, data_root) if row["Index"] == 99)
     assert [benchmark.target(row, protocol)["answer"] for protocol in PROTOCOLS] == ["A", "B"]
 
 

@@ -3,11 +3,11 @@
 import pytest
 
 from cambrian_gaze.evaluation.benchmarks import BENCHMARKS
-from cambrian_gaze.evaluation.tables.columns import Column, score_column
+from cambrian_gaze.evaluation.tables.columns import ScoreColumn, score_column
 from cambrian_gaze.evaluation.tables.intervals import percentiles
 
 
-def column(name: str, rights: dict[str, list[int]], of: int = 4) -> Column:
+def column(name: str, rights: dict[str, list[int]], of: int = 4) -> ScoreColumn:
     """Stratum → right answers per group, each group of `of` samples."""
     lines = [
         {"group": f"{stratum} {group}", "stratum": stratum, "target": {"answer": "yes", "options": {"A": "", "B": ""}},

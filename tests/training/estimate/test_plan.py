@@ -11,7 +11,7 @@ from cambrian_gaze.training.config.config import load
 from cambrian_gaze.training.config.layers import ConfigError
 from cambrian_gaze.training.estimate.data import KNOWN, Workload, workload
 from cambrian_gaze.training.estimate.flops import PARTS, sample_flops
-from cambrian_gaze.training.estimate.plan import PAPER_GPU_HOURS, PAPER_PARTS, Plan, make_plan
+from cambrian_gaze.training.estimate.plan import PAPER_GPU_HOURS, PAPER_PARTS, RunEstimate, make_plan
 from cambrian_gaze.training.metrics.flops import FlopsModel
 from tests.training._runs import ROOT
 
@@ -19,7 +19,7 @@ FOLDER = ROOT / "train" / "configs"
 CONFIGS = sorted(FOLDER.glob("*.yaml"))
 
 
-def plan(name: str, *flags: str, gpus: int = 64, gpu: str = "h100", **changes: float) -> Plan:
+def plan(name: str, *flags: str, gpus: int = 64, gpu: str = "h100", **changes: float) -> RunEstimate:
     return make_plan([str(FOLDER / f"{name}.yaml"), *flags], gpus, gpu, 0.35, **changes)
 
 

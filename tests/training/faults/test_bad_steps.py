@@ -9,7 +9,14 @@ import torch
 
 from cambrian_gaze.data.collator import Origin
 from cambrian_gaze.data.quarantine import read_quarantine
-from cambrian_gaze.training.faults.bad_steps import FEWEST, WINDOW, BadSteps, TooManyBadSteps, Verdict, taint
+from cambrian_gaze.training.faults.bad_steps import (
+    FEWEST,
+    WINDOW,
+    BadSteps,
+    TooManyBadSteps,
+    Verdict,
+    propagate_nonfinite,
+)
 
 SAMPLE = Origin("a.jsonl", 3, "x", "docs", "image")
 
@@ -48,9 +55,9 @@ def test_the_log_can_be_excluded_and_old_bad_steps_do_not_count(tmp_path: Path) 
 def test_taint_is_exact_and_spreads_infinity() -> None:
     weight = torch.tensor([0.1, 0.7], requires_grad=True)
     loss = (weight * 3).sum()
-    assert torch.equal(taint(loss), loss)
-    taint(loss).backward()
+    assert torch.equal(propagate_nonfinite(loss), loss)
+    propagate_nonfinite(loss).backward()
     assert weight.grad.tolist() == [3.0, 3.0]
     weight.grad = None
-    taint(weight.sum() + math.inf).backward()
+    propagate_nonfinite(weight.sum() + math.inf).backward()
     assert weight.grad.isnan().all()

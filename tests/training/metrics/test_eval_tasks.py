@@ -24,7 +24,7 @@ from cambrian_gaze.training.config import config
 from cambrian_gaze.training.config.config import ConfigError, RunConfig
 from cambrian_gaze.training.launch.requests import StopRequest
 from cambrian_gaze.training.metrics.log import read_log
-from cambrian_gaze.training.metrics.samples import looking
+from cambrian_gaze.training.metrics.samples import eval_mode
 from cambrian_gaze.training.metrics.task_scores import TaskScores
 from cambrian_gaze.training.run import main, prepare, train
 from tests.training._ranks import launch
@@ -228,7 +228,7 @@ def test_the_generators_are_as_they_were() -> None:
     model = SmallModel().train()
     model.frozen.eval()
     before = (torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate())
-    with looking(model):
+    with eval_mode(model):
         assert not model.training
         Scripted({}).scores(model, None, 1, lambda what: None)
     after = (torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate())

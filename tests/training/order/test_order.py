@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from cambrian_gaze.data.mixture.plan import EpochOrder
 from cambrian_gaze.training.order.order import OrderedBatches, Split, deal_evenly
-from cambrian_gaze.training.order.position import Course, Position
+from cambrian_gaze.training.order.position import Position, StepSchedule
 
 CAPACITY = 100
 
@@ -81,7 +81,7 @@ def test_interrupted_epochs_lose_nothing_and_repeat_nothing(n, packed, attempts,
     position goes through a checkpoint's JSON."""
     order, position, seen = an_order(n, packed), Position(), {0: [], 1: []}
     for split, killed_after in [*attempts, (last, None)]:
-        course = Course(order, split, position, epochs=epochs)
+        course = StepSchedule(order, split, position, epochs=epochs)
         ranks = [OrderedBatches(order, split, rank=rank) for rank in range(split.world_size)]
         step, end = position.step, course.max_steps
         if killed_after is not None:
@@ -118,7 +118,7 @@ def test_a_run_that_ended_within_an_epoch_goes_on_there(n, packed, first, last, 
     first, last = (replace(split, drop_last=drop_last) for split in (first, last))
     assume(math.ceil(order.num_packs(0) * epochs) >= first.micro_batch)
     for split, until in ((first, epochs), (last, 1)):
-        course = Course(order, split, position, epochs=until)
+        course = StepSchedule(order, split, position, epochs=until)
         for epoch, part in course.parts.items():
             assert epoch == 0
             for rank in range(split.world_size):

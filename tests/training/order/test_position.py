@@ -5,13 +5,13 @@ import pytest
 
 from cambrian_gaze.data.mixture.plan import EpochOrder
 from cambrian_gaze.training.order.order import Split
-from cambrian_gaze.training.order.position import Course, Position
+from cambrian_gaze.training.order.position import Position, StepSchedule
 from tests.training.order.test_order import an_order
 
 
 def test_a_checkpoint_keeps_the_position(tmp_path) -> None:
     order = an_order(40, True)
-    course = Course(order, Split(2), Position(), epochs=1)
+    course = StepSchedule(order, Split(2), Position(), epochs=1)
     course.position(3).save(tmp_path)
     assert Position.load(tmp_path) == course.position(3)
     assert course.progress(3) == pytest.approx(6 / order.num_packs(0))
@@ -21,7 +21,7 @@ def test_a_checkpoint_keeps_the_position(tmp_path) -> None:
 
 
 def test_another_order_is_refused_in_mid_epoch(caplog) -> None:
-    course = Course(an_order(40, False), Split(4), Position(), epochs=3)
+    course = StepSchedule(an_order(40, False), Split(4), Position(), epochs=3)
     fewer = EpochOrder(np.delete(np.arange(40), 7), seed=3)
     with pytest.raises(ValueError, match="8 samples or packs into epoch 0.*rows: 40 then, 39 now"):
         course.position(2).check(fewer)
@@ -31,8 +31,8 @@ def test_another_order_is_refused_in_mid_epoch(caplog) -> None:
 
 def test_a_new_split_is_announced(caplog) -> None:
     order = an_order(40, False)
-    position = Course(order, Split(4), Position(), epochs=1).position(5)
-    course = Course(order, Split(2, 2, 2), position, epochs=1)
+    position = StepSchedule(order, Split(4), Position(), epochs=1).position(5)
+    course = StepSchedule(order, Split(2, 2, 2), position, epochs=1)
     course.say_changes()
     assert course.max_steps == 8  # 20 samples in 5 steps, and 20 in steps of 8
     assert "was 4 and is 8: epoch 0 goes on after 20" in caplog.text and "ends at step 8" in caplog.text
@@ -40,11 +40,11 @@ def test_a_new_split_is_announced(caplog) -> None:
 
 def test_an_epoch_that_fills_no_batch_is_an_error() -> None:
     with pytest.raises(ValueError, match="epoch 0 has 3 packs, less than a batch of all ranks"):
-        Course(an_order(3, False), Split(4, drop_last=True), Position(), epochs=1)
+        StepSchedule(an_order(3, False), Split(4, drop_last=True), Position(), epochs=1)
 
 
 def test_a_finished_run_has_no_steps_left() -> None:
-    course = Course(an_order(40, False), Split(4), Position(), max_steps=13, epochs=3)
+    course = StepSchedule(an_order(40, False), Split(4), Position(), max_steps=13, epochs=3)
     assert (course.epochs, course.max_steps) == (range(0, 2), 13)
-    again = Course(an_order(40, False), Split(4), course.position(13), max_steps=13, epochs=3)
+    again = StepSchedule(an_order(40, False), Split(4), course.position(13), max_steps=13, epochs=3)
     assert not again.parts and len(again.epochs) == 0 and again.position(13).packs == 12
