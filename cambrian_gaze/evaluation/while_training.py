@@ -1,6 +1,6 @@
 """Scores of benchmarks while a model trains: a fixed part of each, answered by the model as it is at that moment.
 
-BenchmarkRows and media are read once, before the training; what cannot be answered is known then. Nothing is reused from one
+Rows and media are read once, before the training; what cannot be answered is known then. Nothing is reused from one
 evaluation to the next, so that neither weights nor answers need fingerprints.
 """
 

@@ -1,6 +1,6 @@
 """Our benchmarks as tasks of lmms-eval, which imports this module for the files in `assets/lmms`.
 
-BenchmarkRows, prompts, scorers and the way scores become one number are those of `cambrian-gaze eval run`. The environment
+Rows, prompts, scorers and the way scores become one number are those of `cambrian-gaze eval run`. The environment
 variable CAMBRIAN_GAZE_DATA_ROOT names local copies of the datasets, as `--data_root` does there.
 """
 

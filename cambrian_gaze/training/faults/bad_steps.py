@@ -1,8 +1,8 @@
 """Steps that are left out: a loss or gradient that is not finite, or a gradient norm far above what is usual.
 
 All ranks decide by the norm of the reduced gradients, which is the same on each: nothing is asked of the others. A
-loss that is not finite makes the norm so (`propagate_nonfinite`). A bad step changes neither weights nor the optimizer's state; it
-counts as a step, so that learning rate and K stay functions of the step's number.
+loss that is not finite makes the norm so (`propagate_nonfinite`). A bad step changes neither weights nor the
+optimizer's state; it counts as a step, so that learning rate and K stay functions of the step's number.
 """
 
 from __future__ import annotations
