@@ -31,15 +31,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = build_parser().parse_args(argv)
 
     from cambrian_gaze.hub.card import CARD, read_scores
-    from cambrian_gaze.hub.push import push_to_hub
+    from cambrian_gaze.hub.push import CardParts, push_to_hub
 
     try:
         pushed = push_to_hub(
             arguments.folder,
             arguments.repo,
-            scores=[score for file in arguments.scores for score in read_scores(file)],
-            picture=arguments.picture,
-            license=arguments.license,
+            CardParts(
+                scores=[score for file in arguments.scores for score in read_scores(file)],
+                picture=arguments.picture,
+                license=arguments.license,
+            ),
             private=arguments.private,
             revision=arguments.revision,
             dry_run=arguments.dry_run,

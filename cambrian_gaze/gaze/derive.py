@@ -7,16 +7,15 @@ adjacent in the sequence. Whatever the placeholders and the grids disagree about
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from cambrian_gaze.gaze.config import GazeConfig
-from cambrian_gaze.gaze.layout import CONTEXT, EMPTY_SLOT, IMAGE, PAD, TEXT, VIDEO, VISUAL, TokenLayout
+from cambrian_gaze.gaze.layout import CONTEXT, EMPTY_SLOT, PAD, TEXT, VIDEO, VISUAL, TokenLayout
+from cambrian_gaze.gaze.placeholders import CONTEXT_TYPE, Frames, check_counts, check_runs
 from cambrian_gaze.gaze.regions import region_grid, region_ids
-
-CONTEXT_TYPE = 3
-"""Value of `mm_token_type_ids` for context placeholders (0 text, 1 image, 2 video)."""
 
 
 def derive_layout(
@@ -71,7 +70,7 @@ def derive_layout(
     table = _table(past, rows, device)
     if mm_token_type_ids is not None:
         opened = _Continued(continues, past, mask, types)
-        tokens, table = _place_units(types, role, index, sample, grid_thw, config, tokens, table, opened)
+        tokens, table = _place_units(_NewTokens(types, role, index, sample), grid_thw, config, tokens, table, opened)
     elif grid_thw is not None and len(grid_thw):
         raise ValueError(f"{len(grid_thw)} image or video grids were given but no mm_token_type_ids")
     return TokenLayout(
@@ -126,11 +125,17 @@ def _item_regions(grid: tuple[int, int, int], size: tuple[int, int, int]) -> tup
     return flat, slot, sizes, first, last
 
 
+class _NewTokens(NamedTuple):
+    """The call's own tokens, each int64 [B, L]."""
+
+    types: Tensor
+    role: Tensor
+    index: Tensor
+    sample: Tensor
+
+
 def _place_units(
-    types: Tensor,
-    role: Tensor,
-    index: Tensor,
-    sample: Tensor,
+    new: _NewTokens,
     grid_thw: Tensor | None,
     config: GazeConfig,
     tokens: dict[str, Tensor],
@@ -138,18 +143,19 @@ def _place_units(
     continued: _Continued,
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Number units, regions and slots of the new visual and context tokens, and extend the region table."""
+    types, role, index, sample = new
     device, (rows, length) = types.device, types.shape
     grids = [] if grid_thw is None else [tuple(g) for g in grid_thw.tolist()]
     context = config.num_context_tokens
     where = ((role == VISUAL) | (role == CONTEXT)).flatten().nonzero().flatten().cpu()
     kinds = types.flatten().cpu()[where]
     frame_tokens = torch.tensor([h * w + context for t, h, w in grids for _ in range(t)], dtype=torch.int64)
-    _check_counts(kinds, grids, context, len(where))
+    check_counts(kinds, grids, context, len(where))
     if not grids:
         return tokens, table
     frame_of = torch.repeat_interleave(torch.arange(len(frame_tokens)), frame_tokens)
     starts = frame_tokens.cumsum(0) - frame_tokens
-    _check_runs(where, kinds, frame_of, starts, frame_tokens, grids, context, length, sample.flatten().cpu())
+    check_runs(Frames(where, kinds, frame_of, starts, frame_tokens), grids, context, sample.cpu())
 
     frame_row = where[starts] // length
     new_units = torch.bincount(frame_row, minlength=rows)
@@ -246,54 +252,3 @@ class _Continued:
                 f"last frames hold {sizes.tolist()} tokens: another grid or another region size"
             )
         return shown % size[0]
-
-
-def _check_counts(kinds: Tensor, grids: list[tuple[int, int, int]], context: int, found: int) -> None:
-    frames = sum(t for t, _, _ in grids)
-    want_visual = sum(t * h * w for t, h, w in grids)
-    have_visual = int((kinds != CONTEXT_TYPE).sum())
-    have_context = found - have_visual
-    if have_visual != want_visual or have_context != frames * context:
-        raise ValueError(
-            f"the text holds {have_visual} visual and {have_context} context placeholders, but the {len(grids)} grids "
-            f"given ({frames} images or frames, |C|={context}) need {want_visual} and {frames * context}; "
-            "check that grid_thw counts tokens after the projector and that processor and model agree on |C|"
-        )
-
-
-def _check_runs(
-    where: Tensor,
-    kinds: Tensor,
-    frame_of: Tensor,
-    starts: Tensor,
-    frame_tokens: Tensor,
-    grids: list[tuple[int, int, int]],
-    context: int,
-    length: int,
-    sample: Tensor,
-) -> None:
-    """Each unit is one unbroken run of h·w visual and |C| context placeholders; frames of a video are adjacent."""
-    offset = torch.arange(len(where)) - starts[frame_of]
-    is_context = offset >= (frame_tokens[frame_of] - context)
-    item_of_frame = torch.repeat_interleave(torch.arange(len(grids)), torch.tensor([t for t, _, _ in grids]))
-    item = item_of_frame[frame_of]
-    item_start = torch.searchsorted(item, torch.arange(len(grids)))
-    modality = kinds[item_start]
-    wrong = (kinds == CONTEXT_TYPE) != is_context
-    wrong |= ~is_context & (kinds != modality[item])
-    broken = torch.zeros_like(wrong)
-    same = item[1:] == item[:-1]
-    torn = (where[1:] != where[:-1] + 1) | (where[1:] // length != where[:-1] // length)
-    broken[1:] = same & (torn | (sample[where[1:]] != sample[where[:-1]]))
-    bad = (wrong | broken).nonzero().flatten()
-    if len(bad):
-        first = int(bad[0])
-        number = int(item[first])
-        t, h, w = grids[number]
-        raise ValueError(
-            f"row {int(where[first]) // length}, token {int(where[first]) % length}: the placeholders of item {number} "
-            f"are not the unbroken run of {t} × ({h}·{w} visual + {context} context) that its grid {(t, h, w)} needs"
-        )
-    many = [i for i, (t, _, _) in enumerate(grids) if t > 1 and int(modality[i]) == IMAGE]
-    if many:
-        raise ValueError(f"item {many[0]} has {grids[many[0]][0]} frames but its placeholders are image placeholders")

@@ -37,13 +37,22 @@ class Pushed:
     card_is_new: bool
 
 
+@dataclass(frozen=True)
+class CardParts:
+    """What the card cannot read off the files of the run."""
+
+    scores: Sequence[Score] = ()
+    """See `card.read_scores`."""
+    picture: Path | str | None = None
+    """A PNG of where the model looks, copied to `gaze.png`."""
+    license: str | None = None
+
+
 def push_to_hub(
     folder: Path | str,
     repo_id: str,
+    card_parts: CardParts = CardParts(),
     *,
-    scores: Sequence[Score] = (),
-    picture: Path | str | None = None,
-    license: str | None = None,
     private: bool = False,
     revision: str | None = None,
     token: str | None = None,
@@ -52,8 +61,6 @@ def push_to_hub(
     """Upload the model in `folder` to `repo_id` in one commit; the repository is made if it is not there.
 
     Args:
-        scores: for the card (`card.read_scores`).
-        picture: a PNG of where the model looks, copied to `gaze.png` for the card.
         dry_run: write the card and upload nothing.
 
     A `README.md` in the folder is the card, as it is; without one it is written there from the files of the run. The
@@ -66,12 +73,13 @@ def push_to_hub(
         raise ValueError(f"{folder} holds an adapter; make it a model (cambrian-gaze merge), and push that")
     with opening(folder, copied="as it is"):
         check_model(folder)
+    picture, scores = card_parts.picture, card_parts.scores
     if picture is not None and Path(picture).resolve() != (folder / PICTURE).resolve():
         shutil.copyfile(picture, folder / PICTURE)
     card_is_new = not (folder / CARD).exists()
     if card_is_new or scores:
         with said_of(f"no card can be made of {folder}"):
-            card = model_card(folder, repo_id, scores, license)
+            card = model_card(folder, repo_id, scores, card_parts.license)
         if card_is_new:
             write_text(folder / CARD, card)
         elif (folder / CARD).read_text(encoding="utf-8") != card:

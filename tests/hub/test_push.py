@@ -17,7 +17,7 @@ from transformers import AutoModelForImageTextToText
 from cambrian_gaze import CambrianGazeForConditionalGeneration, CambrianGazeProcessor
 from cambrian_gaze.cli.main import main
 from cambrian_gaze.hub.card import model_card, read_scores
-from cambrian_gaze.hub.push import push_to_hub
+from cambrian_gaze.hub.push import CardParts, push_to_hub
 from cambrian_gaze.models.export import export
 from cambrian_gaze.models.folders.lineage import parent, read_lineage, write_lineage
 from tests.training._hub import COMMIT, serving
@@ -107,7 +107,7 @@ def test_folders_that_are_no_whole_model_are_refused(folder: Path, tmp_path: Pat
     (tmp_path / "scores.json").write_text(json.dumps(SCORES))
     (folder / "README.md").write_text("mine")
     with pytest.raises(ValueError, match="says something else"):
-        push_to_hub(folder, "me/tiny", scores=read_scores(tmp_path / "scores.json"), dry_run=True)
+        push_to_hub(folder, "me/tiny", CardParts(read_scores(tmp_path / "scores.json")), dry_run=True)
     with pytest.raises(ValueError, match="no readable config.json"):
         push_to_hub(tmp_path, "me/tiny", dry_run=True)
     config = json.loads((folder / "config.json").read_text())
