@@ -18,6 +18,9 @@ EXTRA_MODULES: dict[str, tuple[str, ...]] = {
     "wandb": ("wandb",),
     "flash": ("flash_attn",),
     "routing": ("pycocotools",),
+    "charts": ("matplotlib",),
+    "demo": ("gradio",),
+    "docs": ("material", "mkdocstrings"),
     "quickstart": ("sklearn",),
 }
 
