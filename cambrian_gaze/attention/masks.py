@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -27,6 +27,15 @@ SAVED_PAIRS = 2**22
 
 KEPT_PAIRS = 2**23
 """Pairs up to which what all heads and layers share of the masks is kept from layer to layer."""
+
+
+class Softmax(NamedTuple):
+    """Options of every softmax of a layer."""
+
+    scaling: float
+    """Of the logits."""
+    dropout: float = 0.0
+    """Of the weights."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +127,7 @@ class MaskedRows:
 
 
 def attend_masked(
-    q: Tensor, k: Tensor, v: Tensor, rows: MaskedRows, regions: Tensor | None, scaling: float, dropout: float
+    q: Tensor, k: Tensor, v: Tensor, rows: MaskedRows, regions: Tensor | None, softmax: Softmax
 ) -> Tensor:
     """Attention of q [B, H, T, D] over k, v [B, G, S, D] under the masks of `rows`; returns [B, H, T, D]."""
     heads, records = q.shape[1], torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v))
@@ -128,18 +137,18 @@ def attend_masked(
         def run(q: Tensor, k: Tensor, v: Tensor, block: slice = block, end: int = end) -> Tensor:
             mask = rows.added(block, end, regions, q.dtype) if q.device.type == "cpu" else None
             mask = rows.allowed(block, end, regions) if mask is None else mask
-            return under_mask(q, k, v, mask, scaling, dropout)
+            return under_mask(q, k, v, mask, softmax)
 
         mine, keys, values = q[:, :, block], k[:, :, :end], v[:, :, :end]
         if records and mine.shape[:3].numel() * end > SAVED_PAIRS:
-            part = checkpoint(run, mine, keys, values, use_reentrant=False, preserve_rng_state=dropout > 0)
+            part = checkpoint(run, mine, keys, values, use_reentrant=False, preserve_rng_state=softmax.dropout > 0)
         else:
             part = run(mine, keys, values)
         parts.append(part)
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
 
 
-def under_mask(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, scaling: float, dropout: float) -> Tensor:
+def under_mask(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, softmax: Softmax) -> Tensor:
     """Attention of q [B, H, T, D] over k, v [B, G, S, D] under a mask [B or 1, H or G or 1, T, S] as torch takes
     it. The heads of a KV head go side by side as more queries of it, so that keys and values are not repeated."""
     batch, heads, queries, dim = q.shape
@@ -147,5 +156,5 @@ def under_mask(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, scaling: float, dr
     if shared > 1:
         q = q.unflatten(1, (-1, shared)).flatten(2, 3)
         mask = mask.unflatten(1, (-1, shared)).flatten(2, 3) if mask.shape[1] == heads else mask.repeat(1, 1, shared, 1)
-    out = scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, scale=scaling)
+    out = scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=softmax.dropout, scale=softmax.scaling)
     return out.reshape(batch, heads, queries, dim)

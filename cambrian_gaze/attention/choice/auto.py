@@ -14,19 +14,17 @@ import functools
 import json
 import logging
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.distributed as dist
 
 from cambrian_gaze import measure
+from cambrian_gaze.attention.backend import REFERENCE, Backend
 from cambrian_gaze.attention.choice import kept, run_choice
-from cambrian_gaze.attention.choice.trial import REFERENCE, Heads, Outcome, fastest, try_all
+from cambrian_gaze.attention.choice.trial import Heads, Outcome, fastest, try_all
 from cambrian_gaze.attention.context import GazeContext
 from cambrian_gaze.gaze.config import GazeConfig
-
-if TYPE_CHECKING:
-    from cambrian_gaze.attention.registry import Backend
 
 logger = logging.getLogger(__name__)
 
@@ -64,7 +62,7 @@ def choose(
     """The name of the backend for this forward call.
 
     Args:
-        dtype: of the attention, see `registry.computed_in`.
+        dtype: of the attention, see `backend.computed_in`.
         heads: the decoder's, of all ranks of a sequence-parallel group; None: not known, so that nothing can be tried.
     """
     if device.type not in TRIED_ON or heads is None or heads.dropout:

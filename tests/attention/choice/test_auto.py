@@ -39,7 +39,7 @@ def clock(monkeypatch, tmp_path):
 
 
 def taken(ctx, heads=HEADS, dtype=torch.float32):
-    return prepare(ctx, CPU, dtype, heads).prepared["backend"].name
+    return prepare(ctx, CPU, dtype, heads).prepared.backend.name
 
 
 def tries(clock, ctx, **options):
