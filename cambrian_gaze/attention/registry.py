@@ -45,8 +45,8 @@ BACKENDS: dict[str, Backend] = {
 
 
 def register_backend(backend: Backend) -> Backend:
-    """Make a backend known by its name: `GazeConfig(backend=name)` then takes it, `auto` tries it on a GPU beside the
-    others, and `cambrian-gaze bench attention` measures it.
+    """Make a backend known by its name in this process: `GazeConfig(backend=name)` then takes it, and `auto` tries it
+    on a GPU beside the others. No file of the package is touched.
 
     A backend derives what it needs from the layouts once per forward call, and attends with that in each layer:
 
@@ -56,25 +56,29 @@ def register_backend(backend: Backend) -> Backend:
             choice: Tensor  # bool [B, 1, Q, S]: pairs that are seen where the key's region is chosen
 
             @classmethod
-            def of(cls, ctx: GazeContext) -> UnderAMask:
-                there = structure(ctx.layout, ctx.key_layout, ctx.config)
-                choice = routable(ctx.layout, ctx.key_layout, ctx.config)
-                return cls((there & ~choice)[:, None], (there & choice)[:, None])
+            def of(cls, ctx):
+                seen = structure(ctx.layout, ctx.key_layout, ctx.config)[:, None]
+                choice = routable(ctx.layout, ctx.key_layout, ctx.config)[:, None]
+                return cls(seen & ~choice, seen & choice)
 
             def attend(self, q, k, v, ctx, layer, scaling, dropout):
-                mask = self.free | self.choice
+                mask, region = self.free | self.choice, ctx.key_layout.region
                 if ctx.config.routes(layer) and ctx.layout.num_regions:
-                    regions = ctx.choose(layer, q.detach(), k, ctx.key_layout.region, scaling)  # [B, H or G, Q, K]
+                    regions = ctx.choose(layer, q.detach(), k, region, scaling)  # int64 [B, H or G, Q, K]
                     chosen = as_mask(regions, ctx.layout.num_regions)  # bool [B, H or G, Q, R]
-                    at_key = ctx.key_layout.region.clamp(min=0)[:, None, None].expand(*chosen.shape[:3], -1)
-                    mask = self.free | self.choice & chosen.gather(-1, at_key)
-                return scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scaling, enable_gqa=True)
+                    at_key = region.clamp(min=0)[:, None, None].expand(*chosen.shape[:3], -1)
+                    mask = self.free | (self.choice & chosen.gather(-1, at_key))
+                heads = q.shape[1]
+                k, v, mask = (x.repeat_interleave(heads // x.shape[1], dim=1) for x in (k, v, mask))
+                return scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, scale=scaling)
 
         register_backend(Backend("under_a_mask", UnderAMask.of))
 
-    (`structure` and `routable` are of `cambrian_gaze.gaze.visibility`, `as_mask` of `cambrian_gaze.gaze.routing`; the
-    mask has the query heads' number of rows under `head_granularity: q_head`.) Decoding steps go the way of the other
-    backends, unless `Backend.decode` is given. Where `ctx.recorder` is set, `counted.CountedRows` counts for it.
+    (`structure` and `routable` are of `cambrian_gaze.gaze.visibility`, `as_mask` of `cambrian_gaze.gaze.routing`.) What
+    it cannot run it says in `Backend.refuses`. Decoding steps go the way of the other backends, unless `Backend.decode`
+    is given. A call with `ctx.recorder` wants counts, which `counted.CountedRows` makes of the choice.
+
+    What `auto` found is kept by name: after a change of the backend's code empty the folder `attention` of the cache.
 
     Returns: the backend.
 
@@ -121,16 +125,15 @@ def prepare(ctx: GazeContext, device: torch.device, dtype: torch.dtype, heads: H
     if ctx.policy is not None:
         ctx.prepared = PolicyAttention.of(ctx)
         return ctx
-    dtype = computed_in(device, dtype)
-    if ctx.is_step:
-        ctx.prepared = pick(ctx.config, device, dtype).decode(ctx)
-        return ctx
-    if ctx.config.backend == AUTO:
+    if ctx.config.backend != AUTO:
+        backend = pick(ctx.config, device, computed_in(device, dtype))
+    elif ctx.is_step:  # too short to try anything on
+        backend = BACKENDS[REFERENCE]
+    else:
+        dtype = computed_in(device, dtype)
         backend = BACKENDS[auto.choose(ctx, device, dtype, heads, BACKENDS)]
         _say_pick(backend.name, device.type, dtype)
-    else:
-        backend = pick(ctx.config, device, dtype)
-    ctx.prepared = PreparedBackend(backend, backend.prepare(ctx))
+    ctx.prepared = backend.decode(ctx) if ctx.is_step else PreparedBackend(backend, backend.prepare(ctx))
     return ctx
 
 

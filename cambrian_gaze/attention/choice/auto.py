@@ -122,8 +122,10 @@ def _decide(
     candidates = {name: backend for name, backend in backends.items() if not backend.only_for_tests}
     key = call_class(ctx, device, dtype, heads, gradients=gradients)
     outcomes, origin = kept.read(key), f"kept in {kept.place(key)}"
-    best = None if outcomes is None else fastest(outcomes)
-    if best is None or best.name not in candidates or candidates[best.name].refuses(ctx.config, device, dtype):
+    # Where another backend was registered since, what is kept does not count.
+    same = outcomes is not None and {outcome.name for outcome in outcomes} == candidates.keys()
+    best = fastest(outcomes) if same else None
+    if best is None or candidates[best.name].refuses(ctx.config, device, dtype):
         try:
             at_budget = dataclasses.replace(ctx, config=_at_its_budget(ctx.config))
             floor = FLOOR if key["progressive"] else None

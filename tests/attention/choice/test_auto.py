@@ -87,6 +87,17 @@ def test_a_backend_that_was_not_begun_is_tried_in_the_next_process(clock, monkey
     assert taken(few_tokens(LAYOUT_CONFIG)) == REFERENCE and not (tmp_path / "cache").exists()
 
 
+def test_a_backend_that_is_registered_later_is_tried(clock):
+    """What was kept without it does not count."""
+    clock.us["faster"] = 1.0
+    assert taken(few_tokens(LAYOUT_CONFIG)) == "fast"
+    registry.register_backend(toys(clock, ["faster"])["faster"])
+    auto.forget()  # another process
+    assert tries(clock, few_tokens(LAYOUT_CONFIG)) == ("faster", True)
+    auto.forget()
+    assert tries(clock, few_tokens(LAYOUT_CONFIG)) == ("faster", False)
+
+
 def test_what_is_taken_is_what_runs(clock):
     ctx = prepare(few_tokens(LAYOUT_CONFIG), CPU, torch.float32, HEADS)
     q, k, v = (torch.randn(1, n, ctx.layout.shape[1], 8) for n in (4, 2, 2))
