@@ -14,6 +14,7 @@ _HOME = {
     "GazeRecorder": "record",
     "GazeStats": "record",
     "Heads": "choice.trial",
+    "Prepared": "context",
     "SequenceGroup": "sequence",
     "SequenceShards": "sequence",
     "attend": "registry",

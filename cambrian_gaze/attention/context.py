@@ -133,7 +133,7 @@ class GazeContext:
     """Counts what is attended, where the caller asked for it."""
 
     mass: list[Tensor] | None = None
-    """Where given, gets of each layer that chooses what `_mass_inside` says; costs dense attention."""
+    """Where given, each layer that chooses appends what `_mass_inside` returns; costs dense attention."""
 
     saved: dict[int, Tensor] | None = None
     """Selections per layer under activation checkpointing: saved, not recomputed, since near-ties flip."""
@@ -198,7 +198,7 @@ class GazeContext:
         )
 
     def of_routing_queries(self) -> tuple[GazeContext, Tensor]:
-        """This context for the queries that route, a small part of the tokens in training; and which they are.
+        """This context for the queries that route (in training a small part of the tokens), and the numbers of these.
 
         One synchronisation with the device. Rows with fewer such queries are filled up with others, which are offered
         no region.
@@ -233,8 +233,11 @@ class GazeContext:
         return regions
 
     def _mass_inside(self, q: Tensor, k: Tensor, key_region: Tensor, regions: Tensor, scaling: float) -> Tensor:
-        """fp64 [2]: of the queries that are offered a region and their heads, the sum of the shares of dense attention
-        to the offered regions' tokens that lie inside the chosen ones; and how many they are. Arguments as `choose`."""
+        """How much of the dense attention to visual tokens lies inside the chosen regions. Arguments as `choose`.
+
+        Returns: fp64 [2]: the sum of these shares over all pairs of a head and a query that is offered a region; and
+            the number of these pairs.
+        """
         scores = attention_mass_scores(q, k, key_region, self.layout.num_regions, scaling, "q_head")
         offered = self.offered[:, None]
         shares = scores.double().masked_fill(~offered, -torch.inf).softmax(-1)
@@ -258,8 +261,8 @@ class GazeContext:
 
 
 def _last_choice(regions: Tensor) -> Tensor:
-    """int64 [B, H or G, K]: what each row's last query that chose anything chose, of int64 [B, H or G, Q, K]. Rows with
-    fewer queries that route are filled up behind them."""
+    """The choice of each row's last query that chose anything, int64 [B, H or G, K], from all choices int64
+    [B, H or G, Q, K]. In rows with fewer queries that route, queries without a choice follow them."""
     chose = (regions >= 0).any(3).any(1)
     number = torch.arange(chose.shape[1], device=chose.device)
     last = torch.where(chose, number, 0).amax(1)[:, None, None, None]

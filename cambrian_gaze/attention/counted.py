@@ -67,8 +67,15 @@ def count_allowed(allowed: Tensor, queries: TokenLayout, keys: TokenLayout, head
 
 
 def at_queries(regions: Tensor, tokens: Tensor, length: int, at: Tensor | None = None) -> Tensor:
-    """Regions int64 [B, H or G, T, K] of the queries int64 [B, T] among all `length`, as those of all or of the
-    queries `at`, int64 [B, C]; -1 for those that chose nothing."""
+    """Choices, brought from the queries that choose to all queries, or to some.
+
+    Args:
+        regions: int64 [B, H or G, T, K], what the queries `tokens`, int64 [B, T], chose.
+        length: Q, all queries.
+        at: int64 [B, C], the queries wanted; None: all.
+
+    Returns: int64 [B, H or G, Q or C, K], -1 for queries that chose nothing.
+    """
     place = tokens.new_full((len(tokens), length), -1)
     place.scatter_(1, tokens, torch.arange(tokens.shape[1], device=tokens.device).expand_as(tokens))
     place = (place if at is None else place.gather(1, at))[:, None, :, None]
@@ -77,14 +84,14 @@ def at_queries(regions: Tensor, tokens: Tensor, length: int, at: Tensor | None =
 
 
 def every_region(ctx: GazeContext, at: Tensor | None = None) -> Tensor:
-    """The "choice" of a layer that does not route: all regions offered, int64 [B, 1, Q, R]; of the queries int64
-    [B, C], where given."""
+    """The "choice" of a layer that does not route: every region that is offered, else -1. int64 [B, 1, Q, R], or
+    [B, 1, C, R] of the queries `at`, int64 [B, C]."""
     offered = regions_offered(ctx.layout if at is None else ctx.layout.tokens(at), ctx.config)
     return torch.arange(offered.shape[2], device=offered.device).where(offered, -1)[:, None]
 
 
 def _counted(ctx: GazeContext) -> Tensor:
-    """int64 [B, C]: text queries and the last one, which is last here too, filled up with others before them."""
+    """int64 [B, C]: each row's text queries, its last query at the end; other queries before them fill a row up."""
     last = torch.arange(ctx.layout.shape[1], device=ctx.layout.role.device) == ctx.layout.shape[1] - 1
     wanted = last.expand(ctx.layout.shape)
     if not ctx.recorder.last_only:

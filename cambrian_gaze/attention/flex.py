@@ -58,7 +58,8 @@ MAX_RECOMPILES = 64
 
 
 def refuses(config: GazeConfig, device: torch.device, dtype: torch.dtype) -> str | None:
-    """CUDA in three dtypes; a CPU in any, forward only (`Backend.forward_only`)."""
+    """Why FlexAttention cannot run here, or None: it takes CUDA in three dtypes, and a CPU in any, there without
+    gradients (`Backend.forward_only`)."""
     if device.type == "cpu":
         return None
     if device.type != "cuda":
@@ -174,8 +175,8 @@ def _routing(ctx: GazeContext, queries: Queries, keys: Keys) -> FlexRouting:
 
 @cache
 def _compiled(device_type: str) -> Callable[..., Tensor]:
-    """FlexAttention, compiled for any shape. Should torch have to give up compiling, it raises: without compilation
-    FlexAttention would hold every score in memory. On a CPU, where it is there to be tested, it is traced only.
+    """FlexAttention, compiled for any shape. It raises where torch cannot compile it: without compilation
+    FlexAttention would hold every score in memory. On a CPU, where it only serves tests, it is traced and not compiled.
 
     One compilation serves all lengths; another follows where sizes that have nothing to do with each other, such as
     heads and blocks, were equal by chance.

@@ -101,7 +101,7 @@ def _by_sample(q: Tensor, k: Tensor, v: Tensor, rows: RowPlan, regions: Tensor |
 
 
 def _split(x: Tensor, sizes: list[int], dim: int) -> tuple[Tensor, ...]:
-    """Parts of x, by one node of the graph, so that their gradients are put together once."""
+    """Parts of x by one node of the graph, so that the backward pass puts their gradients together once."""
     return (x,) if len(sizes) == 1 else x.split(sizes, dim)
 
 
@@ -130,7 +130,7 @@ def _band(
 def _sample(
     q: Tensor, k: Tensor, v: Tensor, segment: Segment, regions: Tensor | None, plain: Tensor | None, softmax: Softmax
 ) -> Tensor:
-    """One sample, tokens in order. plain: the outputs [b, H, causal, D] of its causal pass, where they are there."""
+    """One sample, tokens in order. plain: the outputs [b, H, causal, D] of its causal pass, where it has been run."""
     n, apart = segment.causal, segment.apart
     if not len(apart):
         return _causal(q, k, v, softmax) if plain is None else plain
@@ -189,7 +189,7 @@ def _of_units(q: Tensor, k: Tensor, v: Tensor, runs: tuple[UnitRun, ...], softma
 
 
 def _varlen(q: Tensor, rows: RowPlan, dropout: float) -> BlockOp | None:
-    """The varlen kernels for the causal pass over several samples at once; None: sample by sample is as well."""
+    """The varlen kernels, for one causal pass over several samples; None: it is run sample by sample."""
     if q.device.type != "cuda" or dropout or len(rows.samples) < 2 or q.shape[-1] % 8 or q.shape[-1] > 256:
         return None
     return None if flash_refuses(q.device, q.dtype) else flash_blocks()

@@ -23,10 +23,10 @@ BLOCK_PAIRS = 2**24
 """Pairs of a query (of a head) and a key in one block; a mask takes 4 or 5 bytes of each."""
 
 SAVED_PAIRS = 2**22
-"""Pairs up to which a mask is kept for the backward pass; above, the block is computed once more there."""
+"""Up to so many pairs a mask is kept for the backward pass; above, the backward pass computes the block once more."""
 
 KEPT_PAIRS = 2**23
-"""Pairs up to which what all heads and layers share of the masks is kept from layer to layer."""
+"""Up to so many pairs the part of the masks that all heads and layers share is kept from layer to layer."""
 
 
 class Softmax(NamedTuple):
@@ -40,7 +40,8 @@ class Softmax(NamedTuple):
 
 @dataclass(frozen=True)
 class MaskedRows:
-    """Queries [B, T], the keys [B, S] that they may see, and what the same in every layer their masks are made of."""
+    """Queries [B, T] and the keys [B, S] that they may see; and the parts of their masks that are the same in every
+    layer."""
 
     queries: TokenLayout
     keys: TokenLayout
@@ -60,8 +61,8 @@ class MaskedRows:
             yield slice(start, stop), keys if self.ends is None else self.ends[stop - 1]
 
     def seen(self, block: slice, end: int) -> tuple[Tensor, Tensor]:
-        """bool [B, 1, T', S'], of the block's queries and the first S' keys: pairs that are seen whatever is chosen,
-        and pairs that are where the key's region is."""
+        """Two masks bool [B, 1, T', S'] of the block's queries and the first S' keys: pairs that are seen whatever is
+        chosen, and pairs that are seen where the key's region is chosen."""
         if ("seen", block.start) not in self.kept:
             return self._keep("seen", block, self._seen(block, end))
         return self.kept["seen", block.start]
@@ -87,9 +88,9 @@ class MaskedRows:
         return chosen.gather(-1, at_key).logical_and_(choice).logical_or_(free)
 
     def added(self, block: slice, end: int, regions: Tensor | None, dtype: torch.dtype) -> Tensor | None:
-        """`allowed` as what is added to the logits, 0 or -inf: on a CPU torch takes longer to make this of booleans
-        than to attend. None where it cannot be put together from regions: some key of one is seen by some query whether
-        or not it chose it.
+        """`allowed` as numbers that are added to the logits, 0 or -inf: on a CPU torch takes longer to convert booleans
+        than to attend. None where regions do not say it all: some query sees a visual key without having chosen its
+        region.
         """
         parts = self._parts_added(block, end, dtype, regions is None)
         if parts is None:

@@ -166,7 +166,7 @@ class _Trial:
         self.expected: list[tuple[Tensor, ...]] = []
 
     def outcome(self, backend: Backend, timer: Timer) -> Outcome:
-        """Run it beside the reference's results, which the first call leaves behind; then time it."""
+        """Compare a backend with the reference, whose results the first call leaves behind; then time it."""
         name, device = backend.name, self.device
         reason = backend.refuses(self.ctx.config, device, self.dtype)
         if self.gradients and device.type in backend.forward_only:
@@ -211,7 +211,8 @@ class _Trial:
         return out.detach(), *torch.autograd.grad(out, self.inputs, self.weight)
 
     def _check_device(self, name: str, reason: str) -> None:
-        """Kernels run later than they are asked to: an error of theirs must not be found in the middle of a run."""
+        """Wait for the kernels, which run later than they are launched: their errors must show here, not in the middle
+        of a run."""
         if self.device.type != "cuda":
             return
         try:
@@ -250,7 +251,7 @@ def row_error(got: Tensor, want: Tensor, real: Tensor) -> float:
 
 @dataclass
 class _Told(GazeContext):
-    """A context that has been told what to choose. Copies of it for some of the queries find theirs by token."""
+    """A context that has been told what to choose. Its copies for some of the queries find their choice by token."""
 
     regions: Tensor | None = None
     """int64 [B, H or G, T, K], -1 for none."""

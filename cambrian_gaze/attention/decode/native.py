@@ -41,7 +41,7 @@ MOST_HEADS = 64
 
 
 class Step(ctypes.Structure):
-    """The argument; the source says what each field is."""
+    """The argument of `gaze_decode_step`, whose source says what each field is."""
 
     _fields_ = [
         *((name, ctypes.c_void_p) for name in ("q", "page_keys", "page_values", "flat_keys", "flat_values")),
@@ -129,7 +129,7 @@ def _run(step: Step, grouped: Tensor, pages: LayerPages, seen: Seen, scaling: fl
 
 
 def _address(mask: Tensor | None) -> int | None:
-    """Of a mask that is kept for all layers of a step."""
+    """Where the data of a mask lies; None for no mask. The caller keeps the mask for all layers of a step."""
     if mask is None:
         return None
     if not mask.is_contiguous():
@@ -169,7 +169,7 @@ def _open(build: str) -> ctypes.CDLL:
 
 
 def _checksum() -> int:
-    """As setup.py computes it when it compiles."""
+    """Checksum of the sources, as setup.py computes it when it compiles them."""
     return zlib.crc32(b"".join(path.read_bytes() for path in sorted(FOLDER.glob("*.[ch]*"))))
 
 

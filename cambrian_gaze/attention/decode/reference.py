@@ -53,8 +53,8 @@ def attend(
 
 
 def stand_in(regions: Tensor) -> Tensor:
-    """The numbers with one that is there in the place of each -1, so that a page nobody chose is not read: a weight of
-    zero does not silence what is not finite."""
+    """The same numbers, with a chosen one in the place of each -1, so that no page is read that nobody chose: a weight
+    of zero does not silence what is not finite."""
     return torch.where(regions < 0, regions.amax(-1, keepdim=True), regions).clamp(min=0)
 
 

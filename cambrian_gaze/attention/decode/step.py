@@ -4,11 +4,11 @@ Keys lie region-major in the cache, so that a region is one contiguous block per
 the selected blocks of the visual cache are read. Every backend decodes like this unless it declares another way
 (`Backend.decode`); three ways, one contract:
 
-- `decode_torch`: plain functions of fixed shapes; with gradients, on every device, under `torch.compile` and in a CUDA
-  graph. The reference.
-- `decode_native`: compiled code on a CPU without gradients, which chooses as well; each page is read once per KV head.
-- `decode_cpu`: plain torch on a CPU without gradients, through buffers that are kept. For what `decode_native` does not
-  take, and where it was not compiled.
+- `reference.py`: plain functions of fixed shapes; with gradients, on every device, under `torch.compile` and in a CUDA
+  graph.
+- `native.py`: compiled code on a CPU without gradients, which chooses as well; each page is read once per KV head.
+- `cpu.py`: plain torch on a CPU without gradients, through buffers that are kept. For what `native.py` does not take,
+  and where it was not compiled.
 """
 
 from __future__ import annotations
@@ -157,8 +157,8 @@ class DecodingStep:
 
 
 def on_cpu(q: Tensor, pages: LayerPages) -> bool:
-    """Whether `decode_native` or `decode_cpu` can take a step: on a CPU with all pages at hand, without gradients, and
-    not while torch.compile or export looks on."""
+    """Whether `native.py` or `cpu.py` can take a step: on a CPU with all pages at hand, without gradients, and not
+    while torch.compile or export traces."""
     if q.device.type != "cpu" or torch.compiler.is_compiling() or not pages.resident:
         return False
     return not needs_gradients(q, pages)

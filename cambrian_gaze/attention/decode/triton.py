@@ -50,7 +50,8 @@ class TritonStep(DecodingStep):
 
 
 def kernels():
-    """Imported where they are used: triton is optional, and reads TRITON_INTERPRET when it is imported."""
+    """`triton_launch.py`, imported where it is used: triton is optional, and reads TRITON_INTERPRET when it is
+    imported."""
     from cambrian_gaze.attention.decode import triton_launch
 
     return triton_launch

@@ -101,7 +101,7 @@ def choose(q: Tensor, descriptors: Tensor, limits: tuple[Tensor, Tensor], most: 
 
 
 def pages_of(regions: Tensor | None, shape: tuple[int, int, int], num_regions: int, device: torch.device) -> Pages:
-    """The same from the regions int64 [B, H or G, 1, K], -1 for none; None: every page, for everyone.
+    """The pages of the regions int64 [B, H or G, 1, K], -1 for none; None: every page, for every query head.
 
     Args:
         shape: B, G, n.

@@ -184,7 +184,7 @@ class _RoutedAttention(torch.autograd.Function):
 
 
 def _kernels():
-    """Imported where they are used: triton is optional, and reads TRITON_INTERPRET when it is imported."""
+    """`launch.py`, imported where it is used: triton is optional, and reads TRITON_INTERPRET when it is imported."""
     from cambrian_gaze.attention.triton import launch as triton_launch
 
     return triton_launch

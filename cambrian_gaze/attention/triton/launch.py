@@ -100,8 +100,8 @@ def tiles(dim: int, wide: bool, backward: bool = False) -> dict[str, int]:
 
 
 def largest_block(q: Tensor) -> int:
-    """Keys of a block that the kernels take: of fp32 half as many as a region of 6 × 6 has, or else backward needs more
-    shared memory than sm_80 has."""
+    """Keys that a block may have. fp32 takes fewer than a region of 6 × 6 has, since backward would need more shared
+    memory than sm_80 has."""
     return 32 if _is_wide(q) else BLOCK_KEYS
 
 
@@ -116,7 +116,8 @@ def block_tile(slots: int) -> int:
 
 
 def _is_wide(q: Tensor) -> bool:
-    """fp32 on a device; in the interpreter it is the number of programs that counts."""
+    """Whether products are of fp32 on a device. The interpreter takes the tiles of bf16, since fewer programs are
+    faster there."""
     return q.dtype == torch.float32 and q.is_cuda
 
 

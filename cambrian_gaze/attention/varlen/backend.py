@@ -76,7 +76,7 @@ class _Routing:
 
 @dataclass(frozen=True)
 class PlainVarlen:
-    """The segments that are the same in every layer. This one attends in plain torch."""
+    """The segments that are the same in every layer, and attention over them in plain torch."""
 
     routed: list[Piece]
     """Causal pieces of layers that route."""
@@ -141,7 +141,7 @@ class PlainVarlen:
 
 @dataclass(frozen=True)
 class FlashVarlen(PlainVarlen):
-    """The same by FlashAttention's kernels."""
+    """The same segments, and attention by FlashAttention's kernels."""
 
     def op(self, dim: int) -> BlockOp:
         check_flash_head_size(dim)

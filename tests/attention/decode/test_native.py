@@ -140,16 +140,16 @@ def test_equals_float64(seed, dtype, build):
 @pytest.mark.parametrize("seed", range(10))
 def test_neither_threads_nor_other_rows_change_a_bit(seed, build):
     case = draw(seed, torch.float32, batch=3, regions=200, slots=9, keep=0.9)
-    how = EVERYTHING, case.pools, case.selections, 0.3
+    arguments = EVERYTHING, case.pools, case.selections, 0.3
     threads = torch.get_num_threads()
     try:
         torch.set_num_threads(1)
-        want = decode_native.choose_and_attend(case.q, case.layer, *how)
+        want = decode_native.choose_and_attend(case.q, case.layer, *arguments)
         for number in (2, 5):
             torch.set_num_threads(number)
             for _ in range(3):
                 forget_load(build)
-                got = decode_native.choose_and_attend(case.q, case.layer, *how)
+                got = decode_native.choose_and_attend(case.q, case.layer, *arguments)
                 assert all(torch.equal(*both) for both in zip(got, want, strict=True))
     finally:
         torch.set_num_threads(threads)
