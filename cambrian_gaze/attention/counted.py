@@ -27,10 +27,8 @@ class CountedRows:
     rows: MaskedRows
 
     @classmethod
-    def of(cls, ctx: GazeContext) -> CountedRows | None:
-        """None where nobody asks."""
-        if ctx.recorder is None:
-            return None
+    def of(cls, ctx: GazeContext) -> CountedRows:
+        """For the recorder of `ctx`. Synchronises with the device."""
         at = _counted(ctx)
         return cls(at, MaskedRows(ctx.layout.tokens(at), ctx.key_layout, ctx.config))
 

@@ -36,6 +36,7 @@ class MaskedAttention:
     """In layers that do not, and where the budget covers every region."""
 
     counted: CountedRows | None
+    """None where nobody asks."""
 
     @classmethod
     def of(cls, ctx: GazeContext) -> MaskedAttention:
@@ -47,7 +48,7 @@ class MaskedAttention:
         keeps_all = routes and choosing.router is not None and choosing.router.keeps_every_region
         if not routes or ctx.config.dense_layers or keeps_all:
             seeing_all = plan(ctx, chooses=False)
-        return cls(choosing, seeing_all, CountedRows.of(ctx))
+        return cls(choosing, seeing_all, CountedRows.of(ctx) if ctx.recorder is not None else None)
 
     def attend(
         self, q: Tensor, k: Tensor, v: Tensor, ctx: GazeContext, layer: int, scaling: float, dropout: float

@@ -6,15 +6,16 @@ from __future__ import annotations
 
 import difflib
 import logging
+from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
 from torch import Tensor
 
-from cambrian_gaze.attention.backend import REFERENCE, Backend, PreparedBackend, computed_in
+from cambrian_gaze.attention.backend import REFERENCE, Backend
 from cambrian_gaze.attention.choice import auto
 from cambrian_gaze.attention.choice.trial import Heads
-from cambrian_gaze.attention.context import GazeContext
+from cambrian_gaze.attention.context import GazeContext, Prepared
 from cambrian_gaze.attention.decode.triton import TritonStep
 from cambrian_gaze.attention.flex import FlexBlocks
 from cambrian_gaze.attention.flex import refuses as flex_refuses
@@ -111,6 +112,43 @@ def pick(config: GazeConfig, device: torch.device, dtype: torch.dtype) -> Backen
 def _say_pick(name: str, device_type: str, dtype: torch.dtype) -> None:
     """Once per pick."""
     logger.info("attention backend: %s (auto, for %s on %s)", name, dtype, device_type)
+
+
+@dataclass(frozen=True)
+class PreparedBackend:
+    """A backend that was chosen for a forward call, and what it prepared."""
+
+    backend: Backend
+    own: Prepared
+
+    def attend(
+        self, q: Tensor, k: Tensor, v: Tensor, ctx: GazeContext, layer: int, scaling: float, dropout: float
+    ) -> Tensor:
+        """Hand the backend its keys in one dtype.
+
+        Raises: ValueError where it has no gradients on this device and the call needs them.
+        """
+        if ctx.reads_cache:
+            pages = ctx.cache.layers[layer]
+            k = torch.cat([pages.page_keys.flatten(2, 3), pages.flat_keys], dim=2)
+            v = torch.cat([pages.page_values.flatten(2, 3), pages.flat_values], dim=2)
+        name, kind = self.backend.name, q.device.type
+        if kind in self.backend.forward_only and torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v)):
+            raise ValueError(
+                f"attention backend {name!r} has no gradients on {kind}; use torch.no_grad(), or another backend"
+            )
+        if name != REFERENCE:
+            # A norm under autocast leaves q and k in fp32 beside v in bf16. SDPA makes one of them, kernels do not.
+            q, k, v = (x.to(computed_in(x.device, x.dtype)) for x in (q, k, v))
+        return self.own.attend(q, k, v, ctx, layer, scaling, dropout)
+
+
+def computed_in(device: torch.device, dtype: torch.dtype) -> torch.dtype:
+    """The dtype of attention between tokens of `dtype`: autocast's where that is on, as for SDPA."""
+    kind = device.type
+    if dtype != torch.float64 and torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
+        return torch.get_autocast_dtype(kind)
+    return dtype
 
 
 def prepare(ctx: GazeContext, device: torch.device, dtype: torch.dtype, heads: Heads | None = None) -> GazeContext:

@@ -62,7 +62,7 @@ def choose(
     """The name of the backend for this forward call.
 
     Args:
-        dtype: of the attention, see `backend.computed_in`.
+        dtype: of the attention, see `registry.computed_in`.
         heads: the decoder's, of all ranks of a sequence-parallel group; None: not known, so that nothing can be tried.
     """
     if device.type not in TRIED_ON or heads is None or heads.dropout:

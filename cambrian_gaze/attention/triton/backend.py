@@ -75,6 +75,7 @@ class TritonAttention:
     context: ContextQueries | None
     routing: RoutingQueries | None
     counted: CountedRows | None
+    """None where nobody asks."""
 
     @classmethod
     def of(cls, ctx: GazeContext) -> TritonAttention:
@@ -93,7 +94,7 @@ class TritonAttention:
                 mine = dataclasses.replace(mine, role=mine.role.masked_fill(~rows.real, PAD))
                 plan, chooser = LaunchPlan.of(layout, keys, rows, config), dataclasses.replace(ctx, layout=mine)
                 routing = RoutingQueries(rows, plan, chooser)
-        return cls(pairs, context, routing, CountedRows.of(ctx))
+        return cls(pairs, context, routing, CountedRows.of(ctx) if ctx.recorder is not None else None)
 
     def attend(
         self, q: Tensor, k: Tensor, v: Tensor, ctx: GazeContext, layer: int, scaling: float, dropout: float
