@@ -1,4 +1,4 @@
-"""Attention: one contract (`registry.attend`), several backends that declare what they can do, decoding, and benches.
+"""Attention: one contract (`registry.attend`), and several backends that declare what they can do and how they decode.
 
 The names below are loaded when first used, so that `cambrian-gaze bench … --help` does not wait for torch.
 """
@@ -9,15 +9,17 @@ import importlib
 
 _HOME = {
     "BACKENDS": "registry",
-    "Backend": "registry",
+    "Backend": "backend",
     "GazeContext": "context",
     "GazeRecorder": "record",
     "GazeStats": "record",
     "Heads": "choice.trial",
+    "Prepared": "context",
     "SequenceGroup": "sequence",
     "SequenceShards": "sequence",
     "attend": "registry",
     "prepare": "registry",
+    "register_backend": "registry",
 }
 
 __all__ = sorted(_HOME)

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from functools import cached_property
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -53,6 +54,24 @@ class LayerPages(Protocol):
         of a layer that is not resident."""
 
 
+def text_context_columns(pages: LayerPages) -> tuple[Tensor, Tensor]:
+    """Keys and values [B, G, T, D] of text and context for code that is handed addresses: both with the same strides,
+    columns of D elements one after the other."""
+    keys, values = pages.flat_keys, pages.flat_values
+    if keys.stride() != values.stride() or keys.stride()[2:] != (keys.shape[3], 1):
+        return keys.contiguous(), values.contiguous()
+    return keys, values
+
+
+class Seen(NamedTuple):
+    """What a decoding step's query may see of a cache; None instead of a mask says that everything is seen."""
+
+    pages: Tensor | None
+    """bool [B, R·m]."""
+    text_context: Tensor | None
+    """bool [B, T]."""
+
+
 class PagedCache(Protocol):
     """A gaze cache as attention sees it; shared bookkeeping and one `LayerPages` per decoder layer."""
 
@@ -68,6 +87,18 @@ class PagedCache(Protocol):
 
     def key_layout(self) -> TokenLayout:
         """Layout of [page slots, text and context columns]."""
+
+
+class Prepared(Protocol):
+    """What was derived from the layouts of one forward call, once for all layers, and attention by it.
+
+    Each backend, each way to decode and the policies have a dataclass of their own, whose fields only they know.
+    """
+
+    def attend(
+        self, q: Tensor, k: Tensor, v: Tensor, ctx: GazeContext, layer: int, scaling: float, dropout: float
+    ) -> Tensor:
+        """Attention of one layer, with gradients: q [B, H, Q, D], k and v [B, G, S, D] → [B, H, Q, D]."""
 
 
 @dataclass
@@ -102,7 +133,7 @@ class GazeContext:
     """Counts what is attended, where the caller asked for it."""
 
     mass: list[Tensor] | None = None
-    """Where given, gets of each layer that chooses what `_mass_inside` says; costs dense attention."""
+    """Where given, each layer that chooses appends what `_mass_inside` returns; costs dense attention."""
 
     saved: dict[int, Tensor] | None = None
     """Selections per layer under activation checkpointing: saved, not recomputed, since near-ties flip."""
@@ -116,19 +147,15 @@ class GazeContext:
     policy: PolicyState | None = None
     """What limits who sees what instead of routing: a baseline (see `attention.policy`)."""
 
-    prepared: dict[str, Any] = field(default_factory=dict)
-    """What the backend derived from the layouts once for all layers."""
+    prepared: Prepared | None = field(default=None, init=False, repr=False)
+    """Set by `registry.prepare`. A copy (`dataclasses.replace`) has to be prepared anew."""
 
-    @property
+    @cached_property
     def offered(self) -> Tensor:
         """bool [B, Q, R]: `visibility.regions_offered`, less the `hidden`. Where many queries do not route, ask for it
         of those that do (`of_queries`)."""
-        if "offered" not in self.prepared:
-            offered = regions_offered(self.layout, self.config)
-            if self.hidden is not None:
-                offered = less_hidden(offered, self.hidden, self.layout)
-            self.prepared["offered"] = offered
-        return self.prepared["offered"]
+        offered = regions_offered(self.layout, self.config)
+        return offered if self.hidden is None else less_hidden(offered, self.hidden, self.layout)
 
     @property
     def offered_to_some(self) -> Tensor:
@@ -145,12 +172,10 @@ class GazeContext:
         """Whether no query keeps fewer regions than `choose` returns places, as far as the host knows."""
         return all(pool.dropped is None for pool in self.pools)
 
-    @property
+    @cached_property
     def pools(self) -> tuple[Pool, ...]:
         """The regions that compete in one TopK, the same in every layer."""
-        if "pools" not in self.prepared:
-            self.prepared["pools"] = pools(self.offered, self.layout, self.config)
-        return self.prepared["pools"]
+        return pools(self.offered, self.layout, self.config)
 
     @property
     def ranks_products(self) -> bool:
@@ -170,11 +195,10 @@ class GazeContext:
             rotary=None if self.rotary is None else tuple(take(x.expand(len(tokens), -1, -1)) for x in self.rotary),
             key_rotary=self.rotary,
             recorder=None,
-            prepared={},
         )
 
     def of_routing_queries(self) -> tuple[GazeContext, Tensor]:
-        """This context for the queries that route, a small part of the tokens in training; and which they are.
+        """This context for the queries that route (in training a small part of the tokens), and the numbers of these.
 
         One synchronisation with the device. Rows with fewer such queries are filled up with others, which are offered
         no region.
@@ -209,8 +233,11 @@ class GazeContext:
         return regions
 
     def _mass_inside(self, q: Tensor, k: Tensor, key_region: Tensor, regions: Tensor, scaling: float) -> Tensor:
-        """fp64 [2]: of the queries that are offered a region and their heads, the sum of the shares of dense attention
-        to the offered regions' tokens that lie inside the chosen ones; and how many they are. Arguments as `choose`."""
+        """How much of the dense attention to visual tokens lies inside the chosen regions. Arguments as `choose`.
+
+        Returns: fp64 [2]: the sum of these shares over all pairs of a head and a query that is offered a region; and
+            the number of these pairs.
+        """
         scores = attention_mass_scores(q, k, key_region, self.layout.num_regions, scaling, "q_head")
         offered = self.offered[:, None]
         shares = scores.double().masked_fill(~offered, -torch.inf).softmax(-1)
@@ -234,8 +261,8 @@ class GazeContext:
 
 
 def _last_choice(regions: Tensor) -> Tensor:
-    """int64 [B, H or G, K]: what each row's last query that chose anything chose, of int64 [B, H or G, Q, K]. Rows with
-    fewer queries that route are filled up behind them."""
+    """The choice of each row's last query that chose anything, int64 [B, H or G, K], from all choices int64
+    [B, H or G, Q, K]. In rows with fewer queries that route, queries without a choice follow them."""
     chose = (regions >= 0).any(3).any(1)
     number = torch.arange(chose.shape[1], device=chose.device)
     last = torch.where(chose, number, 0).amax(1)[:, None, None, None]

@@ -11,6 +11,7 @@ from __future__ import annotations
 import importlib.util
 import inspect
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -19,9 +20,10 @@ from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
 from cambrian_gaze.attention.context import GazeContext
-from cambrian_gaze.attention.counted import at_queries, every_region
+from cambrian_gaze.attention.counted import at_queries, count_allowed, every_region
+from cambrian_gaze.attention.record import Counts
 from cambrian_gaze.gaze.config import GazeConfig
-from cambrian_gaze.gaze.layout import CONTEXT, TEXT, VISUAL, TokenLayout
+from cambrian_gaze.gaze.layout import TokenLayout
 from cambrian_gaze.gaze.routing import as_mask
 from cambrian_gaze.gaze.visibility import (
     Keys,
@@ -56,7 +58,8 @@ MAX_RECOMPILES = 64
 
 
 def refuses(config: GazeConfig, device: torch.device, dtype: torch.dtype) -> str | None:
-    """CUDA in three dtypes; a CPU in any, forward only (`Backend.forward_only`)."""
+    """Why FlexAttention cannot run here, or None: it takes CUDA in three dtypes, and a CPU in any, there without
+    gradients (`Backend.forward_only`)."""
     if device.type == "cpu":
         return None
     if device.type != "cuda":
@@ -68,29 +71,98 @@ def refuses(config: GazeConfig, device: torch.device, dtype: torch.dtype) -> str
     return None
 
 
-def prepare(ctx: GazeContext) -> None:
+@dataclass(frozen=True)
+class FlexRouting:
+    """What layers that route need."""
+
+    blocks: dict[str, Tensor]
+    """Of `block_tensors`."""
+
+    router: GazeContext
+    """The context of the T queries that choose."""
+
+    rows: Tensor
+    """int64 [B, T]: which these are."""
+
+    mask: Callable[[Tensor, Tensor], MaskMod]
+    """From what they selected, bool [B, H or G, T, R], and int64 [H], which selection is a head's."""
+
+
+@dataclass(frozen=True)
+class FlexBlocks:
     """Blocks and mask functions, the same in every layer."""
+
+    seen: MaskMod
+    """Of layers that do not route."""
+
+    dense_blocks: dict[str, Tensor] | None
+    routing: FlexRouting | None
+
+    @classmethod
+    def of(cls, ctx: GazeContext) -> FlexBlocks:
+        """From the layouts."""
+        q, k, config = ctx.layout, ctx.key_layout, ctx.config
+        queries = Queries(*map(_small, query_fields(q, config)))
+        keys = Keys(*map(_small, key_fields(q, k)))
+
+        def seen(b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
+            at_query, at_key = Queries(*(x[b, i] for x in queries)), Keys(*(x[b, j] for x in keys))
+            return sees(at_query, at_key, config)
+
+        routes = q.num_regions > 0 and not config.is_dense
+        dense_blocks = None
+        if not routes or config.dense_layers:
+            dense_blocks = block_tensors(q, k, config, routing=False)
+        return cls(seen, dense_blocks, _routing(ctx, queries, keys) if routes else None)
+
+    def attend(
+        self, q: Tensor, k: Tensor, v: Tensor, ctx: GazeContext, layer: int, scaling: float, dropout: float
+    ) -> Tensor:
+        """Attention of q [B, H, Q, D] over k, v [B, G, S, D]; returns [B, H, Q, D].
+
+        Raises: ValueError for dropout, and for heads that are too small.
+        """
+        if dropout > 0:
+            raise ValueError(
+                f"attention backend 'flex' has no attention dropout, but {dropout} was asked for; set it to 0"
+            )
+        if q.device.type == "cuda" and q.shape[-1] < MIN_HEAD_DIM:
+            raise ValueError(
+                f"attention backend 'flex' needs heads of at least {MIN_HEAD_DIM} on cuda, these have {q.shape[-1]}; "
+                "use backend 'masked'"
+            )
+        routing = self.routing if ctx.config.routes(layer) else None
+        if routing is not None:
+            rows = routing.rows[:, None, :, None]
+            asking = q.detach().gather(2, rows.expand(-1, q.shape[1], -1, q.shape[3]))
+            regions = routing.router.choose(layer, asking, k, ctx.key_layout.region, scaling)
+            selected = as_mask(regions, ctx.layout.num_regions)
+            group = torch.arange(q.shape[1], device=q.device) // (q.shape[1] // selected.shape[1])
+            mask, blocks = routing.mask(selected, group), routing.blocks
+            if ctx.recorder is not None:
+                regions = at_queries(regions, routing.rows, q.shape[2])
+        else:
+            regions, mask, blocks = every_region(ctx), self.seen, self.dense_blocks
+        if ctx.recorder is not None:
+            ctx.recorder.record(layer, regions, _count(ctx, mask, q.shape[1]))
+        if not torch.is_grad_enabled():  # on a CPU FlexAttention refuses what requires gradients, wanted or not
+            q, k, v = q.detach(), k.detach(), v.detach()
+        seq_lengths = (q.shape[2], k.shape[2])
+        block_mask = BlockMask(seq_lengths=seq_lengths, BLOCK_SIZE=(BLOCK, BLOCK), mask_mod=mask, **blocks)
+        run = _compiled(q.device.type)
+        grouped = q.shape[1] != k.shape[1]
+        return run(q, k, v, block_mask=block_mask, scale=scaling, enable_gqa=grouped, kernel_options=KERNEL_OPTIONS)
+
+
+def _routing(ctx: GazeContext, queries: Queries, keys: Keys) -> FlexRouting:
     q, k, config = ctx.layout, ctx.key_layout, ctx.config
-    queries = Queries(*map(_small, query_fields(q, config)))
-    keys = Keys(*map(_small, key_fields(q, k)))
-
-    def seen(b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
-        at_query, at_key = Queries(*(x[b, i] for x in queries)), Keys(*(x[b, j] for x in keys))
-        return sees(at_query, at_key, config)
-
-    ctx.prepared["seen"] = seen
-    routes = q.num_regions > 0 and not config.is_dense
-    if not routes or config.dense_layers:
-        ctx.prepared["dense_blocks"] = block_tensors(q, k, config, routing=False)
-    if not routes:
-        return
-    ctx.prepared["routed_blocks"] = block_tensors(q, k, config, routing=True)
+    blocks = block_tensors(q, k, config, routing=True)
     router, rows = ctx.of_routing_queries()
     places = torch.arange(rows.shape[1], device=rows.device).expand_as(rows)
     place = torch.zeros_like(q.index).scatter(1, rows, places).int()
     region = _small(k.region.clamp(min=0))
 
-    def routed(selected: Tensor, group: Tensor) -> MaskMod:
+    def mask(selected: Tensor, group: Tensor) -> MaskMod:
         def seen_and_chosen(b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
             at_query, at_key = Queries(*(x[b, i] for x in queries)), Keys(*(x[b, j] for x in keys))
             chosen = selected[b, group[h], place[b, i], region[b, j]]
@@ -98,44 +170,13 @@ def prepare(ctx: GazeContext) -> None:
 
         return seen_and_chosen
 
-    ctx.prepared.update(routed=routed, router=router, rows=rows)
-
-
-def attend(q: Tensor, k: Tensor, v: Tensor, ctx: GazeContext, layer: int, scaling: float, dropout: float) -> Tensor:
-    """Attention of q [B, H, Q, D] over k, v [B, G, S, D]; returns [B, H, Q, D]."""
-    if dropout > 0:
-        raise ValueError(f"attention backend 'flex' has no attention dropout, but {dropout} was asked for; set it to 0")
-    if q.device.type == "cuda" and q.shape[-1] < MIN_HEAD_DIM:
-        raise ValueError(
-            f"attention backend 'flex' needs heads of at least {MIN_HEAD_DIM} on cuda, these have {q.shape[-1]}; "
-            "use backend 'masked'"
-        )
-    if ctx.layout.num_regions and ctx.config.routes(layer):
-        rows = ctx.prepared["rows"][:, None, :, None]
-        asking = q.detach().gather(2, rows.expand(-1, q.shape[1], -1, q.shape[3]))
-        regions = ctx.prepared["router"].choose(layer, asking, k, ctx.key_layout.region, scaling)
-        selected = as_mask(regions, ctx.layout.num_regions)
-        group = torch.arange(q.shape[1], device=q.device) // (q.shape[1] // selected.shape[1])
-        mask, blocks = ctx.prepared["routed"](selected, group), ctx.prepared["routed_blocks"]
-        if ctx.recorder is not None:
-            regions = at_queries(regions, ctx.prepared["rows"], q.shape[2])
-    else:
-        regions, mask, blocks = every_region(ctx), ctx.prepared["seen"], ctx.prepared["dense_blocks"]
-    if ctx.recorder is not None:
-        _record(ctx, layer, mask, regions, q.shape[1])
-    if not torch.is_grad_enabled():  # on a CPU FlexAttention refuses what requires gradients, wanted or not
-        q, k, v = q.detach(), k.detach(), v.detach()
-    seq_lengths = (q.shape[2], k.shape[2])
-    block_mask = BlockMask(seq_lengths=seq_lengths, BLOCK_SIZE=(BLOCK, BLOCK), mask_mod=mask, **blocks)
-    run = _compiled(q.device.type)
-    grouped = q.shape[1] != k.shape[1]
-    return run(q, k, v, block_mask=block_mask, scale=scaling, enable_gqa=grouped, kernel_options=KERNEL_OPTIONS)
+    return FlexRouting(blocks, router, rows, mask)
 
 
 @cache
 def _compiled(device_type: str) -> Callable[..., Tensor]:
-    """FlexAttention, compiled for any shape. Should torch have to give up compiling, it raises: without compilation
-    FlexAttention would hold every score in memory. On a CPU, where it is there to be tested, it is traced only.
+    """FlexAttention, compiled for any shape. It raises where torch cannot compile it: without compilation
+    FlexAttention would hold every score in memory. On a CPU, where it only serves tests, it is traced and not compiled.
 
     One compilation serves all lengths; another follows where sizes that have nothing to do with each other, such as
     heads and blocks, were equal by chance.
@@ -188,22 +229,15 @@ def _small(x: Tensor) -> Tensor:
     return x if x.dtype == torch.bool else x.long().clamp(max=torch.iinfo(torch.int32).max).int()
 
 
-def _record(ctx: GazeContext, layer: int, mask: MaskMod, regions: Tensor, heads: int) -> None:
+def _count(ctx: GazeContext, mask: MaskMod, heads: int) -> Counts:
     """Count the pairs that the mask function lets through, some queries at a time."""
     keys, queries = ctx.key_layout, ctx.layout
     device = queries.role.device
     batch, length = queries.shape
     b, h, j = (torch.arange(n, device=device) for n in (batch, heads, keys.shape[1]))
-    counts: list[list[Tensor]] = []
-    before = []
+    blocks = []
     for start in range(0, length, BLOCK):
         i = torch.arange(start, min(start + BLOCK, length), device=device)
         allowed = mask(b[:, None, None, None], h[:, None, None], i[:, None], j).expand(-1, heads, -1, -1)
-        counts.append([(allowed & (keys.role == r)[:, None, None, :]).sum(-1) for r in (VISUAL, CONTEXT, TEXT)])
-        rows = queries.tokens(slice(start, start + BLOCK))
-        earlier = (keys.index[:, None, :] <= rows.index[:, :, None]) & (keys.role == VISUAL)[:, None, :]
-        before.append((earlier & (keys.sample[:, None, :] == rows.sample[:, :, None])).sum(-1))
-    visual, context, text = (torch.cat(parts, dim=-1) for parts in zip(*counts, strict=True))
-    seen_before = torch.cat(before, dim=-1)
-    looking = (queries.role == TEXT) & (seen_before > 0)
-    ctx.recorder.record(layer, regions, visual, context, text, seen_before, looking)
+        blocks.append(count_allowed(allowed, queries.tokens(slice(start, start + BLOCK)), keys, heads))
+    return Counts.of_blocks(blocks)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,15 +23,25 @@ BLOCK_PAIRS = 2**24
 """Pairs of a query (of a head) and a key in one block; a mask takes 4 or 5 bytes of each."""
 
 SAVED_PAIRS = 2**22
-"""Pairs up to which a mask is kept for the backward pass; above, the block is computed once more there."""
+"""Up to so many pairs a mask is kept for the backward pass; above, the backward pass computes the block once more."""
 
 KEPT_PAIRS = 2**23
-"""Pairs up to which what all heads and layers share of the masks is kept from layer to layer."""
+"""Up to so many pairs the part of the masks that all heads and layers share is kept from layer to layer."""
+
+
+class Softmax(NamedTuple):
+    """Options of every softmax of a layer."""
+
+    scaling: float
+    """Of the logits."""
+    dropout: float = 0.0
+    """Of the weights."""
 
 
 @dataclass(frozen=True)
 class MaskedRows:
-    """Queries [B, T], the keys [B, S] that they may see, and what the same in every layer their masks are made of."""
+    """Queries [B, T] and the keys [B, S] that they may see; and the parts of their masks that are the same in every
+    layer."""
 
     queries: TokenLayout
     keys: TokenLayout
@@ -51,8 +61,8 @@ class MaskedRows:
             yield slice(start, stop), keys if self.ends is None else self.ends[stop - 1]
 
     def seen(self, block: slice, end: int) -> tuple[Tensor, Tensor]:
-        """bool [B, 1, T', S'], of the block's queries and the first S' keys: pairs that are seen whatever is chosen,
-        and pairs that are where the key's region is."""
+        """Two masks bool [B, 1, T', S'] of the block's queries and the first S' keys: pairs that are seen whatever is
+        chosen, and pairs that are seen where the key's region is chosen."""
         if ("seen", block.start) not in self.kept:
             return self._keep("seen", block, self._seen(block, end))
         return self.kept["seen", block.start]
@@ -78,9 +88,9 @@ class MaskedRows:
         return chosen.gather(-1, at_key).logical_and_(choice).logical_or_(free)
 
     def added(self, block: slice, end: int, regions: Tensor | None, dtype: torch.dtype) -> Tensor | None:
-        """`allowed` as what is added to the logits, 0 or -inf: on a CPU torch takes longer to make this of booleans
-        than to attend. None where it cannot be put together from regions: some key of one is seen by some query whether
-        or not it chose it.
+        """`allowed` as numbers that are added to the logits, 0 or -inf: on a CPU torch takes longer to convert booleans
+        than to attend. None where regions do not say it all: some query sees a visual key without having chosen its
+        region.
         """
         parts = self._parts_added(block, end, dtype, regions is None)
         if parts is None:
@@ -118,7 +128,7 @@ class MaskedRows:
 
 
 def attend_masked(
-    q: Tensor, k: Tensor, v: Tensor, rows: MaskedRows, regions: Tensor | None, scaling: float, dropout: float
+    q: Tensor, k: Tensor, v: Tensor, rows: MaskedRows, regions: Tensor | None, softmax: Softmax
 ) -> Tensor:
     """Attention of q [B, H, T, D] over k, v [B, G, S, D] under the masks of `rows`; returns [B, H, T, D]."""
     heads, records = q.shape[1], torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v))
@@ -128,18 +138,18 @@ def attend_masked(
         def run(q: Tensor, k: Tensor, v: Tensor, block: slice = block, end: int = end) -> Tensor:
             mask = rows.added(block, end, regions, q.dtype) if q.device.type == "cpu" else None
             mask = rows.allowed(block, end, regions) if mask is None else mask
-            return under_mask(q, k, v, mask, scaling, dropout)
+            return under_mask(q, k, v, mask, softmax)
 
         mine, keys, values = q[:, :, block], k[:, :, :end], v[:, :, :end]
         if records and mine.shape[:3].numel() * end > SAVED_PAIRS:
-            part = checkpoint(run, mine, keys, values, use_reentrant=False, preserve_rng_state=dropout > 0)
+            part = checkpoint(run, mine, keys, values, use_reentrant=False, preserve_rng_state=softmax.dropout > 0)
         else:
             part = run(mine, keys, values)
         parts.append(part)
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
 
 
-def under_mask(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, scaling: float, dropout: float) -> Tensor:
+def under_mask(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, softmax: Softmax) -> Tensor:
     """Attention of q [B, H, T, D] over k, v [B, G, S, D] under a mask [B or 1, H or G or 1, T, S] as torch takes
     it. The heads of a KV head go side by side as more queries of it, so that keys and values are not repeated."""
     batch, heads, queries, dim = q.shape
@@ -147,5 +157,5 @@ def under_mask(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, scaling: float, dr
     if shared > 1:
         q = q.unflatten(1, (-1, shared)).flatten(2, 3)
         mask = mask.unflatten(1, (-1, shared)).flatten(2, 3) if mask.shape[1] == heads else mask.repeat(1, 1, shared, 1)
-    out = scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, scale=scaling)
+    out = scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=softmax.dropout, scale=softmax.scaling)
     return out.reshape(batch, heads, queries, dim)

@@ -2,11 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+
+class Counts(NamedTuple):
+    """What the Q queries of a layer attended to, or some of them."""
+
+    visual: Tensor
+    """int64 [B, H, Q], visual entries that entered the softmax."""
+    context: Tensor
+    """int64 [B, H, Q], context entries."""
+    text: Tensor
+    """int64 [B, H, Q], text entries, the query's own included."""
+    before: Tensor
+    """int64 [B, Q], visual entries that lie before the query."""
+    looking: Tensor
+    """bool [B, Q], text queries after a visual unit; only these enter the recorder's sums."""
+
+    @classmethod
+    def of_blocks(cls, blocks: Sequence[Counts]) -> Counts:
+        """Of blocks of queries, one after the other."""
+        return cls(*(torch.cat(parts, dim=-1) for parts in zip(*blocks, strict=True)))
 
 
 @dataclass
@@ -50,24 +71,10 @@ class GazeRecorder:
     """fp64 [5]: queries × heads × layers, and over them visual and context entries attended, visual entries before
     the query, and regions kept."""
 
-    def record(
-        self,
-        layer: int,
-        regions: Tensor,
-        visual: Tensor,
-        context: Tensor,
-        text: Tensor,
-        before: Tensor,
-        looking: Tensor,
-    ) -> None:
-        """Add one layer's counts.
-
-        Args:
-            regions: int64 [B, H or G, Q, K], -1 for none.
-            visual, context, text: int64 [B, H, Q], entries of each role that entered the softmax.
-            before: int64 [B, Q], visual entries that lie before the query.
-            looking: bool [B, Q], text queries after a visual unit; only these enter the sums.
-        """
+    def record(self, layer: int, regions: Tensor, counts: Counts) -> None:
+        """Add what one layer's queries attended to, and the regions int64 [B, H or G, Q, K] that they chose, -1 for
+        none."""
+        visual, context, text, before, looking = counts
         self.layers[layer] = LayerGaze(regions[:, :, -1], visual[:, :, -1], context[:, :, -1], text[:, :, -1])
         heads, weight = visual.shape[1], looking[:, None].long()
         kept = (regions >= 0).sum(-1) * (heads // regions.shape[1])

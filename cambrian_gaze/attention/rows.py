@@ -32,7 +32,8 @@ _PADDING, _PLAIN, _OF_UNIT, _SHARED, _CHOOSES = range(5)
 
 @dataclass(frozen=True)
 class UnitRun:
-    """Units of one size, one right after the other: `count` of `length` tokens, the last `context` of each context."""
+    """`count` units of one size, one right after the other: each has `length` tokens, of which the last `context` are
+    context tokens."""
 
     start: int
     count: int

@@ -86,7 +86,7 @@ def all_to_all(x: Tensor, process_group: dist.ProcessGroup) -> Tensor:
 
 
 class _AllToAll(torch.autograd.Function):
-    """`all_to_all_single`, which gloo has as well as NCCL, and which is its own transpose."""
+    """`all_to_all_single`, which both gloo and NCCL have. It is its own transpose, and so its own backward pass."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, process_group: dist.ProcessGroup) -> Tensor:

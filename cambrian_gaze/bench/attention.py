@@ -112,7 +112,7 @@ def _chosen(args: argparse.Namespace) -> list[measure.Row]:
     import torch
 
     from cambrian_gaze.attention.choice.auto import rows_of
-    from cambrian_gaze.attention.choice.trial import REFERENCE, SECONDS, Heads, fastest, try_all
+    from cambrian_gaze.attention.choice.trial import REFERENCE, SECONDS, Heads, Timing, fastest, try_all
     from cambrian_gaze.attention.context import GazeContext
     from cambrian_gaze.attention.registry import BACKENDS
     from cambrian_gaze.bench.attention_cases import DTYPES
@@ -137,9 +137,8 @@ def _chosen(args: argparse.Namespace) -> list[measure.Row]:
                 if seconds < 0:
                     rows.append(_row(case, mode, "auto", None, note=measure.NO_TIME_LEFT, section=SECTION_OF_CHOICE))
                     continue
-                outcomes = try_all(
-                    ctx, heads, torch.device(name), dtype, candidates, gradients=mode == BACKWARD, seconds=seconds
-                )
+                device, timing = torch.device(name), Timing(seconds)
+                outcomes = try_all(ctx, heads, device, dtype, candidates, gradients=mode == BACKWARD, timing=timing)
                 best = fastest([o for o in outcomes if not candidates[o.name].only_for_tests])
                 rows += [
                     _row(case, mode, form=None, **found, section=SECTION_OF_CHOICE) for found in rows_of(outcomes, best)

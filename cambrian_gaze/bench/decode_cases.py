@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import dataclasses
 import itertools
 import statistics
 import time
@@ -16,7 +16,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
 from cambrian_gaze import measure
-from cambrian_gaze.attention import GazeContext, GazeRecorder, attend
+from cambrian_gaze.attention import BACKENDS, GazeContext, GazeRecorder, attend
+from cambrian_gaze.attention.backend import REFERENCE
 from cambrian_gaze.attention.decode import native as decode_native
 from cambrian_gaze.attention.decode import reference as decode_torch
 from cambrian_gaze.bench.decode_cache import REGION, UNIT, RandomCache, RandomLayer, layouts, step_context
@@ -86,10 +87,10 @@ class DecodeCase:
                     image=RegionBudget((1, 6, 6), **budget),
                     num_context_tokens=self.context,
                     head_granularity=granularity,
-                    backend="triton" if arm == "triton" else "auto",
+                    backend=arm if arm in BACKENDS else "auto",
                 )
                 ctx = contexts[arm, number, granularity] = step_context(config, cache)
-                ctx.prepared["compiled"] = not self.plain_torch
+                ctx.prepared = dataclasses.replace(ctx.prepared, compiled=not self.plain_torch)
                 calls[arm, number, granularity] = [_step(q, ctx, at, scaling) for at in range(self.layers)]
         calls = {key: [_graphed(call, q.device) for call in each] for key, each in calls.items()}
         times = _take_turns(calls, q.device, seconds)
@@ -111,14 +112,16 @@ class DecodeCase:
             yield measure.row(**shared, **own, layers=self.layers, **times[key])
 
     def _arms(self) -> tuple[str, ...]:
-        """Names of the ways to decode: what every model does, and Triton where it is asked for on a GPU."""
-        triton = self.device == "cuda" and importlib.util.find_spec("triton") is not None
-        return ("decode", "triton") if triton else ("decode",)
+        """Ways to decode, by name: what every model does, and on a GPU those that backends declare of their own."""
+        device, dtype = torch.device(self.device), DTYPES[self.dtype]
+        usual = BACKENDS[REFERENCE].decode
+        own = [name for name, b in BACKENDS.items() if b.decode != usual and not b.refuses(GazeConfig(), device, dtype)]
+        return ("decode", *own) if self.device == "cuda" else ("decode",)
 
     def _form(self, arm: str, grouped: Tensor) -> str:
         """How a step of queries [B, G, n, D] is taken."""
-        if arm == "triton":
-            return "Triton"
+        if arm in BACKENDS:
+            return arm.capitalize()
         compiled = self.device == "cpu" and not self.plain_torch and decode_native.takes(grouped)
         return "compiled" if compiled else "plain torch"
 
@@ -171,9 +174,8 @@ def _checked(q: Tensor, out: Tensor, ctx: GazeContext, layer: RandomLayer, scali
     gaze, ctx.recorder = ctx.recorder.layers[0], None
     chosen = gaze.regions[:, :, None]  # [B, 1, 1, R] where all are kept
     chosen = chosen.expand(-1, max(groups, chosen.shape[1]), -1, -1)
-    seen = ctx.prepared["page_seen"], ctx.prepared["flat_seen"]
     grouped = q.view(batch, groups, -1, q.shape[-1]).double()
-    want, _ = decode_torch.attend(grouped, layer.double(), *seen, chosen, scaling)
+    want, _ = decode_torch.attend(grouped, layer.double(), ctx.prepared.seen, chosen, scaling)
     # Every selected page once per KV head. A step that reads in place, or per query head, moves more than this.
     share = as_mask(chosen, regions).view(batch, groups, -1, regions).any(2).double().mean().item()
     read = layer.descriptors.nbytes + layer.flat_keys.nbytes + layer.flat_values.nbytes

@@ -166,7 +166,7 @@ def _figures(args: argparse.Namespace, arm: StepSetup, config: Any, device: torc
         model.model.language_model.set_attn_implementation("sdpa")
     else:
         model.model.language_model.register_forward_pre_hook(
-            lambda module, args, kwargs: backends.append(kwargs["gaze_context"].prepared["backend"].name),
+            lambda module, args, kwargs: backends.append(kwargs["gaze_context"].prepared.backend.name),
             with_kwargs=True,
         )
     if args.checkpointing:

@@ -5,9 +5,9 @@ import dataclasses
 import pytest
 import torch
 
-from cambrian_gaze.attention import GazeContext
+from cambrian_gaze.attention import BACKENDS, GazeContext
+from cambrian_gaze.attention.backend import REFERENCE
 from cambrian_gaze.attention.decode import reference as decode_torch
-from cambrian_gaze.attention.decode import step as decode
 from cambrian_gaze.gaze.config import GazeConfig, RegionBudget
 from cambrian_gaze.models.cache.cache import GazeCache
 from tests._layouts import build
@@ -36,8 +36,19 @@ def step(granularity, heads=8, dtype=torch.float32, rows=ROWS, seed=0, **options
         cache.update(k[:, :, part], v[:, :, part], 0)
     last = layout.tokens(slice(cut, None))
     ctx = GazeContext(config, last, last, cache, reads_cache=True, is_step=True)
-    decode.prepare(ctx)
-    return q[:, :, cut:], ctx
+    return q[:, :, cut:], prepared(ctx)
+
+
+def prepared(ctx):
+    """The context, as its backend prepares a step."""
+    backend = REFERENCE if ctx.config.backend == "auto" else ctx.config.backend
+    ctx.prepared = BACKENDS[backend].decode(ctx)
+    return ctx
+
+
+def decode(q, ctx):
+    """The step's attention in layer 0."""
+    return ctx.prepared.attend(q, None, None, ctx, 0, 0.25)
 
 
 def reference(q, ctx):
@@ -46,9 +57,8 @@ def reference(q, ctx):
     routes = ctx.config.routes(0)
     every_key = pages.page_keys.flatten(2, 3)
     regions = ctx.choose(0, q, every_key, ctx.cache.page_layout.region, 0.25) if routes else None
-    seen = ctx.prepared["page_seen"], ctx.prepared["flat_seen"]
     grouped = q.reshape(len(q), GROUPS, -1, DIM)
-    out, allowed = decode_torch.attend(grouped, pages, *seen, regions, 0.25)
+    out, allowed = decode_torch.attend(grouped, pages, ctx.prepared.seen, regions, 0.25)
     return out.view(q.shape), regions, allowed.sum(-1).view(len(q), -1)
 
 
@@ -62,6 +72,4 @@ def moved(q, ctx, device):
     for name in ("page_layout", "flat_layout"):
         setattr(ctx.cache, name, getattr(ctx.cache, name).to(torch.device(device)))
     layout = ctx.layout.to(torch.device(device))
-    ctx = dataclasses.replace(ctx, layout=layout, key_layout=layout, prepared={})
-    decode.prepare(ctx)
-    return q.to(device), ctx
+    return q.to(device), prepared(dataclasses.replace(ctx, layout=layout, key_layout=layout))

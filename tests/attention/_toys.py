@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import torch
 
-from cambrian_gaze.attention import BACKENDS, Backend, masked
-from cambrian_gaze.attention.choice.trial import REFERENCE
+from cambrian_gaze.attention import BACKENDS, Backend
+from cambrian_gaze.attention.backend import REFERENCE
+from cambrian_gaze.attention.masked import MaskedAttention
 from cambrian_gaze.gaze.config import GazeConfig, RegionBudget
 from tests._layouts import build
 from tests.attention._run import context
@@ -45,6 +49,17 @@ class _WrongGradient(torch.autograd.Function):
         return grad * 1.15
 
 
+@dataclass
+class Toy:
+    """What a toy prepares: what `masked` does, and what becomes of it."""
+
+    whole: MaskedAttention
+    change: Callable[..., torch.Tensor]
+
+    def attend(self, *args):
+        return self.change(self.whole, *args)
+
+
 def toys(clock: ToyClock, names: list[str]) -> dict[str, Backend]:
     """`masked` and the toys of these names; all compute what `masked` computes, but for what their name says."""
 
@@ -54,9 +69,9 @@ def toys(clock: ToyClock, names: list[str]) -> dict[str, Backend]:
         def prepare(ctx):
             clock.ran.append(name)
             clock.configured.add(ctx.config.backend)
-            masked.prepare(ctx)
+            return Toy(MaskedAttention.of(ctx), attend)
 
-        def attend(q, k, v, ctx, layer, scaling, dropout):
+        def attend(whole, q, k, v, ctx, layer, scaling, dropout):
             clock.ran.append(name)
             clock.dtypes |= {x.dtype for x in (q, k, v)}
             clock.layers.add(layer)
@@ -70,7 +85,6 @@ def toys(clock: ToyClock, names: list[str]) -> dict[str, Backend]:
             if name == "wrong gradient":
                 k = _WrongGradient.apply(k)
             if name == "leaks a region":
-                ctx.prepared.clear()
                 told, mine = type(ctx).choose, ctx
 
                 def choose(self, *args):
@@ -80,11 +94,10 @@ def toys(clock: ToyClock, names: list[str]) -> dict[str, Backend]:
 
                 type(mine).choose = choose
                 try:
-                    masked.prepare(ctx)
-                    return masked.attend(q, k, v, ctx, layer, scaling, dropout)
+                    return MaskedAttention.of(ctx).attend(q, k, v, ctx, layer, scaling, dropout)
                 finally:
                     type(mine).choose = told
-            out = masked.attend(q, k, v, ctx, layer, scaling, dropout)
+            out = whole.attend(q, k, v, ctx, layer, scaling, dropout)
             if name == "wrong":
                 out = out * 1.1
             if name == "wrong in a row":
@@ -102,7 +115,6 @@ def toys(clock: ToyClock, names: list[str]) -> dict[str, Backend]:
         return Backend(
             name,
             prepare,
-            attend,
             lambda config, device, dtype: "not here" if name == "refuses" else None,
             forward_only=frozenset({"cpu"} if name == "forward only" else ()),
         )

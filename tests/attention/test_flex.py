@@ -73,16 +73,17 @@ def test_blocks_and_mask_function_are_the_mask(options):
     ctx = prepare(context(layout, config), CPU, torch.float32)
     want = square_mask(layout, config, None)
     if config.routes(0):
-        router, rows = ctx.prepared["router"], ctx.prepared["rows"]
+        routing = ctx.prepared.own.routing
+        router, rows = routing.router, routing.rows
         asking = q.gather(2, rows[:, None, :, None].expand(-1, 4, -1, 16))
         regions = router.choose(0, asking, k, layout.region, SCALING)
         want = square_mask(layout, config, at_queries(regions, rows, layout.shape[1]))
         want = want.repeat_interleave(4 // want.shape[1], dim=1)
         selected = flex.as_mask(regions, layout.num_regions)
-        mask = ctx.prepared["routed"](selected, torch.arange(4) // (4 // selected.shape[1]))
-        blocks = ctx.prepared["routed_blocks"]
+        mask = routing.mask(selected, torch.arange(4) // (4 // selected.shape[1]))
+        blocks = routing.blocks
     else:
-        mask, blocks = ctx.prepared["seen"], ctx.prepared["dense_blocks"]
+        mask, blocks = ctx.prepared.own.seen, ctx.prepared.own.dense_blocks
     got, tiles = visible_by_blocks(ctx, mask, blocks, heads=4)
     assert torch.equal(got.expand(-1, 4, -1, -1), want.expand(-1, 4, -1, -1))
     skipped = ~(tiles[""] | tiles["full_"])

@@ -8,6 +8,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from cambrian_gaze.attention import GazeContext, GazeRecorder, attend, masked, masks, prepare
+from cambrian_gaze.attention.counted import at_queries
 from cambrian_gaze.attention.varlen.blocks import PlainBlocks
 from cambrian_gaze.bench.attention_cases import AttentionCase
 from cambrian_gaze.gaze.config import GazeConfig, RegionBudget
@@ -56,7 +57,7 @@ def test_equals_the_square(monkeypatch, options, left, block):
     got = run(*inputs, layout, config, saved=saved)
     regions = None
     if saved:
-        regions = masked.at_queries(saved[0], tokens_that_choose(layout, config), layout.shape[1])
+        regions = at_queries(saved[0], tokens_that_choose(layout, config), layout.shape[1])
     want = square_attention(*inputs, layout, config, regions)
     assert torch.allclose(got[where], want[where], atol=1e-12)
     for a, b in zip(gradients(got, inputs, where), gradients(want, inputs, where), strict=True):
@@ -65,7 +66,7 @@ def test_equals_the_square(monkeypatch, options, left, block):
 
 def tokens_that_choose(layout, config):
     ctx = prepare(context(layout, config), torch.device("cpu"), torch.float64)
-    return ctx.prepared[masked.CHOOSING].tokens
+    return ctx.prepared.own.choosing.tokens
 
 
 @pytest.mark.parametrize("seed", range(12))

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from cambrian_gaze.attention import GazeRecorder
+from cambrian_gaze.attention.record import Counts
 from cambrian_gaze.gaze.config import GazeConfig, RegionBudget
 from cambrian_gaze.gaze.cost import attended_visual
 from cambrian_gaze.gaze.layout import CONTEXT, TEXT, VISUAL
@@ -71,8 +72,8 @@ def test_spread_of_choices():
     looking = torch.ones(3, 4, dtype=torch.bool)
     offered = torch.tensor([[True] * 4, [True] * 4, [True, False, False, False]])
     recorder = GazeRecorder(num_regions=4, routes=lambda layer: layer == 0)
-    recorder.record(0, regions, counts, counts, counts, counts[:, 0], looking)
-    recorder.record(1, regions, counts, counts, counts, counts[:, 0], looking)
+    recorder.record(0, regions, Counts(counts, counts, counts, counts[:, 0], looking))
+    recorder.record(1, regions, Counts(counts, counts, counts, counts[:, 0], looking))
     assert list(recorder.usage) == [0]
     stats = recorder.stats(offered)
     assert stats.routing_entropy == pytest.approx((0 + 1) / 2)

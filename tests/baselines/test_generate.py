@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from cambrian_gaze.attention.policy import layer as policy_layer
+from cambrian_gaze.attention.policy.attention import PolicyAttention
 from cambrian_gaze.attention.policy.policy import Shown
 from cambrian_gaze.attention.policy.state import PolicyState
 from cambrian_gaze.baselines.registry import POLICIES, make_policy
@@ -224,19 +225,19 @@ def test_gaze_over_what_is_left(model, processor, batch, name: str) -> None:
         torch.testing.assert_close(mine[:1], single, atol=2e-5, rtol=2e-5)
 
 
-def test_gaze_describes_regions_by_what_is_left_of_them(model, processor) -> None:
+def test_gaze_describes_regions_by_what_is_left_of_them(model, processor, monkeypatch) -> None:
     """Against a loop over heads and regions, in the layer's own keys and queries."""
     torch.manual_seed(0)
     inputs, gaze = encode(processor, (0, "read B3")), {"top_k": 2}
     cache = cache_of(model, make_policy("random", {"budget": 24}), gaze)
     seen = {}
-    attend = cache.policy.attend
+    attend = PolicyAttention.attend
 
-    def listen(q, ctx, layer, scaling):
+    def listen(self, q, k, v, ctx, layer, *options):
         seen[layer] = q
-        return attend(q, ctx, layer, scaling)
+        return attend(self, q, k, v, ctx, layer, *options)
 
-    cache.policy.attend = listen
+    monkeypatch.setattr(PolicyAttention, "attend", listen)
     with torch.no_grad():
         model(**inputs, cache=cache, use_cache=True, gaze=gaze)
         step = model(input_ids=torch.tensor([[7]]), cache=cache, use_cache=True, gaze=gaze, return_gaze=True)
@@ -306,7 +307,7 @@ def test_attention_of_a_question_is_exact_in_16_bits(dtype, size: float, monkeyp
     q, keys = ((size * torch.randn(1, n, t, 128, generator=generator)).to(dtype) for n, t in ((4, 6), (2, 40)))
     keys[:, :, 20:30] = keys[:, :, 10:20] * (1 + 2**-7)  # the neighbouring number, or the one after
     layer = object.__new__(policy_layer.PolicyLayer)
-    layer.q, layer.keys, layer.bare, layer.scaling = q, keys, None, 128**-0.5
+    layer.q, layer.stored, layer.scaling = q, policy_layer.Stored(keys, keys, None), 128**-0.5
     seen = torch.ones(6, 40, dtype=torch.bool).tril(34)
     layer.allowed = lambda block, row: seen[block].expand(1, 4, -1, -1)
     columns, asking = torch.arange(5, 30), torch.arange(2, 6)

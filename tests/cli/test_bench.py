@@ -172,9 +172,9 @@ def test_a_time_limit_is_shared_among_the_trials_that_are_left(tmp_path: Path, m
 
     now, given = [0.0], []
 
-    def try_all(*args, seconds, **options):
-        given.append(seconds)
-        now[0] += 20 if len(given) == 1 else seconds
+    def try_all(*args, timing, **options):
+        given.append(timing.seconds)
+        now[0] += 20 if len(given) == 1 else timing.seconds
         return [trial.Outcome("masked", layer_us=1.0, prepare_us=1.0)]
 
     monkeypatch.setattr(trial, "try_all", try_all)

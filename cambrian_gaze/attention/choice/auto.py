@@ -14,19 +14,17 @@ import functools
 import json
 import logging
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.distributed as dist
 
 from cambrian_gaze import measure
+from cambrian_gaze.attention.backend import REFERENCE, Backend
 from cambrian_gaze.attention.choice import kept, run_choice
-from cambrian_gaze.attention.choice.trial import REFERENCE, Heads, Outcome, fastest, try_all
+from cambrian_gaze.attention.choice.trial import Heads, Outcome, fastest, try_all
 from cambrian_gaze.attention.context import GazeContext
 from cambrian_gaze.gaze.config import GazeConfig
-
-if TYPE_CHECKING:
-    from cambrian_gaze.attention.registry import Backend
 
 logger = logging.getLogger(__name__)
 
@@ -120,12 +118,14 @@ def _decide(
     backends: Mapping[str, Backend],
     gradients: bool,
 ) -> str:
-    """By what is kept, else by trial."""
+    """The name of the fastest backend: by the outcome that is kept, else by a trial."""
     candidates = {name: backend for name, backend in backends.items() if not backend.only_for_tests}
     key = call_class(ctx, device, dtype, heads, gradients=gradients)
     outcomes, origin = kept.read(key), f"kept in {kept.place(key)}"
-    best = None if outcomes is None else fastest(outcomes)
-    if best is None or best.name not in candidates or candidates[best.name].refuses(ctx.config, device, dtype):
+    # Where another backend was registered since, what is kept does not count.
+    same = outcomes is not None and {outcome.name for outcome in outcomes} == candidates.keys()
+    best = fastest(outcomes) if same else None
+    if best is None or candidates[best.name].refuses(ctx.config, device, dtype):
         try:
             at_budget = dataclasses.replace(ctx, config=_at_its_budget(ctx.config))
             floor = FLOOR if key["progressive"] else None
@@ -155,13 +155,13 @@ def _decide(
 
 
 def _of_one_rank(ctx: GazeContext, heads: Heads) -> Heads:
-    """Those that one rank of a sequence-parallel group computes."""
+    """The heads that one rank of a sequence-parallel group computes."""
     shared = 1 if ctx.shards is None else ctx.shards.group.size
     return Heads(heads.query // shared, heads.kv // shared, heads.dim)
 
 
 def rows_of(outcomes: list[Outcome], best: Outcome | None) -> list[dict[str, Any]]:
-    """What stands in the columns of `COLUMNS`."""
+    """The rows of a table with the columns of `COLUMNS`."""
     return [
         {
             "arm": o.name,
@@ -177,8 +177,9 @@ def rows_of(outcomes: list[Outcome], best: Outcome | None) -> list[dict[str, Any
 def call_class(
     ctx: GazeContext, device: torch.device, dtype: torch.dtype, heads: Heads, *, gradients: bool
 ) -> dict[str, Any]:
-    """What calls have in common for which one outcome holds, in plain JSON types. Lengths are rounded up to powers of
-    two; they are the host's, so that no device is waited for. Rows count with gradients, whose memory grows with them.
+    """The class of a call, in plain JSON types: one outcome holds for all calls of a class. Lengths are rounded up to
+    powers of two; the host knows them, so that no device is waited for. With gradients the number of rows counts too,
+    since memory grows with it.
     """
     batch, length = ctx.layout.shape
     sizes = {"tokens": length, "regions": ctx.layout.num_regions} | ({"rows": batch} if gradients else {})
@@ -196,7 +197,8 @@ def call_class(
 
 @functools.lru_cache(maxsize=256)
 def _selection(config: GazeConfig) -> str:
-    """Options that decide what is computed. The schedule changes `min_keep_ratio` at nearly every step of training."""
+    """The options that decide what is computed, as JSON. `min_keep_ratio` is not among them: the schedule changes it at
+    nearly every step of training."""
     values = config.to_dict()
     for name in ("backend", "schedule", "min_keep_ratio", "dense_layers"):
         del values[name]
@@ -205,5 +207,5 @@ def _selection(config: GazeConfig) -> str:
 
 @functools.lru_cache(maxsize=256)
 def _at_its_budget(config: GazeConfig) -> GazeConfig:
-    """As it is when Progressive TopK has ended: that is timed, and decides."""
+    """The configuration after the end of Progressive TopK. It is timed, and decides."""
     return dataclasses.replace(config, min_keep_ratio=0.0)

@@ -27,7 +27,8 @@ PACKAGES = ("triton", "flash-attn", "cambrian-gaze")
 
 @cache
 def versions() -> dict[str, str | None]:
-    """What else decides which backend is right and fast; `code` is a digest of this folder and the method's."""
+    """Versions that decide, too, which backend is right and fast. `code` is a digest of the sources of `attention` and
+    `gaze`."""
     found: dict[str, str | None] = {"torch": torch.__version__}  # with its build, which the metadata may leave out
     found |= {**dict.fromkeys(PACKAGES), **machine.versions(PACKAGES)}
     digest = hashlib.blake2b(digest_size=8)
@@ -49,7 +50,7 @@ def place(key: dict[str, Any]) -> Path:
 
 
 def read(key: dict[str, Any]) -> list[Outcome] | None:
-    """What was found for this class of calls; None where nothing is kept, or nothing that can be believed."""
+    """The outcomes of this class of calls; None where none are kept, or the file cannot be believed."""
     path = place(key)
     try:
         raw = path.read_bytes()
@@ -67,7 +68,8 @@ def read(key: dict[str, Any]) -> list[Outcome] | None:
 
 
 def write(key: dict[str, Any], outcomes: list[Outcome]) -> Path | None:
-    """Keep them, whole or not at all; the file. None where the folder cannot be written, which is said."""
+    """Keep the outcomes, whole or not at all. Returns the file; None, with a warning, where the folder cannot be
+    written."""
     path = place(key)
     try:
         write_bytes(path, _content(key, outcomes))

@@ -19,7 +19,7 @@ Ask = Callable[[Callable[[], str], bool, torch.device], str | None]
 
 
 class RunChoice:
-    """Names of backends by the options of calls. Every rank makes the same calls, so that counts of them are equal."""
+    """The chosen backends by the options of calls. Every rank makes the same calls, so that all count alike."""
 
     def __init__(self) -> None:
         self.names: dict[str, str] = {}

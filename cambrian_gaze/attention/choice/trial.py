@@ -14,20 +14,15 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from cambrian_gaze import measure
-from cambrian_gaze.attention.context import GazeContext
+from cambrian_gaze.attention.backend import REFERENCE, Backend
+from cambrian_gaze.attention.context import GazeContext, Prepared
 from cambrian_gaze.gaze.layout import PAD
-
-if TYPE_CHECKING:
-    from cambrian_gaze.attention.registry import Backend
-
-REFERENCE = "masked"
-"""What the others are held against: plain SDPA, which the tests hold against the oracle."""
 
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 5e-4, torch.float16: 5e-3, torch.bfloat16: 4e-2}
 """By dtype, the largest `row_error` of outputs and of dq, dk and dv. Two right backends round differently: plain torch
@@ -79,6 +74,18 @@ class Outcome:
         return None if self.layer_us is None else self.layer_us + self.prepare_us / LAYERS
 
 
+@dataclass(frozen=True)
+class Timing:
+    """How trials are timed, and how long they may take."""
+
+    seconds: float = SECONDS
+    """No further backend is begun after it."""
+    timer: Timer | None = None
+    """Default: the median of a few calls."""
+    now: Callable[[], float] = time.monotonic
+    """The clock that `seconds` is read from."""
+
+
 def fastest(outcomes: list[Outcome]) -> Outcome | None:
     """The one that `auto` takes; None where all were dropped."""
     return min((o for o in outcomes if o.cost_us is not None), key=lambda o: o.cost_us, default=None)
@@ -93,9 +100,7 @@ def try_all(
     *,
     gradients: bool,
     floor: float | None = None,
-    timer: Timer | None = None,
-    now: Callable[[], float] = time.monotonic,
-    seconds: float = SECONDS,
+    timing: Timing | None = None,
 ) -> list[Outcome]:
     """An outcome per candidate, the reference's first. The state of random numbers stays as it is, and nothing of what
     was computed stays in memory.
@@ -107,8 +112,8 @@ def try_all(
 
     Raises: RuntimeError where a candidate left the device in a state in which nothing runs any more.
     """
-    end = now() + seconds
-    timer = timer or _median
+    timing = timing or Timing()
+    end, timer = timing.now() + timing.seconds, timing.timer or _median
     # `dtype` is what it comes to under autocast.
     plainly = torch.autocast(device.type, enabled=False), torch.set_grad_enabled(gradients)
     generators = torch.random.fork_rng([device] if device.type == "cuda" else [])
@@ -118,8 +123,8 @@ def try_all(
         if outcomes[0].reason is None:
             for name, backend in candidates.items():
                 if name != REFERENCE:
-                    late = Outcome(name, reason=NO_TIME_LEFT.format(seconds), transient=True)
-                    outcomes.append(late if now() > end else trial.outcome(backend, timer))
+                    late = Outcome(name, reason=NO_TIME_LEFT.format(timing.seconds), transient=True)
+                    outcomes.append(late if timing.now() > end else trial.outcome(backend, timer))
     del trial
     if device.type == "cuda":
         torch.cuda.empty_cache()
@@ -143,9 +148,7 @@ class _Trial:
         gradients: bool,
         floor: float | None,
     ) -> None:
-        ctx = dataclasses.replace(
-            ctx, cache=None, recorder=None, mass=None, saved=None, shards=None, hidden=None, prepared={}
-        )
+        ctx = dataclasses.replace(ctx, cache=None, recorder=None, mass=None, saved=None, shards=None, hidden=None)
         self.ctx, self.device, self.dtype, self.gradients = ctx, device, dtype, gradients
         self.scaling = heads.dim**-0.5
         self.layer = next(n for n in range(len(ctx.config.dense_layers) + 1) if n not in ctx.config.dense_layers)
@@ -163,7 +166,7 @@ class _Trial:
         self.expected: list[tuple[Tensor, ...]] = []
 
     def outcome(self, backend: Backend, timer: Timer) -> Outcome:
-        """Run it beside the reference's results, which the first call leaves behind; then time it."""
+        """Compare a backend with the reference, whose results the first call leaves behind; then time it."""
         name, device = backend.name, self.device
         reason = backend.refuses(self.ctx.config, device, self.dtype)
         if self.gradients and device.type in backend.forward_only:
@@ -173,14 +176,14 @@ class _Trial:
         error = None
         try:
             if name == REFERENCE:
-                self.expected = [self._run(backend, self._prepared(backend, told)) for told in self.told]
+                self.expected = [self._run(*self._prepared(backend, told)) for told in self.told]
             else:
                 error = max(self._error(backend, *each) for each in zip(self.told, self.expected, strict=True))
                 if not error <= TOLERANCE[self.dtype]:
                     reason = f"differs from {REFERENCE} by {error:.1e} of a row, more than {TOLERANCE[self.dtype]:.0e}"
                     return Outcome(name, error if math.isfinite(error) else None, reason=reason)
-            ctx = self._prepared(backend, self.ctx)
-            layer_us = timer(lambda: self._run(backend, ctx), device)
+            ctx, prepared = self._prepared(backend, self.ctx)
+            layer_us = timer(lambda: self._run(ctx, prepared), device)
             return Outcome(name, error, layer_us, timer(lambda: self._prepared(backend, self.ctx), device))
         except torch.OutOfMemoryError:
             reason = "out of memory"
@@ -190,26 +193,26 @@ class _Trial:
         return Outcome(name, error, reason=reason, transient=True)
 
     def _error(self, backend: Backend, told: _Told, expected: tuple[Tensor, ...]) -> float:
-        results = self._run(backend, self._prepared(backend, told))
+        results = self._run(*self._prepared(backend, told))
         return max(row_error(a, b, self.real) for a, b in zip(results, expected, strict=True))
 
     def _under(self, **options: object) -> GazeContext:
-        return dataclasses.replace(self.ctx, config=self.ctx.config.override(**options), prepared={})
+        return dataclasses.replace(self.ctx, config=self.ctx.config.override(**options))
 
-    def _prepared(self, backend: Backend, ctx: GazeContext) -> GazeContext:
-        ctx = dataclasses.replace(ctx, config=ctx.config.override(backend=backend.name), prepared={})
-        backend.prepare(ctx)
-        return ctx
+    def _prepared(self, backend: Backend, ctx: GazeContext) -> tuple[GazeContext, Prepared]:
+        ctx = dataclasses.replace(ctx, config=ctx.config.override(backend=backend.name))
+        return ctx, backend.prepare(ctx)
 
-    def _run(self, backend: Backend, ctx: GazeContext) -> tuple[Tensor, ...]:
+    def _run(self, ctx: GazeContext, prepared: Prepared) -> tuple[Tensor, ...]:
         """Output [B, H, S, D]; where wanted, dq, dk and dv too."""
-        out = backend.attend(*self.inputs, ctx, self.layer, self.scaling, 0.0)
+        out = prepared.attend(*self.inputs, ctx, self.layer, self.scaling, 0.0)
         if not self.gradients:
             return (out,)
         return out.detach(), *torch.autograd.grad(out, self.inputs, self.weight)
 
     def _check_device(self, name: str, reason: str) -> None:
-        """Kernels run later than they are asked to: an error of theirs must not be found in the middle of a run."""
+        """Wait for the kernels, which run later than they are launched: their errors must show here, not in the middle
+        of a run."""
         if self.device.type != "cuda":
             return
         try:
@@ -248,7 +251,7 @@ def row_error(got: Tensor, want: Tensor, real: Tensor) -> float:
 
 @dataclass
 class _Told(GazeContext):
-    """A context that has been told what to choose. Copies of it for some of the queries find theirs by token."""
+    """A context that has been told what to choose. Its copies for some of the queries find their choice by token."""
 
     regions: Tensor | None = None
     """int64 [B, H or G, T, K], -1 for none."""
@@ -263,7 +266,7 @@ class _Told(GazeContext):
         regions = router.choose(layer, mine, k, ctx.key_layout.region, scaling)
         number = torch.arange(tokens.shape[1], device=tokens.device).expand_as(tokens)
         place = torch.full_like(ctx.layout.index, -1).scatter_(1, tokens, number)
-        own = {f.name: getattr(ctx, f.name) for f in dataclasses.fields(GazeContext)}
+        own = {f.name: getattr(ctx, f.name) for f in dataclasses.fields(GazeContext) if f.init}
         return _Told(**own, regions=regions, place=place)
 
     def choose(self, layer: int, q: Tensor, k: Tensor | None, key_region: Tensor, scaling: float) -> Tensor:

@@ -3,7 +3,7 @@ both matrix products run over the copies while the cache of the processor still 
 
 Under `q_head` each query head's pages are copied for itself where they are few; else the union of the selections of a
 KV head's query heads is copied, and a bit per query head and page says whose it is. Where most pages are wanted anyway,
-all are read in place under a mask. Same contract as `decode_torch`, and the same numbers.
+all are read in place under a mask. Same contract as `reference`, and the same numbers.
 
 Shapes: B rows, G KV heads, n query heads per KV head, R regions of m slots, T text and context columns, D head size;
 N rows of work, B·G with h = n query heads, or B·G·n with h = 1; U pages read per row of work.
@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from cambrian_gaze.attention.context import LayerPages
-from cambrian_gaze.attention.decode.reference import needs_gradients, stand_in
+from cambrian_gaze.attention.context import LayerPages, Seen
+from cambrian_gaze.attention.decode.reference import stand_in
 from cambrian_gaze.attention.decode.workspace import Workspace
 from cambrian_gaze.gaze.routing import as_mask
 
@@ -46,25 +46,16 @@ WIDEN_UP_TO = 2 << 20
 """Bytes of pages up to which fp16 and bf16 are computed in fp32: there narrow products cost more in set-up."""
 
 
-def takes(q: Tensor, pages: LayerPages) -> bool:
-    """Whether a step can run here: on a CPU with all pages at hand, without gradients, and not while torch.compile or
-    export looks on."""
-    if q.device.type != "cpu" or torch.compiler.is_compiling() or not pages.resident:
-        return False
-    return not needs_gradients(q, pages)
-
-
 def attend(
     grouped: Tensor,
     pages: LayerPages,
-    page_seen: Tensor | None,
-    flat_seen: Tensor | None,
+    seen: Seen,
     regions: Tensor | None,
     complete: bool,
     scaling: float,
     workspace: Workspace,
 ) -> tuple[Tensor, Tensor | int]:
-    """As `reference.attend`; None instead of bool [B, R·m] or [B, T] says that everything is seen.
+    """As `reference.attend`; a mask of `seen` may be None.
 
     Args:
         complete: whether no number in `regions` is -1.
@@ -76,9 +67,9 @@ def attend(
     page_bytes = slots * dim * grouped.element_size()
     number, mine = _pages_to_read(regions, complete, kv_heads, num_regions, page_bytes)
     rows, read = (kv_heads, num_regions) if number is None else number.shape
-    allowed = _allowed(number, mine, page_seen, rows, num_regions, slots)
+    allowed = _allowed(number, mine, seen.pages, rows, num_regions, slots)
     if number is not None and rows == kv_heads and rows * read * page_bytes <= FUSE_UP_TO:
-        if allowed is None and flat_seen is None:
+        if allowed is None and seen.text_context is None:
             return _attend_few(grouped, pages, number, scaling, workspace), read * slots
 
     wide = torch.promote_types(grouped.dtype, torch.float32)
@@ -86,8 +77,8 @@ def attend(
     q = grouped.view(kv_heads, heads, dim).to(compute)
     text_keys, text_values = (x.flatten(0, 1).to(compute) for x in (pages.flat_keys, pages.flat_values))
     on_text = torch.bmm(q, text_keys.transpose(1, 2))
-    if flat_seen is not None:
-        on_text.view(batch, groups, heads, -1).masked_fill_(~flat_seen[:, None, None], -torch.inf)
+    if seen.text_context is not None:
+        on_text.view(batch, groups, heads, -1).masked_fill_(~seen.text_context[:, None, None], -torch.inf)
 
     if number is None:
         out = _attend_in_place(q, pages, on_text, text_values, allowed, scaling)
@@ -103,8 +94,8 @@ def _attend_few(grouped: Tensor, pages: LayerPages, number: Tensor, scaling: flo
     place = (number + workspace.starts(len(number), room, 1)).view(-1)
     shape = (*grouped.shape[:2], -1, grouped.shape[3])
     keys, values = (
-        torch.cat([rows.index_select(0, place).view(shape), flat], 2)
-        for rows, flat in ((key_rows, pages.flat_keys), (value_rows, pages.flat_values))
+        torch.cat([rows.index_select(0, place).view(shape), text_context], 2)
+        for rows, text_context in ((key_rows, pages.flat_keys), (value_rows, pages.flat_values))
     )
     return scaled_dot_product_attention(grouped, keys, values, scale=scaling)
 
@@ -125,10 +116,10 @@ def _attend_copies(
     place = number + workspace.starts(kv_heads, room, per)
     step, pages_at_once = _at_once(kv_heads, per, read, key_rows.shape[1] * key_rows.element_size())
 
-    def copies(flat: Tensor, spans: Iterable[Tensor]) -> Iterator[Tensor]:
+    def copies(page_rows: Tensor, spans: Iterable[Tensor]) -> Iterator[Tensor]:
         for span in spans:
-            block = workspace.take("pages", (span.numel(), flat.shape[1]), flat.dtype)
-            yield torch.index_select(flat, 0, span.flatten(), out=block).view(len(span), -1, dim).to(q.dtype)
+            block = workspace.take("pages", (span.numel(), page_rows.shape[1]), page_rows.dtype)
+            yield torch.index_select(page_rows, 0, span.flatten(), out=block).view(len(span), -1, dim).to(q.dtype)
 
     q, on_text = q.view(rows, -1, dim), on_text.view(rows, heads // per, -1)
     if step >= kv_heads:

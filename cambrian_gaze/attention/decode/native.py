@@ -2,7 +2,7 @@
 call, over the pages where they lie, in the threads of torch. Same contract as `reference`, and the same numbers.
 
 setup.py compiles it for several instruction sets, where there is a C++ compiler. Without it, and for what it does not
-take, `decode_cpu` does the same in plain torch; `missing` says why.
+take, `cpu` does the same in plain torch; `missing` says why.
 
 Shapes: B rows, G KV heads, n query heads per KV head, R regions of m slots, T text and context columns, D head size,
 K selected regions, s selections per KV head (1, or n).
@@ -20,8 +20,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from cambrian_gaze.attention.context import LayerPages
-from cambrian_gaze.attention.decode.reference import flat_columns
+from cambrian_gaze.attention.context import LayerPages, Seen, text_context_columns
 from cambrian_gaze.gaze.routing import Pool
 
 logger = logging.getLogger(__name__)
@@ -42,7 +41,7 @@ MOST_HEADS = 64
 
 
 class Step(ctypes.Structure):
-    """The argument; the source says what each field is."""
+    """The argument of `gaze_decode_step`, whose source says what each field is."""
 
     _fields_ = [
         *((name, ctypes.c_void_p) for name in ("q", "page_keys", "page_values", "flat_keys", "flat_values")),
@@ -57,7 +56,7 @@ class Step(ctypes.Structure):
 
 
 def takes(grouped: Tensor) -> bool:
-    """Whether a step of queries [B, G, n, D] that `decode_cpu` takes can run here."""
+    """Whether a step of queries [B, G, n, D] on a CPU without gradients can run here."""
     heads, dim = grouped.shape[2:]
     return grouped.dtype in DTYPES and dim % DIM_STEP == 0 and heads <= MOST_HEADS and _library() is not None
 
@@ -77,14 +76,9 @@ def missing() -> str | None:
 
 
 def attend(
-    grouped: Tensor,
-    pages: LayerPages,
-    page_seen: Tensor | None,
-    flat_seen: Tensor | None,
-    regions: Tensor | None,
-    scaling: float,
+    grouped: Tensor, pages: LayerPages, seen: Seen, regions: Tensor | None, scaling: float
 ) -> tuple[Tensor, Tensor]:
-    """As `reference.attend`; None instead of bool [B, R·m] or [B, T] says that everything is seen.
+    """As `reference.attend`; a mask of `seen` may be None.
 
     Returns: [B, G, n, D], and int64 [B, G, n]: the slots that entered the softmax.
     """
@@ -93,17 +87,11 @@ def attend(
         regions = regions.contiguous()
         step.most[0], step.selections = regions.shape[-1], regions.shape[1] // grouped.shape[1]
         step.regions = regions.data_ptr()
-    return _run(step, grouped, pages, page_seen, flat_seen, scaling)
+    return _run(step, grouped, pages, seen, scaling)
 
 
 def choose_and_attend(
-    grouped: Tensor,
-    pages: LayerPages,
-    page_seen: Tensor | None,
-    flat_seen: Tensor | None,
-    pools: tuple[Pool, ...],
-    selections: int,
-    scaling: float,
+    grouped: Tensor, pages: LayerPages, seen: Seen, pools: tuple[Pool, ...], selections: int, scaling: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """`attend` to the regions whose descriptors have the highest products with the queries, or with their mean over a
     KV head where `selections` is 1: what `region_scores` and `choose_from` make of one-vector descriptors.
@@ -119,20 +107,18 @@ def choose_and_attend(
     regions = torch.empty((batch, groups * selections, 1, sum(pool.most for pool in pools)), dtype=torch.int64)
     descriptors = pages.descriptors.contiguous()
     step.regions, step.descriptors = regions.data_ptr(), descriptors.data_ptr()
-    return *_run(step, grouped, pages, page_seen, flat_seen, scaling), regions
+    return *_run(step, grouped, pages, seen, scaling), regions
 
 
-def _run(
-    step: Step, grouped: Tensor, pages: LayerPages, page_seen: Tensor | None, flat_seen: Tensor | None, scaling: float
-) -> tuple[Tensor, Tensor]:
+def _run(step: Step, grouped: Tensor, pages: LayerPages, seen: Seen, scaling: float) -> tuple[Tensor, Tensor]:
     """Fill in the rest of `step`, and take it. Everything it points to lives until then."""
     grouped = grouped.contiguous()
-    (key_rows, value_rows, step.room), (keys, values) = pages.page_rows(), flat_columns(pages)
+    (key_rows, value_rows, step.room), (keys, values) = pages.page_rows(), text_context_columns(pages)
     out, visual = torch.empty_like(grouped), torch.empty(grouped.shape[:3], dtype=torch.int64)
     step.q, step.out, step.visual = grouped.data_ptr(), out.data_ptr(), visual.data_ptr()
     step.page_keys, step.page_values = key_rows.data_ptr(), value_rows.data_ptr()
     step.flat_keys, step.flat_values = keys.data_ptr(), values.data_ptr()
-    step.page_seen, step.flat_seen = _address(page_seen), _address(flat_seen)
+    step.page_seen, step.flat_seen = _address(seen.pages), _address(seen.text_context)
     step.batch, step.groups, step.heads, step.dim = grouped.shape
     step.num_regions, step.slots = pages.page_keys.shape[2:4]
     step.columns, (step.flat_row, step.flat_group) = keys.shape[2], keys.stride()[:2]
@@ -143,7 +129,7 @@ def _run(
 
 
 def _address(mask: Tensor | None) -> int | None:
-    """Of a mask that is kept for all layers of a step."""
+    """Where the data of a mask lies; None for no mask. The caller keeps the mask for all layers of a step."""
     if mask is None:
         return None
     if not mask.is_contiguous():
@@ -183,7 +169,7 @@ def _open(build: str) -> ctypes.CDLL:
 
 
 def _checksum() -> int:
-    """As setup.py computes it when it compiles."""
+    """Checksum of the sources, as setup.py computes it when it compiles them."""
     return zlib.crc32(b"".join(path.read_bytes() for path in sorted(FOLDER.glob("*.[ch]*"))))
 
 

@@ -12,14 +12,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from cambrian_gaze.attention.context import LayerPages
+from cambrian_gaze.attention.context import LayerPages, Seen
 
 
 def attend(
     grouped: Tensor,
     pages: LayerPages,
-    page_seen: Tensor,
-    flat_seen: Tensor,
+    seen: Seen,
     regions: Tensor | None,
     scaling: float,
 ) -> tuple[Tensor, Tensor]:
@@ -27,49 +26,35 @@ def attend(
 
     Args:
         grouped: [B, G, n, D], queries.
-        page_seen: bool [B, R·m]; flat_seen: bool [B, T].
+        seen: both masks.
         regions: int64 [B, H or G, 1, K], -1 for none; None: every page.
 
     Returns: [B, G, n, D], and bool [B, G, n, slots read]: the slots that entered the softmax.
     """
     batch, groups, heads, _ = grouped.shape
     text = grouped @ pages.flat_keys.transpose(-1, -2) * scaling
-    text = text.masked_fill(~flat_seen[:, None, None, :], -torch.inf)
+    text = text.masked_fill(~seen.text_context[:, None, None, :], -torch.inf)
     if regions is None:
         keys, values = (x.flatten(2, 3)[:, :, None] for x in (pages.page_keys, pages.page_values))
-        seen = page_seen[:, None, None, :]
+        slots_seen = seen.pages[:, None, None, :]
     else:
-        keys, values, seen = _gather(pages, page_seen, regions)
+        keys, values, slots_seen = _gather(pages, seen.pages, regions)
     split = keys.shape[2] > 1
     rows = grouped[:, :, :, None] if split else grouped[:, :, None]
     visual = (rows @ keys.transpose(-1, -2) * scaling).view(batch, groups, heads, -1)
-    seen = seen.expand_as(visual)
-    visual = visual.masked_fill(~seen, -torch.inf)
+    slots_seen = slots_seen.expand_as(visual)
+    visual = visual.masked_fill(~slots_seen, -torch.inf)
 
     wide = torch.promote_types(grouped.dtype, torch.float32)
     weight = torch.cat([visual, text], dim=-1).to(wide).softmax(-1).to(grouped.dtype)
     on_visual, on_text = weight.split([visual.shape[-1], text.shape[-1]], dim=-1)
     on_visual = on_visual[:, :, :, None] if split else on_visual[:, :, None]
-    return (on_visual @ values).reshape(grouped.shape) + on_text @ pages.flat_values, seen
-
-
-def needs_gradients(q: Tensor, pages: LayerPages) -> bool:
-    """Whether a gradient is to pass through this step."""
-    return torch.is_grad_enabled() and (q.requires_grad or pages.flat_keys.requires_grad)
-
-
-def flat_columns(pages: LayerPages) -> tuple[Tensor, Tensor]:
-    """Keys and values [B, G, T, D] of text and context for code that is handed addresses: both with the same strides,
-    columns of D elements one after the other."""
-    keys, values = pages.flat_keys, pages.flat_values
-    if keys.stride() != values.stride() or keys.stride()[2:] != (keys.shape[3], 1):
-        return keys.contiguous(), values.contiguous()
-    return keys, values
+    return (on_visual @ values).reshape(grouped.shape) + on_text @ pages.flat_values, slots_seen
 
 
 def stand_in(regions: Tensor) -> Tensor:
-    """The numbers with one that is there in the place of each -1, so that a page nobody chose is not read: a weight of
-    zero does not silence what is not finite."""
+    """The same numbers, with a chosen one in the place of each -1, so that no page is read that nobody chose: a weight
+    of zero does not silence what is not finite."""
     return torch.where(regions < 0, regions.amax(-1, keepdim=True), regions).clamp(min=0)
 
 

@@ -1,5 +1,5 @@
-"""The Triton code of `triton.py`: four kernels of one decoding step, none of which writes where another program
-writes.
+"""The Triton code of `triton_launch.py`: four kernels of one decoding step, none of which writes where another
+program writes.
 
 Legend: B rows, G KV heads, I = B·G items, P query heads per KV head, S selections per KV head (1, or P), R regions of m
 slots, U pages listed at most, C text and context columns, Z parts of an item's keys, D head size (DP: its power of
@@ -89,9 +89,9 @@ def _take_in(top, total, acc, q, k, v, at, allowed, some, d, D, scale):
 
 @triton.jit(do_not_specialize=["G", "R", "U", "C", "room", "slots", "page_parts", "row_step", "group_step"])
 def attend(
-    q, page_keys, page_values, flat_keys, flat_values, listed, marks, count, page_seen, flat_seen, part_out, part_lse,
-    scale, G, R, U, C, room, slots, page_parts, row_step, group_step, P: tl.constexpr, D: tl.constexpr,
-    DP: tl.constexpr, M: tl.constexpr, N: tl.constexpr,
+    q, page_keys, page_values, text_context_keys, text_context_values, listed, marks, count, page_seen,
+    text_context_seen, part_out, part_lse, scale, G, R, U, C, room, slots, page_parts, row_step, group_step,
+    P: tl.constexpr, D: tl.constexpr, DP: tl.constexpr, M: tl.constexpr, N: tl.constexpr,
 ):  # fmt: skip
     """One part of an item's keys, for all its query heads: of the listed pages in the first `page_parts` programs, of
     the text and context columns in the others. Keys of different pages share a tile."""
@@ -123,11 +123,12 @@ def attend(
         for start in range(first, end, N):
             n = start + tl.arange(0, N)
             some = n < end
-            some = some & (tl.load(flat_seen + b * C + n, mask=some, other=0) != 0)
+            some = some & (tl.load(text_context_seen + b * C + n, mask=some, other=0) != 0)
             allowed = some[None, :] & (h < P)[:, None]
             top, total, acc = _take_in(
-                top, total, acc, queries, flat_keys + here, flat_values + here, n, allowed, some, d, D, scale
-            )
+                top, total, acc, queries, text_context_keys + here, text_context_values + here, n, allowed, some, d, D,
+                scale,
+            )  # fmt: skip
     out = (item * parts + part) * P + h
     safe = tl.where(total == 0, 1.0, total)
     mask = (h < P)[:, None] & (d < D)[None, :]

@@ -7,21 +7,30 @@ D head size.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from cambrian_gaze.attention.policy.call import Call, Event
 from cambrian_gaze.attention.policy.policy import Question, VisualTokens
+from cambrian_gaze.attention.policy.state import PolicyState
 from cambrian_gaze.attention.rotary import unrotate
 from cambrian_gaze.gaze.layout import TEXT
 
-if TYPE_CHECKING:
-    from cambrian_gaze.attention.context import GazeContext
-    from cambrian_gaze.attention.policy.state import Call, Event, PolicyState
-
 BLOCK_PAIRS = 2**24
 """Pairs of a query (of a head) and a key under one mask."""
+
+
+class Stored(NamedTuple):
+    """What the cache holds of a layer, in the order of `Call.keys`."""
+
+    keys: Tensor
+    """[B, G, S, D]."""
+    values: Tensor
+    """[B, G, S, D]."""
+    bare: Tensor | None
+    """[B, G, S, D], keys before RoPE, where wanted."""
 
 
 class _Limit(NamedTuple):
@@ -39,7 +48,7 @@ class PolicyLayer:
     """The decisions of one layer in one call, made when it is constructed.
 
     Args:
-        q: [B, H, Q, D]; keys, values: [B, G, S, D], of the layout `call.keys`; bare: keys before RoPE, where wanted.
+        q: [B, H, Q, D]; rotary: cos and sin [B or 1, Q, D] of the queries, where bare keys are wanted.
     """
 
     def __init__(
@@ -48,24 +57,22 @@ class PolicyLayer:
         call: Call,
         layer: int,
         q: Tensor,
-        keys: Tensor,
-        values: Tensor,
-        bare: Tensor | None,
-        ctx: GazeContext,
+        stored: Stored,
+        rotary: tuple[Tensor, Tensor] | None,
         scaling: float,
     ) -> None:
-        self.state, self.call, self.layer, self.ctx, self.scaling = state, call, layer, ctx, scaling
-        self.q, self.keys, self.values, self.bare = q, keys, values, bare
+        self.state, self.call, self.layer, self.rotary, self.scaling = state, call, layer, rotary, scaling
+        self.q, self.stored = q, stored
         self.limits: list[_Limit] = []
-        length, policy = ctx.cache.length, state.policy
-        self.retained = state.grown(state.retained, layer, keys.shape[1], length, call)
-        self.at = call.keys.index.clamp(max=length - 1)
+        policy = state.policy
+        self.retained = state.grown(state.retained, layer, stored.keys.shape[1], call)
+        self.at = call.keys.index.clamp(max=call.length - 1)
         self.before = self._at_keys(self.retained)
         for row, events in enumerate(call.events):
             for event in events:
                 self._memorise(row, event)
         if policy.needs_question:
-            self.chosen = state.grown(state.chosen, layer, q.shape[1], length, call)
+            self.chosen = state.grown(state.chosen, layer, q.shape[1], call)
             if call.asks:
                 self._ask()
             elif state.asked:
@@ -77,7 +84,7 @@ class PolicyLayer:
 
     def blocks(self) -> Iterator[tuple[slice, Tensor]]:
         """Queries in blocks, and bool [B, H, Q', S], the pairs that enter the softmax."""
-        (batch, heads, queries, _), keys = self.q.shape, self.keys.shape[2]
+        (batch, heads, queries, _), keys = self.q.shape, self.stored.keys.shape[2]
         step = max(1, BLOCK_PAIRS // max(1, batch * heads * keys))
         for start in range(0, queries, step):
             block = slice(start, min(start + step, queries))
@@ -101,14 +108,14 @@ class PolicyLayer:
         return found.repeat_interleave(self.q.shape[1] // table.shape[1], dim=1)
 
     def _tokens(self, row: int, columns: Tensor) -> VisualTokens:
-        layout = self.call.keys
+        layout, stored = self.call.keys, self.stored
         return VisualTokens(
             row=row,
             layer=self.layer,
             layers=self.state.layers,
-            keys=self.keys[row][:, columns],
-            values=self.values[row][:, columns],
-            bare_keys=None if self.bare is None else self.bare[row][:, columns],
+            keys=stored.keys[row][:, columns],
+            values=stored.values[row][:, columns],
+            bare_keys=None if stored.bare is None else stored.bare[row][:, columns],
             unit=layout.unit[row, columns],
             region=layout.region[row, columns],
             retained=self.retained[row][:, layout.index[row, columns]],
@@ -137,7 +144,7 @@ class PolicyLayer:
 
     def _ask(self) -> None:
         """Let the policy choose by the question."""
-        policy, layout, last = self.state.policy, self.ctx.layout, self.q.shape[2] - 1
+        policy, layout, last = self.state.policy, self.call.queries, self.q.shape[2] - 1
         asked = []
         for row, columns in enumerate(self.call.columns):
             if len(columns):
@@ -158,7 +165,8 @@ class PolicyLayer:
         alone = slice(int(asking[0]), int(asking[-1]) + 1)
         queries = self.q[row][:, alone]
         # In fp32: in 16 bits near-ties are decided by rounding, and products overflow in fp16 before they are scaled.
-        keys = self.keys[row].float().repeat_interleave(len(queries) // self.keys.shape[1], dim=0).transpose(-1, -2)
+        keys = self.stored.keys[row].float()
+        keys = keys.repeat_interleave(len(queries) // len(keys), dim=0).transpose(-1, -2)
         step, weights = max(1, BLOCK_PAIRS // (len(queries) * keys.shape[-1])), []
         for start in range(alone.start, alone.stop, step):
             block = slice(start, min(start + step, alone.stop))
@@ -166,7 +174,7 @@ class PolicyLayer:
             hidden = ~self.allowed(block, row)[0]
             weights.append(logits.masked_fill_(hidden, -torch.inf).softmax(-1)[:, :, columns])
         bare = None
-        if self.bare is not None:
-            cos, sin = (x.expand(len(self.q), -1, -1)[row : row + 1, alone] for x in self.ctx.rotary)
+        if self.stored.bare is not None:
+            cos, sin = (x.expand(len(self.q), -1, -1)[row : row + 1, alone] for x in self.rotary)
             bare = unrotate(queries[None], cos, sin)[0]
         return Question(queries, bare, torch.cat(weights, dim=1))

@@ -5,19 +5,14 @@ Shapes: B rows, G KV heads, H query heads, Q queries, S keys, R regions, K chose
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 
 from cambrian_gaze.attention.policy.policy import VisiblePolicy
 from cambrian_gaze.gaze.config import GazeConfig
 from cambrian_gaze.gaze.layout import TokenLayout
-from cambrian_gaze.gaze.routing import as_mask, choose_from
+from cambrian_gaze.gaze.routing import Pool, as_mask, choose_from
 from cambrian_gaze.gaze.visibility import routable
-
-if TYPE_CHECKING:
-    from cambrian_gaze.attention.context import GazeContext
 
 
 def check_gaze(policy: VisiblePolicy, config: GazeConfig) -> None:
@@ -39,7 +34,9 @@ def check_gaze(policy: VisiblePolicy, config: GazeConfig) -> None:
         )
 
 
-def choose_of_held(q: Tensor, keys: Tensor, held: Tensor, layout: TokenLayout, ctx: GazeContext) -> Tensor:
+def choose_of_held(
+    q: Tensor, keys: Tensor, held: Tensor, layout: TokenLayout, config: GazeConfig, pools: tuple[Pool, ...]
+) -> Tensor:
     """The regions that each query chooses, int64 [B, H or G, Q, K], -1 where fewer are kept.
 
     The product with a mean of keys is the mean of the products with them.
@@ -47,16 +44,17 @@ def choose_of_held(q: Tensor, keys: Tensor, held: Tensor, layout: TokenLayout, c
     Args:
         q: [B, H, Q, D]; keys: [B, G, S, D], of `layout`.
         held: bool [B, H, Q, S], the keys in memory when each query comes.
+        pools: the regions that compete, for these queries.
     """
-    shared, regions = q.shape[1] // keys.shape[1], ctx.layout.num_regions
+    shared, regions = q.shape[1] // keys.shape[1], layout.num_regions
     products = q.float() @ keys.float().repeat_interleave(shared, dim=1).transpose(-1, -2)
     member = torch.nn.functional.one_hot(layout.region + 1, regions + 1)[..., 1:].float()[:, None]
     counts = held.float() @ member
     scores = (products.masked_fill(~held, 0.0) @ member) / counts.clamp(min=1)
     scores = scores.masked_fill(counts == 0, -torch.inf)
-    if ctx.config.head_granularity == "kv_group":
+    if config.head_granularity == "kv_group":
         scores = scores.unflatten(1, (-1, shared)).mean(2)
-    return choose_from(scores, ctx.pools)
+    return choose_from(scores, pools)
 
 
 def inside(regions: Tensor, keys: TokenLayout, queries: TokenLayout, config: GazeConfig) -> Tensor:

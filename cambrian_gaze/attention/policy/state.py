@@ -1,77 +1,18 @@
-"""Attention under a `VisiblePolicy`: what is retained and visible per layer, row and head, and the masks made of it.
+"""What a `VisiblePolicy` has decided so far: what is retained and visible per layer, row and head.
 
-A reference that is exact and simple: every call attends densely under a mask, and what was evicted is hidden for ever
-instead of freed. It measures what a policy's decisions cost in quality, not what they save in time or memory.
-Shapes: B rows, G KV heads, H query heads, Q queries, Q' of a block, S keys, L tokens so far, N visual tokens of a row,
-D head size.
+Shapes: B rows, G KV heads, H query heads, L tokens so far.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, NamedTuple
-
 import torch
 from torch import Tensor
 
-from cambrian_gaze.attention.masks import under_mask
-from cambrian_gaze.attention.policy.layer import PolicyLayer
+from cambrian_gaze.attention.policy.call import Call, Event
 from cambrian_gaze.attention.policy.policy import VisiblePolicy
-from cambrian_gaze.attention.policy.routing import check_gaze, choose_of_held, inside
+from cambrian_gaze.attention.policy.routing import check_gaze
 from cambrian_gaze.gaze.config import GazeConfig
 from cambrian_gaze.gaze.layout import CONTEXT, PAD, TEXT, VISUAL, TokenLayout
-from cambrian_gaze.gaze.visibility import structure
-
-if TYPE_CHECKING:
-    from cambrian_gaze.attention.context import GazeContext
-
-
-class Event(NamedTuple):
-    hook: Literal["on_unit", "on_text"]
-    tokens: int
-    """The row's visual tokens that there are by then."""
-    start: int
-    """First query of the call for which it counts."""
-
-
-@dataclass(frozen=True)
-class Call:
-    """What one forward call's layers share."""
-
-    keys: TokenLayout
-    """Layout of [page slots, text and context columns]."""
-    queries: TokenLayout
-    config: GazeConfig
-    visual: Tensor
-    """bool [B, 1, 1, S]: which keys are visual."""
-    columns: list[Tensor]
-    """Per row, int64 [N]: its visual tokens among the keys, in the order of the sequence."""
-    events: list[list[Event]]
-    asks: bool
-    """Whether the prompt ends with this call."""
-    answers: bool
-    """Whether the last query is one of the answer, or the last of the prompt."""
-
-    def allowed(self, block: slice, held: Tensor, row: int | None = None) -> Tensor:
-        """bool [B or 1, H, Q', S]: the pairs that enter the softmax, of all rows or one.
-
-        Args:
-            held: bool, the same shape: visual keys that the policy leaves.
-        """
-        queries, keys, visual = self.queries.tokens(block), self.keys, self.visual
-        if row is not None:
-            alone = torch.tensor([row], device=visual.device)
-            queries, keys, visual = queries.rows(alone), keys.rows(alone), visual[row : row + 1]
-        own = keys.index[:, None] == queries.index[:, :, None]  # what was dropped sees itself, not nothing
-        return self._seen(queries, keys)[:, None] & (~visual | held | own[:, None])
-
-    def before(self, block: slice) -> Tensor:
-        """int64 [B, Q']: visual entries before each query."""
-        return (self._seen(self.queries.tokens(block), self.keys) & self.visual[:, 0]).sum(-1)
-
-    def _seen(self, queries: TokenLayout, keys: TokenLayout) -> Tensor:
-        """bool [B, Q', S]: `structure`; padding sees all, so that its softmax is a number."""
-        return structure(queries, keys, self.config) | (queries.role == PAD)[:, :, None]
 
 
 class PolicyState:
@@ -97,15 +38,20 @@ class PolicyState:
         self._unread: list[bool] = []
         """By row, whether visual tokens came that no text has followed yet."""
 
-    def prepare(self, ctx: GazeContext) -> None:
-        """Find units, text and the question in a call's layout, once for all layers.
+    def read(self, queries: TokenLayout, keys: TokenLayout, config: GazeConfig, length: int, continues: bool) -> Call:
+        """Find units, text and the question in a call's layouts, once for all layers.
+
+        Args:
+            queries, keys: layouts of the call's tokens and of all that the cache holds, these included.
+            config: under the call's options.
+            length: tokens of a row in the cache.
+            continues: whether the cache held tokens before this call.
 
         Raises: ValueError for a question in several calls, or a second one, where the policy needs the question; for a
         prompt in several calls where it changes what the prompt sees; for packed rows, and padding on the right.
         """
-        queries, keys, config = ctx.layout, ctx.cache.key_layout(), ctx.config
-        batch, length = queries.shape
-        if self.policy.needs_question and self.asked and length > 1:
+        batch, new = queries.shape
+        if self.policy.needs_question and self.asked and new > 1:
             raise ValueError(
                 f"policy {self.policy.name!r} has chosen by the question already and takes no more than one token at a "
                 "time now; give the whole prompt in one call, and each question a cache of its own"
@@ -117,7 +63,7 @@ class PolicyState:
         counts = visual.sum(1).tolist()
         ends_in_text = bool((queries.role[:, -1] == TEXT).all())
         asks = not self.asked and ends_in_text and any(counts)
-        if asks and self.policy.prunes_prompt and ctx.reads_cache:
+        if asks and self.policy.prunes_prompt and continues:
             raise ValueError(
                 f"policy {self.policy.name!r} takes tokens out of the prompt's own queries, which have been computed "
                 "already; give the whole prompt in one call"
@@ -127,13 +73,14 @@ class PolicyState:
         if bool((queries.sample > 0).any()):
             raise ValueError(f"policy {self.policy.name!r} serves one sample per row; a row of this call holds more")
         self.asked = self.asked or asks
-        ctx.prepared["policy"] = Call(
+        return Call(
             keys=keys,
             queries=queries,
             config=config,
             visual=visual[:, None, None],
             columns=[row[:count] for row, count in zip(order, counts, strict=True)],
             events=self._events(queries, counts),
+            length=length,
             asks=asks,
             answers=self.asked and ends_in_text,
         )
@@ -158,36 +105,10 @@ class PolicyState:
             found.append(events)
         return found
 
-    def attend(self, q: Tensor, ctx: GazeContext, layer: int, scaling: float) -> Tensor:
-        """Attention of q [B, H, Q, D] over what each query may see of the cache; returns [B, H, Q, D]."""
-        call: Call = ctx.prepared["policy"]
-        pages = ctx.cache.layers[layer]
-        keys = torch.cat([pages.page_keys.flatten(2, 3), pages.flat_keys], dim=2)
-        values = torch.cat([pages.page_values.flatten(2, 3), pages.flat_values], dim=2)
-        bare = None
-        if self.policy.wants_bare_keys and "bare" in pages.stores:
-            bare = torch.cat([pages.stores["bare"].pages.flatten(2, 3), pages.flat_keys], dim=2)
-        decided = PolicyLayer(self, call, layer, q, keys, values, bare, ctx, scaling)
-        routes = ctx.config.routes(layer) and ctx.layout.num_regions > 0
-        out, counts, chosen = [], [], []
-        for block, allowed in decided.blocks():
-            mine = q[:, :, block]
-            if routes:
-                regions = choose_of_held(mine, keys, allowed & call.visual, call.keys, _of(ctx, block))
-                inside_them = inside(regions, call.keys, call.queries.tokens(block), ctx.config)
-                allowed = allowed & inside_them.repeat_interleave(q.shape[1] // inside_them.shape[1], dim=1)
-                chosen.append(regions)
-            if ctx.recorder is not None:
-                counts.append(_count(call, block, allowed))
-            out.append(under_mask(mine, keys, values, allowed, scaling, 0.0))
-        if ctx.recorder is not None:
-            _record(ctx, layer, counts, chosen)
-        return out[0] if len(out) == 1 else torch.cat(out, dim=2)
-
-    def grown(self, table: dict[int, Tensor], layer: int, heads: int, length: int, call: Call) -> Tensor:
-        """bool [B, heads, length]: a table's entry of a layer, with True for tokens that it does not hold yet."""
+    def grown(self, table: dict[int, Tensor], layer: int, heads: int, call: Call) -> Tensor:
+        """bool [B, heads, L]: a table's entry of a layer, with True for tokens that it does not hold yet."""
         old, device = table.get(layer), call.visual.device
-        held = torch.ones(len(call.columns), heads, length, dtype=torch.bool, device=device)
+        held = torch.ones(len(call.columns), heads, call.length, dtype=torch.bool, device=device)
         if old is not None:
             held[:, :, : old.shape[2]] = old
         table[layer] = held
@@ -216,28 +137,3 @@ class PolicyState:
         for table in (self.retained, self.chosen):
             for layer, held in table.items():
                 table[layer] = held[:, :, :length]
-
-
-def _of(ctx: GazeContext, block: slice) -> GazeContext:
-    """The context of a block of queries, for choosing."""
-    if block.stop - block.start == ctx.layout.shape[1]:
-        return ctx
-    tokens = torch.arange(block.start, block.stop, device=ctx.layout.role.device)
-    return ctx.of_queries(tokens.expand(ctx.layout.shape[0], -1))
-
-
-def _count(call: Call, block: slice, allowed: Tensor) -> tuple[Tensor, ...]:
-    """Visual, context and text entries that a block's queries attend to, int64 [B, H, Q'], and the visual entries
-    before each, int64 [B, Q']."""
-    role, real = call.keys.role, call.queries.role[:, block] != PAD
-    allowed = allowed & real[:, None, :, None]
-    counts = [(allowed & (role == r)[:, None, None]).sum(-1) for r in (VISUAL, CONTEXT, TEXT)]
-    return *counts, call.before(block)
-
-
-def _record(ctx: GazeContext, layer: int, counts: list[tuple[Tensor, ...]], chosen: list[Tensor]) -> None:
-    """Hand all blocks' counts to the recorder. chosen: regions; empty where the layer does not choose."""
-    visual, context, text, before = (torch.cat(parts, dim=-1) for parts in zip(*counts, strict=True))
-    regions = torch.cat(chosen, dim=2) if chosen else torch.full_like(visual[:, :1, :, None], -1)
-    looking = (ctx.layout.role == TEXT) & (before > 0)
-    ctx.recorder.record(layer, regions, visual, context, text, before, looking)

@@ -1,6 +1,6 @@
 """`triton`: text queries' attention over the regions that they selected, region by region. The work falls with K.
 
-QueryRows of the attention fall into two kinds, which share nothing:
+The queries fall into two kinds, which share nothing:
 
 - Routing text queries, in Triton (`kernels.py`). For each region the list of the queries that chose it is built
   in plain torch; one program per (region, KV head) reads the region's keys once for all of them, and what it finds is
@@ -14,14 +14,15 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import os
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from cambrian_gaze.attention.context import GazeContext
-from cambrian_gaze.attention.counted import count_masked
-from cambrian_gaze.attention.triton.plan import LaunchPlan, QueryRows, queries_of_blocks
+from cambrian_gaze.attention.counted import CountedRows
+from cambrian_gaze.attention.triton.plan import LaunchPlan, OutputGradient, QueryRows, Selection
 from cambrian_gaze.gaze.config import GazeConfig
 from cambrian_gaze.gaze.layout import CONTEXT, PAD, TokenLayout
 from cambrian_gaze.gaze.visibility import routing_queries, structure
@@ -45,44 +46,105 @@ def refuses(config: GazeConfig, device: torch.device, dtype: torch.dtype) -> str
     return None
 
 
-def prepare(ctx: GazeContext) -> None:
+@dataclass(frozen=True)
+class ContextQueries:
+    """The context queries, where all the others are plain causal attention."""
+
+    rows: QueryRows
+    seen: Tensor
+    """bool [B, 1, C, S]: what each of them sees."""
+
+
+@dataclass(frozen=True)
+class RoutingQueries:
+    """The text queries that route."""
+
+    rows: QueryRows
+    plan: LaunchPlan
+    chooser: GazeContext
+    """Their context; what fills a row up is offered nothing."""
+
+
+@dataclass(frozen=True)
+class TritonAttention:
     """The lists of queries and keys, and who sees whom among them: the same in every layer."""
-    layout, keys, config, prepared = ctx.layout, ctx.key_layout, ctx.config, ctx.prepared
-    if not _is_causal(layout, keys, config):
-        prepared["structure"] = structure(layout, keys, config)[:, None]
-    elif config.num_context_tokens:
-        prepared["context"] = rows = QueryRows.of(layout.role == CONTEXT, layout.index)
-        prepared["context_seen"] = structure(layout.tokens(rows.at), keys, config)[:, None]
-    if config.is_dense or not layout.num_regions:
-        return
-    rows = QueryRows.of(routing_queries(layout, config), layout.index)
-    if rows.at.shape[1]:
-        prepared["routing"], prepared["plan"] = rows, LaunchPlan.of(layout, keys, rows, config)
-        mine = layout.tokens(rows.at)  # what fills a row up is offered nothing
-        mine = dataclasses.replace(mine, role=mine.role.masked_fill(~rows.real, PAD))
-        prepared["chooser"] = dataclasses.replace(ctx, layout=mine, prepared={})
 
+    structure: Tensor | None
+    """bool [B, 1, Q, S], who sees whom whatever is chosen; None: the queries that do not route are causal."""
 
-def attend(q: Tensor, k: Tensor, v: Tensor, ctx: GazeContext, layer: int, scaling: float, dropout: float) -> Tensor:
-    """Attention of q [B, H, Q, D] over k, v [B, G, S, D]; returns [B, H, Q, D].
+    context: ContextQueries | None
+    routing: RoutingQueries | None
+    counted: CountedRows | None
+    """None where nobody asks."""
 
-    Raises: ValueError for dropout.
-    """
-    if dropout:
-        raise ValueError(f"attention backend 'triton' has no attention dropout, but {dropout} was asked for")
-    out, regions = _other_queries(q, k, v, ctx.prepared, scaling), None
-    if "plan" in ctx.prepared and ctx.config.routes(layer):
-        rows = ctx.prepared["routing"]
+    @classmethod
+    def of(cls, ctx: GazeContext) -> TritonAttention:
+        """From the layouts. Synchronises with the device."""
+        layout, keys, config = ctx.layout, ctx.key_layout, ctx.config
+        pairs = context = routing = None
+        if not _is_causal(layout, keys, config):
+            pairs = structure(layout, keys, config)[:, None]
+        elif config.num_context_tokens:
+            rows = QueryRows.of(layout.role == CONTEXT, layout.index)
+            context = ContextQueries(rows, structure(layout.tokens(rows.at), keys, config)[:, None])
+        if not config.is_dense and layout.num_regions:
+            rows = QueryRows.of(routing_queries(layout, config), layout.index)
+            if rows.at.shape[1]:
+                mine = layout.tokens(rows.at)
+                mine = dataclasses.replace(mine, role=mine.role.masked_fill(~rows.real, PAD))
+                plan, chooser = LaunchPlan.of(layout, keys, rows, config), dataclasses.replace(ctx, layout=mine)
+                routing = RoutingQueries(rows, plan, chooser)
+        return cls(pairs, context, routing, CountedRows.of(ctx) if ctx.recorder is not None else None)
+
+    def attend(
+        self, q: Tensor, k: Tensor, v: Tensor, ctx: GazeContext, layer: int, scaling: float, dropout: float
+    ) -> Tensor:
+        """Attention of q [B, H, Q, D] over k, v [B, G, S, D]; returns [B, H, Q, D].
+
+        Raises: ValueError for dropout.
+        """
+        if dropout:
+            raise ValueError(f"attention backend 'triton' has no attention dropout, but {dropout} was asked for")
+        out, regions, tokens = self._other_queries(q, k, v, scaling), None, None
+        if self.routing is not None and ctx.config.routes(layer):
+            rows = self.routing.rows
+            mine = rows.take(q)
+            regions = self._choose(q, mine, k, ctx, layer, scaling)
+            out = rows.put(routed_attention(mine, k, v, self.routing.plan, regions, scaling), out)
+        if self.counted is not None:
+            # A routing query's visual keys are those of its regions.
+            if regions is not None:
+                regions = rows.put(regions, -1)
+                tokens = torch.arange(rows.member.shape[1], device=rows.at.device).expand_as(rows.member)
+            self.counted.record(ctx, layer, q.shape[1], regions, tokens)
+        return out
+
+    def _choose(self, q: Tensor, mine: Tensor, k: Tensor, ctx: GazeContext, layer: int, scaling: float) -> Tensor:
+        """Regions of the routing queries, int64 [B, H or G, T, K]; `mine` are their rows of q."""
+        routing, key_region = self.routing, ctx.key_layout.region
+        if ctx.config.descriptor_keys == "pre_rope":  # undoes the rotation of queries and keys: needs them all
+            regions = routing.rows.take(ctx.choose(layer, q, k, key_region, scaling))
+            return regions.masked_fill(~routing.rows.real[:, None, :, None], -1)
+        return routing.chooser.choose(layer, mine, k, key_region, scaling)
+
+    def _other_queries(self, q: Tensor, k: Tensor, v: Tensor, scaling: float) -> Tensor:
+        """Attention [B, H, Q, D] of the queries that do not route; the rows of those that do mean nothing."""
+        shared = q.shape[1] // k.shape[1]
+        if self.structure is not None:
+            k, v = (x.repeat_interleave(shared, dim=1) if shared > 1 else x for x in (k, v))
+            return scaled_dot_product_attention(q, k, v, attn_mask=self.structure, scale=scaling)
+        out = scaled_dot_product_attention(q, k, v, is_causal=True, scale=scaling, enable_gqa=shared > 1)
+        if self.context is None or not self.context.rows.at.shape[1]:
+            return out
+        rows, seen = self.context.rows, self.context.seen.repeat(1, 1, shared, 1)
         mine = rows.take(q)
-        regions = _choose(q, mine, k, ctx, layer, scaling)
-        out = rows.put(routed_attention(mine, k, v, ctx.prepared["plan"], regions, scaling), out)
-    if ctx.recorder is not None:
-        _record(ctx, layer, q.shape[1], regions)
-    return out
+        grouped = mine.reshape(mine.shape[0], k.shape[1], -1, mine.shape[3])  # the heads of a KV head as more queries
+        context = scaled_dot_product_attention(grouped, k, v, attn_mask=seen, scale=scaling)
+        return rows.put(context.view(mine.shape), out)
 
 
 def routed_attention(q: Tensor, k: Tensor, v: Tensor, plan: LaunchPlan, regions: Tensor, scaling: float) -> Tensor:
-    """Attention of the routing queries q [B, H, T, D] over the flat keys of `plan` and their regions.
+    """Attention of the routing queries q [B, H, T, D] over text, context and their regions.
 
     Args:
         k, v: [B, G, S, D]; regions: int64 [B, H or G, T, K], -1 for none.
@@ -106,50 +168,27 @@ class _RoutedAttention(torch.autograd.Function):
     def forward(ctx, q: Tensor, k: Tensor, v: Tensor, plan: LaunchPlan, blocks: Tensor, scaling: float) -> Tensor:
         q, blocks = q.contiguous(), blocks.contiguous()
         k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (k, v))
-        lists = queries_of_blocks(blocks, plan.table.shape[1], k.shape[1])
-        out, lse = _kernels().forward(q, k, v, plan, blocks, *lists, scaling)
-        ctx.save_for_backward(q, k, v, out, lse, blocks, *lists)
+        selection = Selection.of(blocks, plan.table.shape[1], k.shape[1])
+        out, lse = _kernels().forward(q, k, v, plan, selection, scaling)
+        ctx.save_for_backward(q, k, v, out, lse, *selection)
         ctx.plan, ctx.scaling = plan, scaling
         return out
 
     @staticmethod
     def backward(ctx, dout: Tensor):
-        q, k, v, out, lse, *lists = ctx.saved_tensors
+        q, k, v, out, lse, *selection = ctx.saved_tensors
         dout = dout.contiguous()
         delta = (out.float() * dout.float()).sum(-1)
-        grads = _kernels().backward(q, k, v, dout, lse, delta, ctx.plan, *lists, ctx.scaling)
+        gradient = OutputGradient(dout, lse, delta)
+        grads = _kernels().backward(q, k, v, gradient, ctx.plan, Selection(*selection), ctx.scaling)
         return *grads, None, None, None
 
 
 def _kernels():
-    """Imported where they are used: triton is optional, and reads TRITON_INTERPRET when it is imported."""
+    """`launch.py`, imported where it is used: triton is optional, and reads TRITON_INTERPRET when it is imported."""
     from cambrian_gaze.attention.triton import launch as triton_launch
 
     return triton_launch
-
-
-def _choose(q: Tensor, mine: Tensor, k: Tensor, ctx: GazeContext, layer: int, scaling: float) -> Tensor:
-    """Regions of the routing queries, int64 [B, H or G, T, K]; `mine` are their rows of q."""
-    if ctx.config.descriptor_keys == "pre_rope":  # undoes the rotation of queries and keys: needs them all
-        regions = ctx.prepared["routing"].take(ctx.choose(layer, q, k, ctx.key_layout.region, scaling))
-        return regions.masked_fill(~ctx.prepared["routing"].real[:, None, :, None], -1)
-    return ctx.prepared["chooser"].choose(layer, mine, k, ctx.key_layout.region, scaling)
-
-
-def _other_queries(q: Tensor, k: Tensor, v: Tensor, prepared: dict, scaling: float) -> Tensor:
-    """Attention [B, H, Q, D] of the queries that do not route; the rows of those that do mean nothing."""
-    shared = q.shape[1] // k.shape[1]
-    if "structure" in prepared:
-        k, v = (x.repeat_interleave(shared, dim=1) if shared > 1 else x for x in (k, v))
-        return scaled_dot_product_attention(q, k, v, attn_mask=prepared["structure"], scale=scaling)
-    out = scaled_dot_product_attention(q, k, v, is_causal=True, scale=scaling, enable_gqa=shared > 1)
-    if "context" not in prepared or not prepared["context"].at.shape[1]:
-        return out
-    rows, seen = prepared["context"], prepared["context_seen"].repeat(1, 1, shared, 1)
-    mine = rows.take(q)
-    grouped = mine.reshape(mine.shape[0], k.shape[1], -1, mine.shape[3])  # the heads of a KV head as more queries
-    context = scaled_dot_product_attention(grouped, k, v, attn_mask=seen, scale=scaling)
-    return rows.put(context.view(mine.shape), out)
 
 
 def _is_causal(layout: TokenLayout, keys: TokenLayout, config: GazeConfig) -> bool:
@@ -161,13 +200,3 @@ def _is_causal(layout: TokenLayout, keys: TokenLayout, config: GazeConfig) -> bo
     in_order = (keys.index == layout.index).all() & (layout.index.diff(dim=1) > 0).all()
     alone = layout.sample.cummin(1).values == layout.sample.cummax(1).values
     return bool(in_order & (alone | (layout.sample < 0)).all())
-
-
-def _record(ctx: GazeContext, layer: int, heads: int, regions: Tensor | None) -> None:
-    """Count the pairs that entered the softmax: a routing query's visual keys are those of its regions."""
-    tokens = None
-    if regions is not None:
-        rows = ctx.prepared["routing"]
-        regions, tokens = rows.put(regions, -1), torch.arange(rows.member.shape[1], device=rows.at.device)
-        tokens = tokens.expand_as(rows.member)
-    count_masked(ctx, layer, heads, regions, tokens)

@@ -1,7 +1,7 @@
 """The Triton code of `backend.py`: five kernels, none of which writes where another program writes.
 
-Legend: B rows, H query heads, G KV heads, P = H/G, HS heads that select (H or G), T routing queries, S keys, F flat
-keys (text and context), R blocks (a region, or a piece of a large one), K blocks per query, D head size (DP: its power
+Legend: B rows, H query heads, G KV heads, P = H/G, HS heads that select (H or G), T routing queries, S keys, F text
+and context keys, R blocks (a region, or a piece of a large one), K blocks per query, D head size (DP: its power
 of two). q, out and their gradients are [B, H, T, D], contiguous; k and v [B, G, S, D] with strides; what a query gets
 from each of its blocks is a part, [B, H, T, K, D].
 
@@ -67,7 +67,7 @@ def _block(table, G, R, slots, N: tl.constexpr):
 
 @triton.jit
 def _window(first, last, b, t, there, T, F):
-    """First and end of the flat keys that each query sees; nothing where there is no query."""
+    """First and end of the text and context keys that each query sees; nothing where there is no query."""
     low = tl.load(first + b * T + t, mask=there, other=F)
     return low, tl.load(last + b * T + t, mask=there, other=0)
 
@@ -126,7 +126,8 @@ def rows_forward(
     q, k, v, first, last, key_at, blocks, part_out, part_lse, out, lse, scale, k_b, k_g, k_s, v_b, v_g, v_s, G, T, F,
     HS, K, share, P: tl.constexpr, D: tl.constexpr, DP: tl.constexpr, M: tl.constexpr, N: tl.constexpr,
 ):  # fmt: skip
-    """M rows of one KV head: online softmax over the flat keys first[t] … last[t]-1, then the parts of the K blocks."""
+    """M rows of one KV head: online softmax over the text and context keys first[t] … last[t]-1, then the parts of the
+    K blocks."""
     pair = tl.program_id(1).to(tl.int64)
     b, g = pair // G, pair % G
     d = tl.arange(0, DP)
@@ -198,7 +199,7 @@ def rows_backward(
     q, k, v, dout, lse, delta, first, last, key_at, blocks, part_dq, dq, scale, k_b, k_g, k_s, v_b, v_g, v_s, G, T, F,
     HS, K, share, P: tl.constexpr, D: tl.constexpr, DP: tl.constexpr, M: tl.constexpr, N: tl.constexpr,
 ):  # fmt: skip
-    """M rows of one KV head own their dq: over the flat keys, then the parts of the K blocks, in order."""
+    """M rows of one KV head own their dq: over the text and context keys, then the parts of the K blocks, in order."""
     pair = tl.program_id(1).to(tl.int64)
     b, g = pair // G, pair % G
     d = tl.arange(0, DP)
@@ -224,11 +225,11 @@ def rows_backward(
 
 
 @triton.jit(do_not_specialize=SIZES)
-def flat_backward(
+def text_context_backward(
     q, k, v, dout, lse, delta, first, last, key_at, row_first, row_last, dk, dv, scale, k_b, k_g, k_s, v_b, v_g, v_s, G,
     S, T, F, P: tl.constexpr, D: tl.constexpr, DP: tl.constexpr, M: tl.constexpr, N: tl.constexpr,
 ):  # fmt: skip
-    """N flat keys of one KV head own their dk and dv: over the queries that see them, in order."""
+    """N text and context keys of one KV head own their dk and dv: over the queries that see them, in order."""
     pair = tl.program_id(1).to(tl.int64)
     b, g = pair // G, pair % G
     d = tl.arange(0, DP)

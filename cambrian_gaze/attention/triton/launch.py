@@ -3,33 +3,29 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from typing import TYPE_CHECKING
 
 import torch
 import triton
 from torch import Tensor
 
 from cambrian_gaze.attention.triton import kernels
-from cambrian_gaze.attention.triton.plan import BLOCK_KEYS
-
-if TYPE_CHECKING:
-    from cambrian_gaze.attention.triton.plan import Plan
+from cambrian_gaze.attention.triton.plan import BLOCK_KEYS, LaunchPlan, OutputGradient, Selection
 
 
 def forward(
-    q: Tensor, k: Tensor, v: Tensor, plan: Plan, blocks: Tensor, offsets: Tensor, entries: Tensor, scaling: float
+    q: Tensor, k: Tensor, v: Tensor, plan: LaunchPlan, selection: Selection, scaling: float
 ) -> tuple[Tensor, Tensor]:
     """Output [B, H, T, D] and its log-sum-exp, fp32 [B, H, T].
 
     Args:
         q: [B, H, T, D], contiguous; k, v: [B, G, S, D].
-        blocks: int64 [B, H or G, T, K], contiguous; offsets, entries: `plan.queries_of_blocks` of them.
     """
+    blocks, offsets, entries = selection
     batch, heads, queries, dim = q.shape
     groups, (_, num_blocks, slots) = k.shape[1], plan.table.shape
     selecting, kept = blocks.shape[1], blocks.shape[3]
     share, strides = heads // selecting, (*k.stride()[:3], *v.stride()[:3])
-    shape, flat_keys = tiles(dim, _is_wide(q)), flat_tile(_is_wide(q))
+    shape, keys_at_once = tiles(dim, _is_wide(q)), text_context_tile(_is_wide(q))
     part_out = torch.empty(batch, heads, queries, kept, dim, dtype=torch.float32, device=q.device)
     part_lse = torch.empty(batch, heads, queries, kept, dtype=torch.float32, device=q.device)
     out, lse = torch.empty_like(q), torch.empty(batch, heads, queries, dtype=torch.float32, device=q.device)
@@ -42,7 +38,7 @@ def forward(
         )  # fmt: skip
         kernels.rows_forward[triton.cdiv(rows, shape["M"]), batch * groups](
             q, k, v, plan.first, plan.last, plan.key_at, blocks, part_out, part_lse, out, lse, scaling, *strides,
-            groups, queries, plan.key_at.shape[1], selecting, kept, share, P=heads // groups, **shape, N=flat_keys,
+            groups, queries, plan.key_at.shape[1], selecting, kept, share, P=heads // groups, **shape, N=keys_at_once,
         )  # fmt: skip
     return out, lse
 
@@ -51,25 +47,18 @@ def backward(
     q: Tensor,
     k: Tensor,
     v: Tensor,
-    dout: Tensor,
-    lse: Tensor,
-    delta: Tensor,
-    plan: Plan,
-    blocks: Tensor,
-    offsets: Tensor,
-    entries: Tensor,
+    gradient: OutputGradient,
+    plan: LaunchPlan,
+    selection: Selection,
     scaling: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """dq [B, H, T, D], dk and dv [B, G, S, D].
-
-    Args:
-        dout: [B, H, T, D], contiguous; delta: fp32 [B, H, T], the sum of out · dout. The others as in `forward`.
-    """
+    """dq [B, H, T, D], dk and dv [B, G, S, D]. Arguments as in `forward`."""
+    (dout, lse, delta), (blocks, offsets, entries) = gradient, selection
     batch, heads, queries, dim = q.shape
     groups, length, (_, num_blocks, slots) = k.shape[1], k.shape[2], plan.table.shape
-    selecting, kept, flat = blocks.shape[1], blocks.shape[3], plan.key_at.shape[1]
+    selecting, kept, text_context = blocks.shape[1], blocks.shape[3], plan.key_at.shape[1]
     share, strides = heads // selecting, (*k.stride()[:3], *v.stride()[:3])
-    shape, flat_keys = tiles(dim, _is_wide(q), backward=True), flat_tile(_is_wide(q))
+    shape, keys_at_once = tiles(dim, _is_wide(q), backward=True), text_context_tile(_is_wide(q))
     shared = heads // groups
     part_dq = torch.empty(batch, heads, queries, kept, dim, dtype=torch.float32, device=q.device)
     dq = torch.empty_like(q)
@@ -81,11 +70,11 @@ def backward(
         )  # fmt: skip
         kernels.rows_backward[triton.cdiv(queries * shared, shape["M"]), batch * groups](
             q, k, v, dout, lse, delta, plan.first, plan.last, plan.key_at, blocks, part_dq, dq, scaling, *strides,
-            groups, queries, flat, selecting, kept, share, P=shared, **shape, N=flat_keys,
+            groups, queries, text_context, selecting, kept, share, P=shared, **shape, N=keys_at_once,
         )  # fmt: skip
-        kernels.flat_backward[triton.cdiv(flat, flat_keys), batch * groups](
+        kernels.text_context_backward[triton.cdiv(text_context, keys_at_once), batch * groups](
             q, k, v, dout, lse, delta, plan.first, plan.last, plan.key_at, plan.row_first, plan.row_last, dk, dv,
-            scaling, *strides, groups, length, queries, flat, P=shared, **shape, N=flat_keys,
+            scaling, *strides, groups, length, queries, text_context, P=shared, **shape, N=keys_at_once,
         )  # fmt: skip
     return dq, dk, dv
 
@@ -111,13 +100,13 @@ def tiles(dim: int, wide: bool, backward: bool = False) -> dict[str, int]:
 
 
 def largest_block(q: Tensor) -> int:
-    """Keys of a block that the kernels take: of fp32 half as many as a region of 6 × 6 has, or else backward needs more
-    shared memory than sm_80 has."""
+    """Keys that a block may have. fp32 takes fewer than a region of 6 × 6 has, since backward would need more shared
+    memory than sm_80 has."""
     return 32 if _is_wide(q) else BLOCK_KEYS
 
 
-def flat_tile(wide: bool) -> int:
-    """Flat keys that a program holds at once."""
+def text_context_tile(wide: bool) -> int:
+    """Text and context keys that a program holds at once."""
     return 32 if wide else 64
 
 
@@ -127,7 +116,8 @@ def block_tile(slots: int) -> int:
 
 
 def _is_wide(q: Tensor) -> bool:
-    """fp32 on a device; in the interpreter it is the number of programs that counts."""
+    """Whether products are of fp32 on a device. The interpreter takes the tiles of bf16, since fewer programs are
+    faster there."""
     return q.dtype == torch.float32 and q.is_cuda
 
 

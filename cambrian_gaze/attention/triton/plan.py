@@ -1,7 +1,7 @@
 """What the Triton kernels read beside q, k and v: who sees whom among text and context, the keys of every region, and
 the queries of every region. Plain torch, and no synchronisation per region.
 
-Shapes: B rows, Q queries of which T route, S keys of which F are flat (text or context), R blocks of N keys, K blocks
+Shapes: B rows, Q queries of which T route, S keys of which F are text or context, R blocks of N keys, K blocks
 per query, H query heads, G KV heads.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -57,8 +58,8 @@ class QueryRows:
 
 @dataclass(frozen=True)
 class LaunchPlan:
-    """What the kernels read beside q, k and v. F flat keys (text and context) of a row stand in order, like the T
-    routing queries: query t sees the flat keys first[t] … last[t]-1 and no others."""
+    """What the kernels read beside q, k and v. The F text and context keys of a row stand in order, like its T routing
+    queries: of these keys query t sees first[t] … last[t]-1 and no others."""
 
     first: Tensor
     """int64 [B, T]."""
@@ -84,9 +85,9 @@ class LaunchPlan:
     @classmethod
     def of(cls, layout: TokenLayout, keys: TokenLayout, rows: QueryRows, config: GazeConfig) -> LaunchPlan:
         """From the layouts of queries and keys. A pack numbers its samples in order, so that what a query sees of the
-        flat keys is one run of them: from the first of its sample to itself."""
-        flat = (keys.role == TEXT) | (keys.role == CONTEXT) & config.context_visible
-        key_at, real = _in_order(flat, keys.index)
+        text and context keys is one run of them: from the first of its sample to itself."""
+        text_context = (keys.role == TEXT) | (keys.role == CONTEXT) & config.context_visible
+        key_at, real = _in_order(text_context, keys.index)
         key_index = keys.index.gather(1, key_at).masked_fill(~real, EMPTY_SLOT)
         row_index = layout.index.gather(1, rows.at).masked_fill(~rows.real, EMPTY_SLOT)
         last = torch.searchsorted(key_index, row_index, right=True)
@@ -118,6 +119,32 @@ class LaunchPlan:
         size = -(-size // parts)
         table = torch.nn.functional.pad(self.table, (0, parts * size - self.table.shape[2]), value=-1)
         return dataclasses.replace(self, table=table.view(batch, blocks * parts, size), cuts=self.cuts * parts)
+
+
+class Selection(NamedTuple):
+    """The blocks that queries chose, and the queries that chose each block."""
+
+    blocks: Tensor
+    """int64 [B, H or G, T, K], contiguous, -1 for none."""
+    offsets: Tensor
+    entries: Tensor
+    """As `queries_of_blocks` returns them."""
+
+    @classmethod
+    def of(cls, blocks: Tensor, num_blocks: int, kv_heads: int) -> Selection:
+        """See `queries_of_blocks`."""
+        return cls(blocks, *queries_of_blocks(blocks, num_blocks, kv_heads))
+
+
+class OutputGradient(NamedTuple):
+    """What the backward pass is given of the output."""
+
+    dout: Tensor
+    """[B, H, T, D], contiguous."""
+    lse: Tensor
+    """fp32 [B, H, T], log-sum-exp of the logits."""
+    delta: Tensor
+    """fp32 [B, H, T], the sum of out · dout."""
 
 
 def queries_of_blocks(blocks: Tensor, num_blocks: int, kv_heads: int) -> tuple[Tensor, Tensor]:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from cambrian_gaze.attention.context import GazeContext
 from cambrian_gaze.attention.counted import every_region
+from cambrian_gaze.attention.record import Counts
 from cambrian_gaze.attention.varlen.blocks import PlainBlocks, check_flash_head_size, flash_blocks, flash_refuses
 from cambrian_gaze.attention.varlen.merge import BlockOp, Piece, merged_attention
 from cambrian_gaze.attention.varlen.segments import RegionKeys, Tokens, causal_pieces, region_piece, sort_key
@@ -55,69 +56,96 @@ class _Routing:
 
     keys: RegionKeys
 
+    @classmethod
+    def of(cls, ctx: GazeContext) -> _Routing | None:
+        """None where no query has a region to choose from."""
+        where = offered_any(ctx.layout, ctx.config)
+        width = int(where.sum(1).max()) if ctx.layout.num_regions else 0
+        if not width:
+            return None
+        places = (~where).int().argsort(dim=1, stable=True)[:, :width]
+        real = where.gather(1, places).flatten().nonzero().flatten()
+        rows = places + torch.arange(len(places), device=places.device)[:, None] * where.shape[1]
+        chooser = ctx.of_queries(places)
+        return cls(chooser, places, real, rows.flatten()[real], RegionKeys.of(ctx.key_layout))
+
     def take(self, q: Tensor) -> Tensor:
         """[B, H, Q, D] → [B, H, W, D]."""
         return q.gather(2, self.places[:, None, :, None].expand(-1, q.shape[1], -1, q.shape[3]))
 
 
-def prepare(ctx: GazeContext) -> None:
-    """The segments that are the same in every layer. Synchronises with the host, a few times per forward call."""
-    config = ctx.config
-    if not config.is_dense:
-        ctx.prepared["routed"] = causal_pieces(ctx.layout, ctx.key_layout, config, routes=True)
-        ctx.prepared["routing"] = _routing(ctx)
-    if config.is_dense or config.dense_layers:
-        ctx.prepared["dense"] = causal_pieces(ctx.layout, ctx.key_layout, config, routes=False)
+@dataclass(frozen=True)
+class PlainVarlen:
+    """The segments that are the same in every layer, and attention over them in plain torch."""
+
+    routed: list[Piece]
+    """Causal pieces of layers that route."""
+
+    dense: list[Piece]
+    """All pieces of layers that do not."""
+
+    routing: _Routing | None
+    """None where no query chooses."""
+
+    @classmethod
+    def of(cls, ctx: GazeContext) -> PlainVarlen:
+        """From the layouts. Synchronises with the host, a few times per forward call."""
+        config, routed, dense, routing = ctx.config, [], [], None
+        if not config.is_dense:
+            routed = causal_pieces(ctx.layout, ctx.key_layout, config, routes=True)
+            routing = _Routing.of(ctx)
+        if config.is_dense or config.dense_layers:
+            dense = causal_pieces(ctx.layout, ctx.key_layout, config, routes=False)
+        return cls(routed, dense, routing)
+
+    def op(self, dim: int) -> BlockOp:
+        """What attends within segments, for heads of size D."""
+        return PlainBlocks()
+
+    def attend(
+        self, q: Tensor, k: Tensor, v: Tensor, ctx: GazeContext, layer: int, scaling: float, dropout: float
+    ) -> Tensor:
+        """Attention of q [B, H, Q, D] over k, v [B, G, S, D]; returns [B, H, Q, D].
+
+        Raises: ValueError for dropout, and for a head size that the kernels do not have.
+        """
+        op = self.op(q.shape[-1])
+        if dropout:
+            raise ValueError(f"attention backend {ctx.config.backend!r} has no dropout, got {dropout}")
+        batch, heads, length, dim = q.shape
+        routes = ctx.config.routes(layer)
+        routing = self.routing if routes else None
+        pieces = list(self.routed if routes else self.dense)
+        regions = None
+        if routing is not None:
+            regions = routing.chooser.choose(layer, routing.take(q), k, ctx.key_layout.region, scaling)
+            pieces += _region_pieces(regions, routing, heads, k.shape[1])
+        by_token = (x.transpose(1, 2).reshape(-1, x.shape[1], dim) for x in (q, k, v))
+        out, _ = merged_attention(*by_token, pieces, op, scaling)
+        if ctx.recorder is not None:
+            counts = _count(ctx, pieces, heads, k.shape[1])
+            ctx.recorder.record(layer, self._everywhere(ctx, routes, regions), counts)
+        return out.view(batch, length, heads, dim).transpose(1, 2)
+
+    def _everywhere(self, ctx: GazeContext, routes: bool, regions: Tensor | None) -> Tensor:
+        """The choice of all queries of a layer, from that of those that route."""
+        batch, length = ctx.layout.shape
+        if not routes:
+            return every_region(ctx)
+        if regions is None:
+            return torch.full((batch, 1, length, 0), -1, device=ctx.layout.role.device)
+        places = self.routing.places[:, None, :, None].expand_as(regions)
+        everywhere = regions.new_full((*regions.shape[:2], length, regions.shape[3]), -1)
+        return everywhere.scatter(2, places, regions)
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, ctx: GazeContext, layer: int, scaling: float, dropout: float) -> Tensor:
-    """Attention of q [B, H, Q, D] over k, v [B, G, S, D] by FlashAttention; returns [B, H, Q, D].
+@dataclass(frozen=True)
+class FlashVarlen(PlainVarlen):
+    """The same segments, and attention by FlashAttention's kernels."""
 
-    Raises: ValueError for dropout, and for a head size that the kernels do not have.
-    """
-    check_flash_head_size(q.shape[-1])
-    return _attend(flash_blocks(), q, k, v, ctx, layer, scaling, dropout)
-
-
-def attend_plainly(
-    q: Tensor, k: Tensor, v: Tensor, ctx: GazeContext, layer: int, scaling: float, dropout: float
-) -> Tensor:
-    """The same in plain torch."""
-    return _attend(PlainBlocks(), q, k, v, ctx, layer, scaling, dropout)
-
-
-def _attend(
-    op: BlockOp, q: Tensor, k: Tensor, v: Tensor, ctx: GazeContext, layer: int, scaling: float, dropout: float
-) -> Tensor:
-    if dropout:
-        raise ValueError(f"attention backend {ctx.config.backend!r} has no dropout, got {dropout}")
-    batch, heads, length, dim = q.shape
-    routes = ctx.config.routes(layer)
-    routing = ctx.prepared["routing"] if routes else None
-    pieces = list(ctx.prepared["routed" if routes else "dense"])
-    regions = None
-    if routing is not None:
-        regions = routing.chooser.choose(layer, routing.take(q), k, ctx.key_layout.region, scaling)
-        pieces += _region_pieces(regions, routing, heads, k.shape[1])
-    flat = (x.transpose(1, 2).reshape(-1, x.shape[1], dim) for x in (q, k, v))
-    out, _ = merged_attention(*flat, pieces, op, scaling)
-    if ctx.recorder is not None:
-        _record(ctx, layer, pieces, regions, heads, k.shape[1])
-    return out.view(batch, length, heads, dim).transpose(1, 2)
-
-
-def _routing(ctx: GazeContext) -> _Routing | None:
-    """None where no query has a region to choose from."""
-    where = offered_any(ctx.layout, ctx.config)
-    width = int(where.sum(1).max()) if ctx.layout.num_regions else 0
-    if not width:
-        return None
-    places = (~where).int().argsort(dim=1, stable=True)[:, :width]
-    real = where.gather(1, places).flatten().nonzero().flatten()
-    rows = places + torch.arange(len(places), device=places.device)[:, None] * where.shape[1]
-
-    chooser = ctx.of_queries(places)
-    return _Routing(chooser, places, real, rows.flatten()[real], RegionKeys.of(ctx.key_layout))
+    def op(self, dim: int) -> BlockOp:
+        check_flash_head_size(dim)
+        return flash_blocks()
 
 
 def _region_pieces(regions: Tensor, routing: _Routing, heads: int, groups: int) -> list[Piece]:
@@ -127,7 +155,7 @@ def _region_pieces(regions: Tensor, routing: _Routing, heads: int, groups: int) 
     return [] if piece is None else [piece]
 
 
-def _record(ctx: GazeContext, layer: int, pieces: list[Piece], regions: Tensor | None, heads: int, groups: int) -> None:
+def _count(ctx: GazeContext, pieces: list[Piece], heads: int, groups: int) -> Counts:
     """Count the keys of the segments that each query was in."""
     queries, keys = ctx.layout, ctx.key_layout
     batch, length = queries.shape
@@ -139,16 +167,8 @@ def _record(ctx: GazeContext, layer: int, pieces: list[Piece], regions: Tensor |
             seen = piece.keys_seen(marked.repeat_interleave(groups) if piece.by_head else marked)
             piece.rows(total).index_add_(0, piece.targets, seen[:, None].expand(-1, piece.rows(total).shape[1]))
         counts.append(total.view(batch, length, heads).transpose(1, 2))
-    if not ctx.config.routes(layer):
-        regions = every_region(ctx)
-    elif regions is None:
-        regions = torch.full((batch, 1, length, 0), -1, device=queries.role.device)
-    else:
-        places = ctx.prepared["routing"].places[:, None, :, None].expand_as(regions)
-        everywhere = regions.new_full((*regions.shape[:2], length, regions.shape[3]), -1)
-        regions = everywhere.scatter(2, places, regions)
     before = _visual_before(queries, keys)
-    ctx.recorder.record(layer, regions, *counts, before, (queries.role == TEXT) & (before > 0))
+    return Counts(*counts, before, (queries.role == TEXT) & (before > 0))
 
 
 def _visual_before(queries: TokenLayout, keys: TokenLayout) -> Tensor:

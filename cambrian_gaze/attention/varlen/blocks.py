@@ -15,7 +15,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from cambrian_gaze.attention.varlen.merge import BlockOp, Segments
+from cambrian_gaze.attention.varlen.merge import BlockOp, MergedGradient, Segments
 from cambrian_gaze.extras import require
 
 logger = logging.getLogger(__name__)
@@ -38,20 +38,12 @@ class PlainBlocks:
         return out.reshape(q.shape).to(q.dtype), lse.view(q.shape[:2])
 
     def backward(
-        self,
-        dout: Tensor,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        out: Tensor,
-        lse: Tensor,
-        segments: Segments,
-        scaling: float,
+        self, merged: MergedGradient, q: Tensor, k: Tensor, v: Tensor, segments: Segments, scaling: float
     ) -> tuple[Tensor, Tensor, Tensor]:
         logits, at = self._logits(q, k, segments, scaling)
         wide, grouped = logits.dtype, (len(q), k.shape[1], -1, q.shape[2])
-        q, dout, out = (x.to(wide).view(grouped) for x in (q, dout, out))
-        weight = (logits - lse.view(logits.shape[:3])[..., None]).exp()
+        q, dout, out = (x.to(wide).view(grouped) for x in (q, merged.dout, merged.out))
+        weight = (logits - merged.lse.view(logits.shape[:3])[..., None]).exp()
         delta = (dout * out).sum(-1, keepdim=True)
         d_weight = dout @ v.to(wide)[at].permute(0, 2, 3, 1)
         d_logits = weight * (d_weight - delta) * scaling
@@ -93,20 +85,16 @@ class FlashAttnBlocks:
         return out, _rows_first(lse)
 
     def backward(
-        self,
-        dout: Tensor,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        out: Tensor,
-        lse: Tensor,
-        segments: Segments,
-        scaling: float,
+        self, merged: MergedGradient, q: Tensor, k: Tensor, v: Tensor, segments: Segments, scaling: float
     ) -> tuple[Tensor, Tensor, Tensor]:
         dq, dk, dv = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
-        given = (dout, q, k, v, out, lse.t().contiguous())
         self._backward(
-            *given,
+            merged.dout,
+            q,
+            k,
+            v,
+            merged.out,
+            merged.lse.t().contiguous(),
             dq,
             dk,
             dv,
@@ -136,19 +124,15 @@ class TorchVarlenBlocks:
         return out, _rows_first(lse)
 
     def backward(
-        self,
-        dout: Tensor,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        out: Tensor,
-        lse: Tensor,
-        segments: Segments,
-        scaling: float,
+        self, merged: MergedGradient, q: Tensor, k: Tensor, v: Tensor, segments: Segments, scaling: float
     ) -> tuple[Tensor, Tensor, Tensor]:
-        given = (dout, q, k, v, out, lse.t().contiguous())
         return torch.ops.aten._flash_attention_backward(
-            *given,
+            merged.dout,
+            q,
+            k,
+            v,
+            merged.out,
+            merged.lse.t().contiguous(),
             *_lengths(segments),
             NO_DROPOUT,
             segments.causal,

@@ -13,7 +13,7 @@ Legend: T query tokens, S key tokens, H query heads, G KV heads, D head size; Tq
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -50,6 +50,17 @@ class Segments:
         return cu_k[number], end
 
 
+class MergedGradient(NamedTuple):
+    """What a block's backward pass is given: of attention over more keys than the block's own."""
+
+    dout: Tensor
+    """[Tq, H, D]."""
+    out: Tensor
+    """[Tq, H, D]."""
+    lse: Tensor
+    """[Tq, H]."""
+
+
 class BlockOp(Protocol):
     """Attention of query rows over key rows of the same segment. Implementations are in `blocks.py`."""
 
@@ -59,17 +70,9 @@ class BlockOp(Protocol):
         """q [Tq, H, D], k and v [Tk, G, D] → out [Tq, H, D] and its LSE [Tq, H] (fp32 or wider), -inf without keys."""
 
     def backward(
-        self,
-        dout: Tensor,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        out: Tensor,
-        lse: Tensor,
-        segments: Segments,
-        scaling: float,
+        self, merged: MergedGradient, q: Tensor, k: Tensor, v: Tensor, segments: Segments, scaling: float
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """dq, dk, dv of these rows, where `out` and `lse` may be those of attention over more keys than these.
+        """dq, dk, dv of these rows.
 
         A row with lse = +inf has probability 0 everywhere, and passes no gradient.
         """
@@ -159,9 +162,8 @@ class _Merged(torch.autograd.Function):
             part_dout, part_out, part_lse = (piece.rows(x)[piece.q_rows] for x in (dout, out, lse))
             part_dout = part_dout.masked_fill(filler[:, None, None], 0.0)
             part_lse = part_lse.masked_fill(filler[:, None] | part_lse.isneginf(), torch.inf)
-            dq, dk, dv = ctx.op.backward(
-                part_dout, *_inputs(piece, q, k, v), part_out, part_lse, piece.segments, ctx.scaling
-            )
+            merged = MergedGradient(part_dout, part_out, part_lse)
+            dq, dk, dv = ctx.op.backward(merged, *_inputs(piece, q, k, v), piece.segments, ctx.scaling)
             wide = grads[0].dtype
             piece.rows(grads[0]).index_add_(0, piece.targets, piece.spread(dq.to(wide), 0.0).sum(1))
             piece.rows(grads[1]).index_add_(0, piece.k_rows, dk.to(wide))

@@ -49,7 +49,7 @@ def sort_key(layout: TokenLayout, group: Tensor) -> Tensor:
 
 
 def causal_pieces(q: TokenLayout, k: TokenLayout, config: GazeConfig, routes: bool) -> list[Piece]:
-    """A and B for a layer that routes, or for one that does not.
+    """Pieces A and B (see the module) of a layer that routes, or of one that does not.
 
     Args:
         q, k: layouts of queries [B, Q] and keys [B, S]; k holds every token of q, and none that comes later.
@@ -139,7 +139,7 @@ class RegionKeys:
 def region_piece(
     regions: Tensor, query_rows: Tensor, query_batch: Tensor, keys: RegionKeys, groups: int
 ) -> Piece | None:
-    """C. One host synchronisation, for the totals.
+    """Piece C (see the module). One host synchronisation, for the totals.
 
     Args:
         regions: int64 [N, H, K], the distinct regions that each query selects, -1 for none.

@@ -39,7 +39,7 @@ def clock(monkeypatch, tmp_path):
 
 
 def taken(ctx, heads=HEADS, dtype=torch.float32):
-    return prepare(ctx, CPU, dtype, heads).prepared["backend"].name
+    return prepare(ctx, CPU, dtype, heads).prepared.backend.name
 
 
 def tries(clock, ctx, **options):
@@ -85,6 +85,17 @@ def test_a_backend_that_was_not_begun_is_tried_in_the_next_process(clock, monkey
     late = [trial.Outcome(REFERENCE, layer_us=1.0, prepare_us=0.0), trial.Outcome("fast", reason="", transient=True)]
     monkeypatch.setattr(auto, "try_all", lambda *_, **__: late)
     assert taken(few_tokens(LAYOUT_CONFIG)) == REFERENCE and not (tmp_path / "cache").exists()
+
+
+def test_a_backend_that_is_registered_later_is_tried(clock):
+    """What was kept without it does not count."""
+    clock.us["faster"] = 1.0
+    assert taken(few_tokens(LAYOUT_CONFIG)) == "fast"
+    registry.register_backend(toys(clock, ["faster"])["faster"])
+    auto.forget()  # another process
+    assert tries(clock, few_tokens(LAYOUT_CONFIG)) == ("faster", True)
+    auto.forget()
+    assert tries(clock, few_tokens(LAYOUT_CONFIG)) == ("faster", False)
 
 
 def test_what_is_taken_is_what_runs(clock):

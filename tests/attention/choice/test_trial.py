@@ -5,22 +5,30 @@ import dataclasses
 import pytest
 import torch
 
-from cambrian_gaze.attention import BACKENDS, Backend, Heads, masked
+from cambrian_gaze.attention import BACKENDS, Backend, Heads
 from cambrian_gaze.attention.choice import trial
-from cambrian_gaze.attention.choice.trial import REFERENCE, fastest, row_error, try_all
+from cambrian_gaze.attention.choice.trial import REFERENCE, Timing, fastest, row_error, try_all
+from cambrian_gaze.attention.masked import MaskedAttention
 from cambrian_gaze.gaze.config import GazeConfig, RegionBudget
 from tests._layouts import build, draw_case
 from tests.attention._run import context
-from tests.attention._toys import CPU, LAYOUT_CONFIG, ToyClock, few_tokens, toys
+from tests.attention._toys import CPU, LAYOUT_CONFIG, Toy, ToyClock, few_tokens, toys
 
 HEADS = Heads(4, 2, 8)
 
 
-def tried(names, *, gradients=True, dtype=torch.float32, clock=None, config=LAYOUT_CONFIG, **options):
+def tried(names, *, gradients=True, dtype=torch.float32, clock=None, config=LAYOUT_CONFIG, floor=None, **timing):
     clock = clock or ToyClock()
     candidates = toys(clock, names)
     outcomes = try_all(
-        few_tokens(config), HEADS, CPU, dtype, candidates, gradients=gradients, timer=clock.time, **options
+        few_tokens(config),
+        HEADS,
+        CPU,
+        dtype,
+        candidates,
+        gradients=gradients,
+        floor=floor,
+        timing=Timing(timer=clock.time, **timing),
     )
     return {o.name: o for o in outcomes}
 
@@ -127,7 +135,9 @@ def test_what_is_right_agrees_to_rounding(seed):
     """Packs, padding, descriptors, granularities and pools as they are drawn: all get the same regions."""
     case = draw_case(seed, visual_queries="causal")
     ctx, heads = context(case.batch.layout(), case.config), Heads(case.heads, case.kv_heads, 8)
-    outcomes = try_all(ctx, heads, CPU, torch.float64, RIGHT, gradients=True, floor=0.9, timer=lambda call, device: 1.0)
+    outcomes = try_all(
+        ctx, heads, CPU, torch.float64, RIGHT, gradients=True, floor=0.9, timing=Timing(timer=lambda call, device: 1.0)
+    )
     assert [o.reason for o in outcomes] == [None, None]
     assert outcomes[1].error < 1e-11
 
@@ -135,12 +145,13 @@ def test_what_is_right_agrees_to_rounding(seed):
 def test_near_ties_are_no_defect():
     """While they are compared, all are handed one choice; while they are timed, each chooses for itself."""
 
-    def attend(q, k, v, ctx, layer, scaling, dropout):
+    def attend(whole, q, k, v, ctx, *layer):
         if not isinstance(ctx, trial._Told):
             raise RuntimeError("chose by itself")
-        return masked.attend(q, k, v, ctx, layer, scaling, dropout)
+        return whole.attend(q, k, v, ctx, *layer)
 
-    candidates = {REFERENCE: BACKENDS[REFERENCE], "told": Backend("told", masked.prepare, attend, lambda *_: None)}
+    told = Backend("told", lambda ctx: Toy(MaskedAttention.of(ctx), attend))
+    candidates = {REFERENCE: BACKENDS[REFERENCE], "told": told}
     _, told = try_all(few_tokens(LAYOUT_CONFIG), HEADS, CPU, torch.float32, candidates, gradients=True)
     assert told.error == 0 and told.reason == "RuntimeError: chose by itself"
 
@@ -184,6 +195,6 @@ def test_on_a_gpu_all_that_run_agree(dtype, granularity):
     for name, (samples, left) in shapes.items():
         layout = build(samples, config, left=left).layout().to(device)
         ctx, heads = context(layout, config), Heads(8, 2, 64)
-        outcomes = try_all(ctx, heads, device, dtype, able, gradients=True, floor=0.9, seconds=120.0)
+        outcomes = try_all(ctx, heads, device, dtype, able, gradients=True, floor=0.9, timing=Timing(120.0))
         print(name, *outcomes, sep="\n")
         assert not {o.name: o.reason for o in outcomes if o.reason}, name

@@ -9,9 +9,8 @@ import torch
 from cambrian_gaze.attention import GazeRecorder
 from cambrian_gaze.attention.decode import cpu as decode_cpu
 from cambrian_gaze.attention.decode import native as decode_native
-from cambrian_gaze.attention.decode import step as decode
 from cambrian_gaze.attention.decode.workspace import Workspace
-from tests.attention._decode import DIM, GRANULARITY, reference, step
+from tests.attention._decode import DIM, GRANULARITY, decode, prepared, reference, step
 
 
 @pytest.fixture(autouse=True)
@@ -41,7 +40,7 @@ def test_equals_the_reference(granularity, heads, read_all_from, dtype, toleranc
     q, ctx = step(granularity, heads, dtype)
     want, regions, visual = reference(q, ctx)
     ctx.recorder = GazeRecorder()
-    got = decode.attend(q, ctx, 0, 0.25)
+    got = decode(q, ctx)
     assert got.dtype == dtype and got.isfinite().all()
     assert torch.allclose(got, want, rtol=tolerance, atol=tolerance)
     assert torch.equal(ctx.recorder.layers[0].regions, regions[:, :, -1])
@@ -60,14 +59,14 @@ def test_full_selections_that_see_all_need_no_mask(
         monkeypatch.setattr(decode_cpu, name, value)
     row = [("text", (2,)), ("image", (1, 6, 6)), ("text", (3,)), ("image", (1, 6, 6)), ("text", (2,))]
     q, ctx = step(granularity, dtype=dtype, rows=[row, row])
-    assert ctx.prepared["masks"] == (None, None) and ctx.prepared["complete"]
+    assert ctx.prepared.masks == (None, None) and ctx.prepared.complete
     want, regions, visual = reference(q, ctx)
     fused = []
     monkeypatch.setattr(
         decode_cpu, "_attend_few", lambda *args, few=decode_cpu._attend_few: fused.append(True) or few(*args)
     )
     ctx.recorder = GazeRecorder()
-    got = decode.attend(q, ctx, 0, 0.25)
+    got = decode(q, ctx)
     assert torch.allclose(got, want, rtol=tolerance, atol=tolerance)
     assert torch.equal(ctx.recorder.layers[0].visual, visual) and (visual == 2 * 4).all()
     assert bool(fused) == (granularity == "kv_group" and fuse_up_to > 0)
@@ -78,17 +77,16 @@ def test_buffers_are_kept_and_shared(granularity, monkeypatch):
     """The same memory at the next step; what a step returned stays as it was; a copied cache has its own."""
     monkeypatch.setattr(decode_cpu, "READ_ALL_FROM", 2.0)
     q, ctx = step(granularity)
-    first = decode.attend(q, ctx, 0, 0.25)
+    first = decode(q, ctx)
     kept, held = first.clone(), ctx.cache.workspace.nbytes
-    second = decode.attend(-q, ctx, 0, 0.25)
+    second = decode(-q, ctx)
     assert torch.equal(first, kept) and not torch.equal(first, second)
     assert 0 < ctx.cache.workspace.nbytes <= 2 * held
     assert copy.deepcopy(ctx.cache).workspace.nbytes == 0
     other_order = torch.tensor([1, 0, 2])
     ctx.cache.reorder_cache(other_order)
-    moved = dataclasses.replace(ctx, layout=ctx.layout.rows(other_order), prepared={})
-    decode.prepare(moved)
-    assert torch.allclose(decode.attend(q[other_order], moved, 0, 0.25), first[other_order], atol=2e-6)
+    moved = prepared(dataclasses.replace(ctx, layout=ctx.layout.rows(other_order)))
+    assert torch.allclose(decode(q[other_order], moved), first[other_order], atol=2e-6)
 
 
 def test_a_buffer_grows_and_is_reused():

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from cambrian_gaze.attention.context import Seen
 from cambrian_gaze.attention.decode import native as decode_native
 from cambrian_gaze.attention.decode import reference as decode_torch
 from cambrian_gaze.gaze.config import GazeConfig, RegionBudget
@@ -19,6 +20,7 @@ from cambrian_gaze.gaze.layout import IMAGE, VIDEO
 from cambrian_gaze.gaze.routing import choose_from, pools
 
 BUILDS = decode_native._builds()
+EVERYTHING = Seen(None, None)
 TOLERANCE = {torch.float32: 3e-6, torch.bfloat16: 2e-2}
 
 
@@ -101,7 +103,7 @@ def draw(seed, dtype, **fixed):
     offered = some(batch, 1, regions) if pick("hides", True, False) else torch.ones(batch, 1, regions).bool()
     config = GazeConfig(head_granularity=granularity, **budgets)
     competing = pools(offered, SimpleNamespace(region_modality=kind), config)
-    masks = some(batch, regions * slots), some(batch, columns)
+    masks = Seen(some(batch, regions * slots), some(batch, columns))
     masks[1][:, -1] = True  # the query sees itself
     return SimpleNamespace(q=normal(batch, groups, heads, dim), layer=layer, masks=masks, pools=competing,
                            selections=1 if granularity == "kv_group" else heads, granularity=granularity)  # fmt: skip
@@ -109,7 +111,7 @@ def draw(seed, dtype, **fixed):
 
 def expected(case, regions):
     """(output, slots that entered the softmax) of `decode_torch` in float64."""
-    out, allowed = decode_torch.attend(case.q.double(), case.layer.double(), *case.masks, regions, 0.3)
+    out, allowed = decode_torch.attend(case.q.double(), case.layer.double(), case.masks, regions, 0.3)
     return out, allowed.sum(-1)
 
 
@@ -121,15 +123,15 @@ def test_equals_float64(seed, dtype, build):
     scores = region_scores(heads_first, case.layer.descriptors, "mean", case.granularity)
     want_regions = choose_from(scores, case.pools)
     out, visual, regions = decode_native.choose_and_attend(
-        case.q, case.layer, *case.masks, case.pools, case.selections, 0.3
+        case.q, case.layer, case.masks, case.pools, case.selections, 0.3
     )
     assert torch.equal(regions, want_regions)
     want, want_visual = expected(case, regions)
     assert out.dtype == dtype and torch.allclose(out.double(), want, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
     assert torch.equal(visual, want_visual)
-    again, visual = decode_native.attend(case.q, case.layer, *case.masks, regions, 0.3)
+    again, visual = decode_native.attend(case.q, case.layer, case.masks, regions, 0.3)
     assert torch.equal(again, out) and torch.equal(visual, want_visual)
-    every, visual = decode_native.attend(case.q, case.layer, *case.masks, None, 0.3)
+    every, visual = decode_native.attend(case.q, case.layer, case.masks, None, 0.3)
     want, want_visual = expected(case, None)
     assert torch.allclose(every.double(), want, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
     assert torch.equal(visual, want_visual)
@@ -138,22 +140,22 @@ def test_equals_float64(seed, dtype, build):
 @pytest.mark.parametrize("seed", range(10))
 def test_neither_threads_nor_other_rows_change_a_bit(seed, build):
     case = draw(seed, torch.float32, batch=3, regions=200, slots=9, keep=0.9)
-    how = None, None, case.pools, case.selections, 0.3
+    arguments = EVERYTHING, case.pools, case.selections, 0.3
     threads = torch.get_num_threads()
     try:
         torch.set_num_threads(1)
-        want = decode_native.choose_and_attend(case.q, case.layer, *how)
+        want = decode_native.choose_and_attend(case.q, case.layer, *arguments)
         for number in (2, 5):
             torch.set_num_threads(number)
             for _ in range(3):
                 forget_load(build)
-                got = decode_native.choose_and_attend(case.q, case.layer, *how)
+                got = decode_native.choose_and_attend(case.q, case.layer, *arguments)
                 assert all(torch.equal(*both) for both in zip(got, want, strict=True))
     finally:
         torch.set_num_threads(threads)
     for row in range(3):
         index = torch.tensor([row])
-        out, _ = decode_native.attend(case.q[index], case.layer.rows(index), None, None, want[2][index], 0.3)
+        out, _ = decode_native.attend(case.q[index], case.layer.rows(index), EVERYTHING, want[2][index], 0.3)
         assert torch.equal(out, want[0][index])
 
 
@@ -179,7 +181,7 @@ def test_a_team_that_keeps_the_caller_waiting_is_left_alone_for_a_while(build, m
     monkeypatch.setattr(decode_native, "_run_parallel", lambda: ctypes.cast(team, ctypes.c_void_p).value)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
     case = draw(3, torch.float32, batch=3, groups=8, dim=128, regions=50, slots=36)
-    step = partial(decode_native.attend, case.q, case.layer, None, None, None, 0.3)
+    step = partial(decode_native.attend, case.q, case.layer, EVERYTHING, None, 0.3)
     forget_load(build)
     want, _ = step()
     assert len(asked) >= 1 and set(asked) == {4}
@@ -205,11 +207,11 @@ def test_large_and_wide_scores(build):
     """Scores far apart: weights that vanish, and a peak that rises late."""
     case = draw(0, torch.float32, batch=1, regions=50, slots=36, heads=4, dim=64)
     case.q *= 100
-    out, _ = decode_native.attend(case.q, case.layer, None, None, None, 0.3)
-    case.masks = [torch.ones_like(mask) for mask in case.masks]
+    out, _ = decode_native.attend(case.q, case.layer, EVERYTHING, None, 0.3)
+    case.masks = Seen(*map(torch.ones_like, case.masks))
     assert torch.allclose(out.double(), expected(case, None)[0], atol=1e-4)
     case.q[:, :, 0] = torch.nan
-    out, _ = decode_native.attend(case.q, case.layer, None, None, None, 0.3)
+    out, _ = decode_native.attend(case.q, case.layer, EVERYTHING, None, 0.3)
     assert out[:, :, 0].isnan().all() and out[:, :, 1:].isfinite().all()
 
 
@@ -218,8 +220,8 @@ def test_bf16_is_rounded_as_torch_rounds_it(build):
     case = draw(0, torch.bfloat16, batch=1, groups=1, heads=1, dim=16, slots=1, regions=1, columns=2)
     neighbours = 1 + torch.arange(16) / 128  # 16 of bf16, side by side
     case.layer.flat[1, 0, 0, 0], case.layer.flat[1, 0, 0, 1] = neighbours, neighbours + 1 / 128
-    alone = torch.zeros(1, 1, dtype=torch.bool), None  # no page, both columns
-    out, _ = decode_native.attend(torch.zeros_like(case.q), case.layer, *alone, None, 0.3)
+    alone = Seen(torch.zeros(1, 1, dtype=torch.bool), None)  # no page, both columns
+    out, _ = decode_native.attend(torch.zeros_like(case.q), case.layer, alone, None, 0.3)
     want = (case.layer.flat_values[0, 0].float().sum(0) / 2).bfloat16()
     assert torch.equal(out.view(16), want)
 

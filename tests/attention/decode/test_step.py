@@ -6,10 +6,9 @@ import torch
 from cambrian_gaze.attention import GazeContext, GazeRecorder
 from cambrian_gaze.attention.decode import cpu as decode_cpu
 from cambrian_gaze.attention.decode import native as decode_native
-from cambrian_gaze.attention.decode import step as decode
 from cambrian_gaze.gaze.config import RegionBudget
 from cambrian_gaze.gaze.layout import VISUAL
-from tests.attention._decode import GRANULARITY, GROUPS, moved, reference, step
+from tests.attention._decode import GRANULARITY, GROUPS, decode, moved, reference, step
 
 
 @pytest.fixture(params=["compiled", "plain torch"])
@@ -33,7 +32,7 @@ def test_equals_the_reference(granularity, heads, dtype, tolerance, options, way
     q, ctx = step(granularity, heads, dtype, **options)
     want, regions, visual = reference(q, ctx)
     ctx.recorder = GazeRecorder()
-    got = decode.attend(q, ctx, 0, 0.25)
+    got = decode(q, ctx)
     assert got.dtype == dtype and got.isfinite().all()
     assert torch.allclose(got, want, rtol=tolerance, atol=tolerance)
     assert torch.equal(ctx.recorder.layers[0].visual, visual)
@@ -55,7 +54,7 @@ def test_pages_that_nobody_chose_are_not_read(granularity, is_reference, way, mo
             unread = torch.ones(pages.page_keys.shape[2], dtype=torch.bool)
             unread[chosen[chosen >= 0]] = False
             pages.page_keys[b, g, unread] = pages.page_values[b, g, unread] = torch.nan
-    got = reference(q, ctx)[0] if is_reference else decode.attend(q, ctx, 0, 0.25)
+    got = reference(q, ctx)[0] if is_reference else decode(q, ctx)
     assert torch.allclose(got, want, atol=2e-6)
 
 
@@ -67,7 +66,7 @@ def test_ties_go_to_the_lowest_region(granularity, way):
     pages.descriptors[:] = 0.0
     pages.descriptors[:, :, 1::2] = -0.0
     ctx.recorder = GazeRecorder()
-    decode.attend(q, ctx, 0, 0.25)
+    decode(q, ctx)
     assert (ctx.recorder.layers[0].regions[:2] == torch.tensor([0, 1])).all()
     assert (ctx.recorder.layers[0].regions[2] == -1).all()
 
@@ -77,15 +76,15 @@ def test_keeping_every_region_needs_no_scores(granularity, way, monkeypatch):
     q, ctx = step(granularity, image=RegionBudget((1, 2, 2), keep_ratio=1.0))
     want, *_ = reference(q, ctx)
     monkeypatch.setattr(GazeContext, "choose", lambda *args: pytest.fail("nothing to choose"))
-    assert torch.allclose(decode.attend(q, ctx, 0, 0.25), want, atol=2e-6)
+    assert torch.allclose(decode(q, ctx), want, atol=2e-6)
 
 
 @GRANULARITY
 def test_gradients_pass_through_a_step(granularity):
     q, ctx = step(granularity, dtype=torch.float64)
-    want = decode.attend(q, ctx, 0, 0.25)
+    want = decode(q, ctx)
     q.requires_grad_()
-    out = decode.attend(q, ctx, 0, 0.25)
+    out = decode(q, ctx)
     assert torch.allclose(out, want, atol=1e-12)
     (grad,) = torch.autograd.grad(out.sum(), q)
     assert grad.isfinite().all() and grad.abs().max() > 0
@@ -96,10 +95,10 @@ def test_gradients_pass_through_a_step(granularity):
 def test_a_step_compiles_to_one_graph(granularity, routes):
     """No graph break and no look at the data: what CUDA graphs need as well."""
     q, ctx = step(granularity, dense_layers=() if routes else (0,))
-    want = decode.attend(q, ctx, 0, 0.25)
-    compiled = torch.compile(lambda q: decode.attend(q, ctx, 0, 0.25), backend="aot_eager", fullgraph=True)
+    want = decode(q, ctx)
+    compiled = torch.compile(lambda q: decode(q, ctx), backend="aot_eager", fullgraph=True)
     assert torch.allclose(compiled(q), want, atol=2e-6)
-    assert torch.allclose(compiled(2 * q), decode.attend(2 * q, ctx, 0, 0.25), atol=2e-6)
+    assert torch.allclose(compiled(2 * q), decode(2 * q, ctx), atol=2e-6)
 
 
 @GRANULARITY
@@ -108,7 +107,7 @@ def test_a_step_off_the_cpu_does_not_look_at_the_data(granularity, budget):
     """Tensors without data refuse what would wait for a device: all of `prepare` and `attend` is free of it."""
     q, ctx = step(granularity, image=RegionBudget((1, 2, 2), **budget))
     given, ctx = moved(q, ctx, "meta")
-    assert decode.attend(given, ctx, 0, 0.25).shape == q.shape
+    assert decode(given, ctx).shape == q.shape
 
 
 @pytest.mark.gpu
@@ -122,11 +121,11 @@ def test_a_step_replays_as_a_cuda_graph(granularity, backend, dtype, tolerance):
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
-        decode.attend(given, ctx, 0, 0.25)
+        decode(given, ctx)
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        out = decode.attend(given, ctx, 0, 0.25)
+        out = decode(given, ctx)
     for x, expected in zip((q, 2 * q), want, strict=True):
         given.copy_(x)
         graph.replay()
@@ -141,7 +140,7 @@ def test_what_is_attended_falls_with_k_alone(granularity, way):
         row = [("text", (1,)), *[("image", (1, 8, 8))] * images, ("text", (3,))]
         q, ctx = step(granularity, rows=[row], image=RegionBudget((1, 2, 2), top_k=3))
         ctx.recorder = GazeRecorder()
-        decode.attend(q, ctx, 0, 0.25)
+        decode(q, ctx)
         counts.append(ctx.recorder.layers[0].visual)
         assert (ctx.cache.page_layout.role == VISUAL).sum() == images * 64
     assert (counts[0] == 12).all() and torch.equal(*counts)

@@ -4,10 +4,12 @@ import pytest
 import torch
 
 from cambrian_gaze.attention import GazeRecorder
-from cambrian_gaze.attention.decode import step as decode
+from cambrian_gaze.attention.decode import step as decoding
+from cambrian_gaze.attention.decode.step import DecodingStep
+from cambrian_gaze.attention.decode.triton import TritonStep, kernels
 from cambrian_gaze.gaze.config import RegionBudget
 from cambrian_gaze.gaze.routing import as_mask
-from tests.attention._decode import DIM, GRANULARITY, GROUPS, reference, step
+from tests.attention._decode import DIM, GRANULARITY, GROUPS, decode, reference, step
 from tests.attention._interpreter import compiled, interpreter, run_interpreted, scalars  # noqa: F401
 
 
@@ -18,10 +20,10 @@ def test_in_the_interpreter():
 
 def in_triton(q, ctx, monkeypatch):
     """A step through the kernels, and no other way."""
-    for way in ("_in_torch", "_on_cpu", "_in_compiled_code"):
-        monkeypatch.setattr(decode, way, lambda *args: pytest.fail("another way was taken"))
-    monkeypatch.setattr(decode.decode_cpu, "takes", lambda q, pages: False)
-    return decode.attend(q, ctx, 0, 0.25)
+    for way in ("elsewhere", "_in_buffers", "_in_compiled_code"):
+        monkeypatch.setattr(DecodingStep, way, lambda *args: pytest.fail("another way was taken"))
+    monkeypatch.setattr(decoding, "on_cpu", lambda q, pages: False)
+    return decode(q, ctx)
 
 
 @interpreter
@@ -62,8 +64,8 @@ def test_chooses_what_torch_chooses(granularity, top_k, two_pools):
     pages.descriptors[1, :, 1::2] = -0.0
     regions = ctx.choose(0, q, None, None, 0.25)
     selections, (batch, num_regions) = regions.shape[1] // GROUPS, ctx.layout.region_size.shape
-    wanted = decode._triton().choose(groups, pages.descriptors, ctx.prepared["limits"], most, selections)
-    again = decode._triton().pages_of(regions, groups.shape[:3], num_regions, q.device)
+    wanted = kernels().choose(groups, pages.descriptors, ctx.prepared.limits, most, selections)
+    again = kernels().pages_of(regions, groups.shape[:3], num_regions, q.device)
     mask = as_mask(regions, num_regions).view(batch * GROUPS, selections, num_regions)
     for item, count in enumerate(wanted.count):
         assert wanted.listed[item, :count].tolist() == mask[item].any(0).nonzero().flatten().tolist()
@@ -80,7 +82,7 @@ def test_chooses_what_torch_chooses(granularity, top_k, two_pools):
 @pytest.mark.parametrize("keys_at_once", [16, 64])
 def test_long_caches_are_split(keys_at_once, monkeypatch):
     """Several parts of pages and of text; keys of a tile from several pages."""
-    triton = decode._triton()
+    triton = kernels()
     monkeypatch.setattr(triton, "KEYS_AT_ONCE", 2 * keys_at_once)
     monkeypatch.setattr(triton, "KEYS_PER_PART", 16)
     row = [("text", (60,)), *[("image", (1, 9, 8))] * 4, ("text", (40,))]
@@ -106,6 +108,6 @@ def test_pages_that_nobody_chose_are_not_read(monkeypatch):
 def test_gradients_go_through_plain_torch(monkeypatch):
     q, ctx = step("q_head", backend="triton")
     q.requires_grad_()
-    monkeypatch.setattr(decode, "_in_triton", lambda *args: pytest.fail("it has no gradients"))
-    (grad,) = torch.autograd.grad(decode.attend(q, ctx, 0, 0.25).sum(), q)
+    monkeypatch.setattr(TritonStep, "in_triton", lambda *args: pytest.fail("it has no gradients"))
+    (grad,) = torch.autograd.grad(decode(q, ctx).sum(), q)
     assert grad.isfinite().all() and grad.abs().max() > 0

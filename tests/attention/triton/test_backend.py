@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from cambrian_gaze.attention import BACKENDS, GazeRecorder, Heads, attend, prepare
-from cambrian_gaze.attention.choice.trial import try_all
+from cambrian_gaze.attention.choice.trial import Timing, try_all
 from cambrian_gaze.attention.triton import backend as triton_regions
 from cambrian_gaze.attention.triton import plan as triton_plan
 from cambrian_gaze.attention.triton.plan import LaunchPlan, QueryRows, queries_of_blocks
@@ -61,7 +61,9 @@ def test_what_auto_tries_finds_no_fault(granularity):
     ctx = few_tokens(LAYOUT_CONFIG.override(head_granularity=granularity), rows=2)
     both = {name: BACKENDS[name] for name in ("masked", "triton")}
     device, once = torch.device("cpu"), lambda call, device: 1.0
-    outcomes = try_all(ctx, Heads(4, 2, 16), device, torch.float32, both, gradients=True, floor=0.9, timer=once)
+    outcomes = try_all(
+        ctx, Heads(4, 2, 16), device, torch.float32, both, gradients=True, floor=0.9, timing=Timing(timer=once)
+    )
     assert [o.reason for o in outcomes] == [None, None] and outcomes[1].error < 1e-4
 
 
@@ -115,7 +117,7 @@ def test_plain_causal_rows_unrouted_text_and_dense_layers(poisoned, granularity,
     config, layout, tensors = one_image(head_granularity=granularity, dense_layers=(1,))
     layout = dataclasses.replace(layout, routed=layout.index % 2 == 0)
     ctx = prepare(context(layout, config), torch.device("cpu"), torch.float32)
-    assert "structure" not in ctx.prepared, "or another path is tested"
+    assert ctx.prepared.own.structure is None, "or another path is tested"
     inputs = [x.float().requires_grad_() for x in tensors]
     out = attend(*inputs, ctx, layer=layer, scaling=SCALING)
     tensors = [x.requires_grad_() for x in tensors]

@@ -13,6 +13,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from cambrian_gaze.attention.context import Seen
 from cambrian_gaze.attention.triton import backend as triton_regions
 from cambrian_gaze.attention.triton.plan import LaunchPlan
 
@@ -24,7 +25,7 @@ pytestmark = pytest.mark.skipif(
 SHARED_BYTES = {80: 166_912, 90: 232_448}
 """Shared memory that a program may have, by compute capability: A100, and H100 or H200."""
 
-KERNELS = ["blocks_forward", "rows_forward", "blocks_backward", "rows_backward", "flat_backward"]
+KERNELS = ["blocks_forward", "rows_forward", "blocks_backward", "rows_backward", "text_context_backward"]
 FEW = [(torch.bfloat16, 128, 36, 4, 90), (torch.float32, 128, 36, 7, 80)]
 """dtype, head size, tokens of a region, query heads per KV head, compute capability."""
 
@@ -127,8 +128,8 @@ STEPS = [
 def test_the_kernels_of_a_step_compile_and_fit(monkeypatch, dtype, dim, heads, selections, regions, capability):
     from triton.runtime import driver
 
-    from cambrian_gaze.attention.decode import triton as decode_triton
     from cambrian_gaze.attention.decode import triton_kernels as decode_triton_kernels
+    from cambrian_gaze.attention.decode import triton_launch as decode_triton
 
     built, names = {}, ["score", "select", "attend", "merge"]
     monkeypatch.setattr(driver, "_active", stand_in(capability))
@@ -148,8 +149,8 @@ def test_the_kernels_of_a_step_compile_and_fit(monkeypatch, dtype, dim, heads, s
     descriptors = tensor(batch, groups, regions, dim, dtype=torch.float32)
     assert decode_triton.chooses(regions, selections)
     wanted = decode_triton.choose(q, descriptors, limits, regions // 8, selections)
-    seen = tensor(batch, regions * slots, dtype=torch.bool), tensor(batch, columns, dtype=torch.bool)
-    decode_triton.attend(q, layer, wanted, *seen, dim**-0.5)
+    seen = Seen(tensor(batch, regions * slots, dtype=torch.bool), tensor(batch, columns, dtype=torch.bool))
+    decode_triton.attend(q, layer, wanted, seen, dim**-0.5)
     assert list(built) == names
     check_sizes(built, capability, 256)
 

@@ -11,7 +11,6 @@ import torch
 
 from cambrian_gaze.attention import GazeRecorder, attend, prepare
 from cambrian_gaze.attention.counted import at_queries
-from cambrian_gaze.attention.masked import CHOOSING
 from cambrian_gaze.attention.varlen import blocks
 from cambrian_gaze.gaze.config import GazeConfig, RegionBudget
 from cambrian_gaze.gaze.oracle import oracle_attention
@@ -174,11 +173,11 @@ def test_model_sizes_on_a_gpu(granularity, heads, groups):
             context(layout, dataclasses.replace(config, backend=name), GazeRecorder(), {}), weight.device, dtype
         )
         if chosen is not None:
-            places = ctx.prepared["routing"].places[:, None, :, None].expand(-1, chosen.shape[1], -1, chosen.shape[3])
+            places = ctx.prepared.own.routing.places[:, None, :, None].expand(-1, chosen.shape[1], -1, chosen.shape[3])
             ctx.saved[0] = chosen.gather(2, places)
         out = attend(*inputs, ctx, layer=0, scaling=128**-0.5)
         if chosen is None:
-            chosen = at_queries(ctx.saved[0], ctx.prepared[CHOOSING].tokens, layout.shape[1])
+            chosen = at_queries(ctx.saved[0], ctx.prepared.own.choosing.tokens, layout.shape[1])
         grads = torch.autograd.grad((out.float() * weight)[where].sum(), inputs)
         results.append((out[where], *grads, ctx.recorder.stats()))
     for got, want in zip(results[1][:4], results[0][:4], strict=True):

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from cambrian_gaze.attention import prepare
-from cambrian_gaze.attention.varlen import backend as flash_varlen
 from cambrian_gaze.attention.varlen import blocks
+from cambrian_gaze.attention.varlen.backend import FlashVarlen
 from cambrian_gaze.attention.varlen.blocks import PlainBlocks
-from cambrian_gaze.attention.varlen.merge import Segments
+from cambrian_gaze.attention.varlen.merge import MergedGradient, Segments
 from cambrian_gaze.gaze.config import GazeConfig
 from tests._layouts import build
 from tests.attention._run import SCALING, context, gradients, real, reference, refusal
@@ -107,7 +107,7 @@ def flash_attn_stand_in(monkeypatch, **package):
         assert dq.shape == q.shape and dk.shape == k.shape and dv.shape == v.shape and deterministic is False
         calls.append("backward")
         segments = Segments(cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, causal)
-        grads = PlainBlocks().backward(dout, q, k, v, out, softmax_lse.t(), segments, softmax_scale)
+        grads = PlainBlocks().backward(MergedGradient(dout, out, softmax_lse.t()), q, k, v, segments, softmax_scale)
         for into, grad in zip((dq, dk, dv), grads, strict=True):
             into.copy_(grad)
         return torch.empty(0)
@@ -129,9 +129,9 @@ def test_flash_attn_is_called_by_its_signature(seed, monkeypatch, fresh_choice, 
     case, layout, tensors, want, want_grads, _ = reference(seed, **CAUSAL)
     inputs = tuple(x.clone().requires_grad_() for x in tensors)
     ctx = context(layout, case.config)
-    flash_varlen.prepare(ctx)
+    prepared = FlashVarlen.of(ctx)
     with caplog.at_level(logging.INFO):
-        out = flash_varlen.attend(*inputs, ctx, 0, SCALING, 0.0)
+        out = prepared.attend(*inputs, ctx, 0, SCALING, 0.0)
     assert "flash_attn 2.8.3" in caplog.text
     where = real(layout, case.heads)
     assert torch.allclose(out[where], want[where], atol=1e-11)

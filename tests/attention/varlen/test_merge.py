@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from cambrian_gaze.attention.varlen.blocks import PlainBlocks, TorchVarlenBlocks
-from cambrian_gaze.attention.varlen.merge import Piece, Segments, merged_attention
+from cambrian_gaze.attention.varlen.merge import MergedGradient, Piece, Segments, merged_attention
 
 TOKENS, HEADS, GROUPS, DIM = 7, 4, 2, 4
 SCALING = 0.6
@@ -119,7 +119,7 @@ class LseWithoutGradient(torch.autograd.Function):
     @staticmethod
     def backward(ctx, dout, dlse):
         q, k, v, out, lse = ctx.saved_tensors
-        return *PlainBlocks().backward(dout, q, k, v, out, lse, ctx.segments, SCALING), None
+        return *PlainBlocks().backward(MergedGradient(dout, out, lse), q, k, v, ctx.segments, SCALING), None
 
 
 def test_merging_by_ordinary_autograd_is_wrong_and_ours_is_right():
@@ -196,7 +196,7 @@ def test_torch_varlen_takes_this_call():
     op = TorchVarlenBlocks()
     out, lse = op.forward(q, k, k, segments, SCALING)
     assert out.shape == q.shape and lse.shape == (6, HEADS) and lse.dtype == torch.float32
-    dq, dk, dv = op.backward(out, q, k, k, out, lse, segments, SCALING)
+    dq, dk, dv = op.backward(MergedGradient(out, out, lse), q, k, k, segments, SCALING)
     assert (dq.shape, dk.shape, dv.shape) == (q.shape, k.shape, k.shape)
 
 
@@ -231,8 +231,9 @@ def test_torch_varlen_blocks_on_a_gpu(dtype, causal, heads, groups, dim):
         assert (a.double() - b).norm() < 1e-2 * b.norm()
     out, lse, dout = normal(*q.shape), (want[1] + 0.7).float(), normal(*q.shape)
     dout[::5], lse[::5] = 0.0, torch.inf  # fillers
-    want = PlainBlocks().backward(*(x.double() for x in (dout, q, k, v, out, lse)), segments, scaling)
-    got = TorchVarlenBlocks().backward(dout, q, k, v, out, lse, segments, scaling)
+    wide = MergedGradient(*(x.double() for x in (dout, out, lse)))
+    want = PlainBlocks().backward(wide, *(x.double() for x in (q, k, v)), segments, scaling)
+    got = TorchVarlenBlocks().backward(MergedGradient(dout, out, lse), q, k, v, segments, scaling)
     for a, b in zip(got, want, strict=True):
         assert a.isfinite().all() and (a.double() - b).norm() < 1.5e-2 * b.norm()
 
