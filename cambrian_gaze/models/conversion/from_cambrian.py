@@ -36,6 +36,7 @@ from cambrian_gaze.models.folders.opening import open_tokenizer, opening, said_o
 from cambrian_gaze.models.generation_settings import settings_from
 from cambrian_gaze.models.modeling import CambrianGazeForConditionalGeneration
 from cambrian_gaze.models.processing.processor import CambrianGazeProcessor
+from cambrian_gaze.models.tower.published import SIGLIP
 
 DENSE = {"image": {"region_size": [1, 6, 6], "keep_ratio": 1.0}, "num_context_tokens": 0}
 """Gaze configuration of a converted model: every region, no context tokens. It computes what upstream computes."""
@@ -177,8 +178,10 @@ def tower_config(
     known = cambrian.TOWERS.get(name)
     if vision is not None:
         config = read_vision_config(resolve(vision))
+        if config.model_type != SIGLIP.model_type:
+            raise ValueError(f"{vision} is a {config.model_type!r} model; upstream's tower must be {SIGLIP.title}")
     elif known is not None:
-        config = CONFIG_MAPPING["siglip_vision_model"](**{k: v for k, v in known.config.items() if k != "model_type"})
+        config = CONFIG_MAPPING[SIGLIP.model_type](**{k: v for k, v in known.config.items() if k != "model_type"})
     else:
         raise ValueError(f"the tower {name!r} is not known ({', '.join(cambrian.TOWERS)}); give it by --vision")
     layer = known.feature_layer if known is not None else upstream.get("mm_vision_select_layer")

@@ -1,4 +1,4 @@
-"""A Cambrian-Gaze model from published backbones: language model and SigLIP tower copied, projector and context tokens
+"""A Cambrian-Gaze model from published backbones: language model and vision tower copied, projector and context tokens
 fresh. Tensors go from file to file one at a time, so that memory holds the largest of them and not the model.
 """
 
@@ -31,6 +31,7 @@ from cambrian_gaze.models.folders.opening import open_tokenizer, said_of
 from cambrian_gaze.models.generation_settings import settings_from
 from cambrian_gaze.models.modeling import CambrianGazeForConditionalGeneration
 from cambrian_gaze.models.processing.processor import CambrianGazeProcessor
+from cambrian_gaze.models.tower.family import statistics_of
 
 
 def initialise(
@@ -48,7 +49,7 @@ def initialise(
     progress: bool = True,
     keep_sampling: bool = False,
 ) -> KeyReport:
-    """Write a model folder made of a language model and a SigLIP tower.
+    """Write a model folder made of a language model and a vision tower of a known family (see `models.tower`).
 
     Args:
         out: the folder; it must not exist, or be empty.
@@ -84,7 +85,9 @@ def initialise(
         with torch.device("meta"):
             model = CambrianGazeForConditionalGeneration(config)
         report = match(model_shapes(model), parts, NEW, (EMBEDDINGS, HEAD) if grown else ())
-        processor = CambrianGazeProcessor.from_config(config, text_tokenizer, image_aspect_ratio)
+        processor = CambrianGazeProcessor.from_config(
+            config, text_tokenizer, image_aspect_ratio, statistics_of(tower_folder)
+        )
         settings, left_out = settings_from(llm_folder, config, processor.tokenizer, keep_sampling)
         report.notes += notes + ([grown] if grown else []) + left_out
     if dry_run:

@@ -42,6 +42,7 @@ from cambrian_gaze.models.processing.pictures import (
     short,
 )
 from cambrian_gaze.models.processing.rows import cut_row, pad_rows
+from cambrian_gaze.models.tower.family import Statistics
 
 __all__ = ["CambrianGazeProcessor", "Picture", "open_picture"]
 
@@ -113,16 +114,19 @@ class CambrianGazeProcessor(ProcessorMixin):
 
     @classmethod
     def from_config(
-        cls, config: CambrianGazeConfig, tokenizer: Any, image_aspect_ratio: str = "square"
+        cls,
+        config: CambrianGazeConfig,
+        tokenizer: Any,
+        image_aspect_ratio: str = "square",
+        statistics: Statistics | None = None,
     ) -> CambrianGazeProcessor:
-        """The processor of a new model of this configuration; SigLIP's mean and deviation of 0.5. The tokenizer's
-        own chat template stays known as "language_model"."""
-        from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
+        """The processor of a new model of this configuration. The tokenizer's own chat template stays known as
+        "language_model".
 
-        side = config.vision_config.image_size
-        image_processor = SiglipImageProcessorPil(
-            size={"height": side, "width": side}, image_mean=[0.5] * 3, image_std=[0.5] * 3
-        )
+        Args:
+            statistics: mean and standard deviation of the channels; None: those of the tower's family.
+        """
+        image_processor = config.tower_family.make_image_processor(config.vision_config, statistics)
         own = tokenizer.chat_template
         own = own.get("language_model", own.get("default")) if isinstance(own, dict) else own
         return cls(
