@@ -1,5 +1,5 @@
-"""Everything that touches transformers' internals: the attention interface and what it is handed, the name of the
-cache, and what `generate` does to inputs.
+"""Everything that touches transformers' internals: the attention interface and what it is handed, the names of the
+cache and of weights, and what `generate` does to inputs.
 
 The attention function is registered under a name of its own together with a mask function: without one transformers
 hands over no mask and says nothing. Ours builds its mask from the `GazeContext`, and refuses to run without it.
@@ -8,11 +8,14 @@ hands over no mask and says nothing. Ours builds its mask from the `GazeContext`
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface
+from transformers import AttentionInterface, PreTrainedModel
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import WeightRenaming
 from transformers.masking_utils import AttentionMaskInterface
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
@@ -169,6 +172,21 @@ def gaze_mask(*args: Any, **kwargs: Any) -> None:
 
 AttentionInterface.register(ATTENTION_NAME, gaze_attention_forward)
 AttentionMaskInterface.register(ATTENTION_NAME, gaze_mask)
+
+
+def names_in_memory(model: PreTrainedModel) -> Callable[[str], str]:
+    """From the name that a published checkpoint has for a tensor of `model` to the one that the installed transformers
+    has for it in memory. Tensors that it cuts or joins while it reads them keep their names."""
+    own = model.state_dict().keys()
+    renamings = [x for x in get_model_conversion_mapping(model, add_legacy=False) if isinstance(x, WeightRenaming)]
+
+    def in_memory(name: str) -> str:
+        if name not in own:
+            for renaming in renamings:
+                name = renaming.rename_source_key(name)[0]
+        return name
+
+    return in_memory
 
 
 def wants_dict(config: Any, kwargs: dict[str, Any]) -> bool:

@@ -123,7 +123,7 @@ def vision_tower_part(path: Path | str) -> TensorPart:
     """A vision tower's checkpoint as a part of the model."""
     shards, config = Shards(path), read_vision_config(path)
     family = family_of(config)
-    return TensorPart("vision tower", shards, tower_names(shards, family, family.tensors(config)), (TOWER,))
+    return TensorPart("vision tower", shards, tower_names(shards, family, family.in_memory(config)), (TOWER,))
 
 
 @torch.no_grad()

@@ -75,7 +75,7 @@ def upstream_names(names: Iterable[str], tied: bool, layers: int) -> dict[str, N
     for name in names:
         prefix = next((prefix for prefix in TOWER_PREFIXES if name.startswith(prefix)), None)
         if prefix is not None:
-            found[name] = truncated(tower_names([name.removeprefix(prefix)], SIGLIP, ()), layers).popitem()[1]
+            found[name] = truncated(tower_names([name.removeprefix(prefix)], SIGLIP), layers).popitem()[1]
         elif name.startswith(PROJECTOR):
             found[name] = Name(name)
         elif name == NEWLINE:
@@ -103,7 +103,7 @@ def stored_layers(names: Iterable[str]) -> int:
     numbers = set()
     for name in names:
         prefix = next((prefix for prefix in TOWER_PREFIXES if name.startswith(prefix)), None)
-        inner = SIGLIP.weight_name(name.removeprefix(prefix or ""), ())[0] or ""
+        inner = SIGLIP.weight_name(name.removeprefix(prefix or ""), str)[0] or ""
         if prefix and inner.startswith(f"{SIGLIP.layers}."):
             numbers.add(int(inner.split(".")[2]))
     return max(numbers) + 1 if numbers else 0

@@ -27,7 +27,7 @@ from cambrian_gaze.models.conversion.backbones import (
 )
 from cambrian_gaze.models.conversion.cambrian import Choices
 from cambrian_gaze.models.conversion.key_report import KeyReport, TensorPart, match, model_shapes
-from cambrian_gaze.models.conversion.model_writer import EMBEDDINGS, NEW, write_model
+from cambrian_gaze.models.conversion.model_writer import EMBEDDINGS, NEW, WriteOptions, write_model
 from cambrian_gaze.models.conversion.shard_writer import Planned, write_file
 from cambrian_gaze.models.conversion.shards import Shards
 from cambrian_gaze.models.conversion.weight_names import DECODER, HEAD, TOWER
@@ -74,8 +74,8 @@ def from_cambrian(
         cambrian.refuse_sva(shards)
         text_config = decoder_config(upstream)
         vision_config, layer, used = tower_config(upstream, shards, vision)
-        side = vision_config.image_size // vision_config.patch_size
-        notes = cambrian.check_config(upstream, (side, side), cambrian.NEWLINE in shards.entries, choices or Choices())
+        h, w = grid = SIGLIP.grid(vision_config)
+        notes = cambrian.check_config(upstream, grid, cambrian.NEWLINE in shards.entries, choices or Choices())
         tokenizer_folder = path if tokenizer is None else resolve(tokenizer, copied="rewritten")
         text_tokenizer = open_tokenizer(tokenizer_folder, config=text_config)
         notes += add_placeholders(text_tokenizer)
@@ -99,7 +99,7 @@ def from_cambrian(
         notes.append(f"the system turn {cambrian.SYSTEM_PROMPT!r} is kept in the processor: --system changes it")
         report.notes += notes + ([grown] if grown else []) + sampling
         where = "after its last norm" if layer is None else f"after layer {used}, before the last norm"
-        report.notes.append(f"features of the tower are taken {where}: {side}×{side} tokens")
+        report.notes.append(f"features of the tower are taken {where}: {h}×{w} tokens")
     if dry_run:
         return report
     with said_of(f"{path} cannot be converted"):
@@ -116,8 +116,8 @@ def from_cambrian(
             write_file(folder / cambrian.LEFT_OUT, [Planned.copied(name, shards, name) for name in left_out])
         write_lineage(folder, "convert from-cambrian", [parent("model", path)])
 
-    sizes = {"max_shard_size": max_shard_size, "progress": progress}
-    write_model(out, model, report, processor, settings, dtype=None, extra=add_record, **sizes)
+    how = WriteOptions(max_shard_size=max_shard_size, progress=progress)
+    write_model(out, model, report, processor, settings, how, extra=add_record)
     return report
 
 

@@ -6,10 +6,12 @@ called is declared with its family (`models.tower`).
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import NamedTuple
 
-from cambrian_gaze.models.tower import TowerFamily
+from transformers import PreTrainedConfig
+
+from cambrian_gaze.models.tower import TowerFamily, family_of
 
 DECODER = "model.language_model."
 TOWER = "model.vision_tower."
@@ -43,21 +45,21 @@ def _decoder_name(name: str, prefixed: bool, tied: bool) -> Name:
     return Name(DECODER + name.removeprefix("model."))
 
 
-def tower_names(names: Iterable[str], family: TowerFamily, own: Collection[str]) -> dict[str, Name]:
+def tower_names(names: Iterable[str], family: TowerFamily, in_memory: Callable[[str], str] = str) -> dict[str, Name]:
     """Names of a checkpoint that holds a tower, alone or in a model with a text tower or a head.
 
     Args:
-        own: names of the tower's tensors in memory (`family.tensors`).
+        in_memory: `family.in_memory(config)`, where transformers may call tensors otherwise than the checkpoint does.
     """
-    found = {name: family.weight_name(name, own) for name in names}
+    found = {name: family.weight_name(name, in_memory) for name in names}
     return {name: Name(None, why) if inner is None else Name(TOWER + inner) for name, (inner, why) in found.items()}
 
 
-def saved_names(names: Iterable[str], family: TowerFamily, own: Collection[str]) -> dict[str, Name]:
+def saved_names(names: Iterable[str], vision_config: PreTrainedConfig, own: Collection[str]) -> dict[str, Name]:
     """Names of a saved model of this project, whose tensors are `own`: another transformers may have called some of its
-    tower's as published checkpoints do."""
-    inside = {name.removeprefix(TOWER) for name in own if name.startswith(TOWER)}
-    return {
-        name: Name(TOWER + family.name_in_memory(name.removeprefix(TOWER), inside) if name.startswith(TOWER) else name)
-        for name in names
-    }
+    tower's otherwise."""
+    found = {name: Name(name) for name in names}
+    if strange := [name for name in found if name.startswith(TOWER) and name not in own]:
+        in_memory = family_of(vision_config).in_memory(vision_config)
+        found |= {name: Name(TOWER + in_memory(name.removeprefix(TOWER))) for name in strange}
+    return found

@@ -17,7 +17,6 @@ from cambrian_gaze.models.conversion.shards import Shards
 from cambrian_gaze.models.conversion.weight_names import saved_names
 from cambrian_gaze.models.folders.folder_check import Copied, FolderError, check_files
 from cambrian_gaze.models.folders.source import NoSuchFolder, known_source
-from cambrian_gaze.models.tower import family_of
 
 QUANTISED = ("bitsandbytes", "torchao")
 """Packages that quantise models of this project."""
@@ -98,7 +97,7 @@ def check_fit(kind: type[PreTrainedModel], config: PreTrainedConfig, folder: str
         if (quantised := getattr(config, "quantization_config", None)) is not None:
             _check_quantised(quantised, shards, shapes)
             return
-        names = saved_names(shards, family_of(config.vision_config), shapes)
+        names = saved_names(shards, config.vision_config, shapes)
         report = match(shapes, [TensorPart("model", shards, names, ("",))], {})
         report.unexpected.clear()  # transformers says which are left
         report.check()

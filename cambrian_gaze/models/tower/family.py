@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from operator import attrgetter
 from pathlib import Path
@@ -71,9 +71,6 @@ class TowerFamily:
     left_out: Mapping[str, str] = field(default_factory=dict)
     """Beginnings of names, without those prefixes, that are left out, and why."""
 
-    renamed: Mapping[str, str] = field(default_factory=dict)
-    """Parts of names in a checkpoint, where the installed transformers calls them otherwise in memory."""
-
     layers: str = "encoder.layers"
     """Where the list of layers is."""
 
@@ -107,28 +104,25 @@ class TowerFamily:
             )
         return tokens[:, leading:] if leading else tokens
 
-    def tensors(self, config: PreTrainedConfig) -> set[str]:
-        """Names of a tower's tensors in memory."""
-        with torch.device("meta"):
-            return set(self.build(config).state_dict())
+    def weight_name(self, name: str, in_memory: Callable[[str], str]) -> tuple[str | None, str]:
+        """What a tensor of a checkpoint is called in the tower; or None, and why it is left out.
 
-    def weight_name(self, name: str, own: Collection[str]) -> tuple[str | None, str]:
-        """What a tensor of a checkpoint is called in the tower, whose tensors are `own`; or None, and why it is left
-        out."""
+        Args:
+            in_memory: see the method of that name.
+        """
         for prefix in self.prefixes:
             name = name.removeprefix(prefix)
         for beginning, reason in self.left_out.items():
             if name.startswith(beginning):
                 return None, reason
-        return self.name_in_memory(name, own), ""
+        return in_memory(name), ""
 
-    def name_in_memory(self, name: str, own: Collection[str]) -> str:
-        """`name` as the installed transformers has it, whose tower has the tensors `own`."""
-        if name in own:
-            return name
-        for stored, here in self.renamed.items():
-            name = name.replace(stored, here)
-        return name
+    def in_memory(self, config: PreTrainedConfig) -> Callable[[str], str]:
+        """From the name that a checkpoint has for a tensor of the tower to the one that transformers has for it."""
+        from cambrian_gaze.models.hf_internals import names_in_memory  # attention, which a configuration does without
+
+        with torch.device("meta"):
+            return names_in_memory(self.build(config))
 
     def unused(self, tower: nn.Module, layer: int | None) -> list[nn.Module | nn.Parameter]:
         """What the features of `layer` (`vision_feature_layer`) do not depend on: it never gets a gradient."""

@@ -53,12 +53,6 @@ DINOV2 = TowerFamily(
     leading_tokens=1,
     prefixes=("dinov2.",),
     left_out={"classifier.": "the classifier"},
-    renamed={
-        "attention.attention.query": "attention.q_proj",
-        "attention.attention.key": "attention.k_proj",
-        "attention.attention.value": "attention.v_proj",
-        "attention.output.dense": "attention.o_proj",
-    },
     layers="encoder.layer",
     behind_layers=("layernorm",),
     never_used=("embeddings.mask_token",),
