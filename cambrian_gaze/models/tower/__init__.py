@@ -26,9 +26,9 @@ register_tower(
 )
 ```
 
-Then `cambrian-gaze init`'s `initialise`, training and loading take it by its folder or Hub id. Its configuration needs
-`hidden_size`, `num_hidden_layers`, `image_size` and `patch_size` as whole numbers. A tower of your own classes is first
-made known to transformers by `AutoConfig.register` and `AutoModel.register`.
+Then `cambrian_gaze.cli.main.main(["init", …])`, training and loading take it by its folder or Hub id. Its configuration
+needs `hidden_size`, `num_hidden_layers`, `image_size` and `patch_size` as whole numbers. A tower of your own classes is
+first made known to transformers by `AutoConfig.register` and `AutoModel.register`.
 """
 
 from cambrian_gaze.models.tower.family import TowerFamily
