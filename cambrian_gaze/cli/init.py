@@ -12,12 +12,15 @@ from cambrian_gaze.cli.arguments import add_key_report, gigabytes, print_key_rep
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="cambrian-gaze init",
-        description="Write a model folder from a language model and a SigLIP tower; projector and context tokens are "
+        description="Write a model folder from a language model and a vision tower; projector and context tokens are "
         "fresh. Weights go from file to file, one tensor at a time.",
     )
     parser.add_argument("--llm", required=True, metavar="NAME", help="language model: folder or Hub id (Qwen/Qwen3-4B)")
     parser.add_argument(
-        "--vision", required=True, metavar="NAME", help="SigLIP: folder or Hub id (google/siglip2-so400m-patch16-384)"
+        "--vision",
+        required=True,
+        metavar="NAME",
+        help="SigLIP, CLIP or DINOv2: folder or Hub id (google/siglip2-so400m-patch16-384)",
     )
     parser.add_argument(
         "--preset", help="4b, 7b, 4b-512 or 7b-512: checks the backbones' sizes and gives the gaze configuration"

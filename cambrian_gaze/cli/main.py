@@ -24,7 +24,7 @@ COMMANDS: dict[str, Command] = {
         "train and evaluate tiny dense and gaze models on embedded data, offline",
         "cambrian_gaze.quickstart.run:main",
     ),
-    "init": Command("make a model folder from a language model and a SigLIP tower", "cambrian_gaze.cli.init:main"),
+    "init": Command("make a model folder from a language model and a vision tower", "cambrian_gaze.cli.init:main"),
     "convert": Command("convert checkpoints from and to Cambrian's layout", "cambrian_gaze.cli.convert:main"),
     "train": Command("train from a YAML config: stage 1 or stage 2", "cambrian_gaze.cli.train:main"),
     "plan": Command("say what training runs will take: memory, FLOPs, hours", "cambrian_gaze.cli.plan:main"),

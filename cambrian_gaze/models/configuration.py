@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
@@ -9,6 +10,7 @@ from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
 from cambrian_gaze.gaze.config import GazeConfig
 from cambrian_gaze.models.folders.opening import opening
 from cambrian_gaze.models.presets import SIGLIP2_SO400M_16_384, preset
+from cambrian_gaze.models.tower import TowerFamily, family_of
 
 PROJECTORS = ("mlp2x_gelu", "conv3x3_mlp2x_gelu", "avgpool2_mlp2x_gelu", "maxpool2_mlp2x_gelu")
 """Known values of `mm_projector_type`; all but the first give a quarter of the tokens."""
@@ -20,13 +22,15 @@ class CambrianGazeConfig(PreTrainedConfig):
     """Configuration of a Cambrian-Gaze model.
 
     Args:
-        vision_config: the tower, a `SiglipVisionConfig` or its dict; default SigLIP2-So400m/16 at 384 px.
+        vision_config: the tower, the configuration of a known family (see `models.tower`) or its dict; default
+            SigLIP2-So400m/16 at 384 px.
         text_config: the decoder, any configuration whose model uses transformers' attention interface; default Qwen3.
         gaze: a `GazeConfig` or its dict.
         mm_projector_type: one of `PROJECTORS`.
         mm_conv_position: where a compressing projector shrinks the grid: "before_mlp" at vision width, or "after_mlp".
-        vision_feature_layer: what of the tower becomes the features: None, its output after the last norm (the paper);
-            -1, -2, …: the output of its last, last but one, … layer before that norm (LLaVA-NeXT and Cambrian-S).
+        vision_feature_layer: what of the tower becomes the features: None, its output after the last norm (the paper;
+            CLIP has no such norm); -1, -2, …: the output of its last, last but one, … layer before that norm (LLaVA,
+            Cambrian-S). Class tokens are dropped.
         context_tokens_std, embedding_std: standard deviation at initialisation of the context tokens and of the token
             embeddings; None: the decoder's `initializer_range`.
         image_token_id, video_token_id, context_token_id: placeholder ids (Qwen's image, video and vision pad).
@@ -50,7 +54,8 @@ class CambrianGazeConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         self.vision_config = _sub_config(self.vision_config, SIGLIP2_SO400M_16_384)
-        self.vision_config.vision_use_head = False
+        for name, value in self.tower_family.config_values.items():
+            setattr(self.vision_config, name, value)
         self.text_config = _sub_config(self.text_config, _TEXT)
         gaze = self.gaze if isinstance(self.gaze, GazeConfig) else GazeConfig.from_dict(self.gaze or {})
         self.gaze = gaze.check_layers(self.text_config.num_hidden_layers).to_dict()
@@ -71,11 +76,32 @@ class CambrianGazeConfig(PreTrainedConfig):
         """`gaze` as the frozen dataclass. Raises ValueError where it does not fit the decoder."""
         return GazeConfig.from_dict(self.gaze).check_layers(self.text_config.num_hidden_layers)
 
+    def gaze_under(self, options: Mapping[str, Any] | GazeConfig | None) -> GazeConfig:
+        """`gaze_config` under run-time options such as {"top_k": 2}, or a whole configuration in its place.
+
+        Raises: ValueError for unknown options, and where a `GazeConfig` has another number of context tokens.
+        """
+        own = self.gaze_config
+        if isinstance(options, GazeConfig):
+            if options.num_context_tokens != own.num_context_tokens:
+                raise ValueError(
+                    f"this model has {own.num_context_tokens} context tokens, the gaze configuration given has "
+                    f"{options.num_context_tokens}; context_visible=False hides them"
+                )
+            return options.check_layers(self.text_config.num_hidden_layers)
+        if options is not None and not isinstance(options, Mapping):
+            raise ValueError(f"gaze must be options such as {{'top_k': 2}}, or a GazeConfig, got {options!r}")
+        return own.override(**options).check_layers(self.text_config.num_hidden_layers) if options else own
+
+    @property
+    def tower_family(self) -> TowerFamily:
+        """What is declared of the vision tower. Raises: ValueError for one that is not known, with those that are."""
+        return family_of(self.vision_config)
+
     @property
     def tower_grid(self) -> tuple[int, int]:
         """Rows and columns of patches that the tower makes of an image."""
-        side = self.vision_config.image_size // self.vision_config.patch_size
-        return side, side
+        return self.tower_family.grid(self.vision_config)
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -117,6 +143,8 @@ def _sub_config(value: dict | PreTrainedConfig | None, default: dict) -> PreTrai
         return value
     values = dict(default if value is None else value)
     kind = values.pop("model_type", default["model_type"])
+    if default is SIGLIP2_SO400M_16_384:
+        family_of(kind)
     if kind not in CONFIG_MAPPING:
         raise ValueError(f"transformers knows no model type {kind!r}")
     return CONFIG_MAPPING[kind](**values)

@@ -1,5 +1,5 @@
-"""Everything that touches transformers' internals: the attention interface, the name of the cache, and what `generate`
-does to inputs.
+"""Everything that touches transformers' internals: the attention interface and what it is handed, the names of the
+cache and of weights, and what `generate` does to inputs.
 
 The attention function is registered under a name of its own together with a mask function: without one transformers
 hands over no mask and says nothing. Ours builds its mask from the `GazeContext`, and refuses to run without it.
@@ -8,16 +8,22 @@ hands over no mask and says nothing. Ours builds its mask from the `GazeContext`
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface
+from transformers import AttentionInterface, PreTrainedModel
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import WeightRenaming
 from transformers.masking_utils import AttentionMaskInterface
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from cambrian_gaze import attention
 from cambrian_gaze.attention import GazeContext, Heads
+from cambrian_gaze.gaze.config import GazeConfig
+from cambrian_gaze.gaze.layout import TokenLayout
+from cambrian_gaze.models.cache.cache import GazeCache
 
 ATTENTION_NAME = "gaze"
 """Name in transformers' attention interface; the decoder's `_attn_implementation`."""
@@ -65,6 +71,47 @@ def _field(key: Any) -> Any:
 
 
 @torch.compiler.disable
+def build_context(
+    decoder: nn.Module,
+    inputs_embeds: Tensor,
+    config: GazeConfig,
+    layout: TokenLayout,
+    cache: GazeCache | None = None,
+    key_layout: TokenLayout | None = None,
+    **options: Any,
+) -> GazeContext:
+    """What the layers of a decoder are handed as `gaze_context=` in one forward call.
+
+    Args:
+        decoder: a decoder of transformers whose attention is `ATTENTION_NAME`.
+        inputs_embeds: [B, S, width], of this call's tokens.
+        config: the gaze configuration under this call's options.
+        layout: of this call's tokens.
+        cache: the gaze cache, extended by them already.
+        key_layout: of the keys that the layers are handed, where another cache holds earlier ones.
+        options: other fields of `GazeContext`: recorder, mass, hidden, rotary, shards.
+    """
+    reads_cache = cache is not None and cache.length > layout.shape[1]
+    is_step = reads_cache and layout.shape[1] == 1 and cache.only_text_came
+    if key_layout is None:
+        key_layout = cache.key_layout() if reads_cache and not is_step else layout
+    saving = decoder.training and torch.is_grad_enabled() and _checkpoints_activations(decoder)
+    context = GazeContext(
+        config=config,
+        layout=layout,
+        key_layout=key_layout,
+        cache=cache,
+        reads_cache=reads_cache,
+        is_step=is_step,
+        saved={} if saving else None,
+        policy=None if cache is None else cache.policy,
+        **options,
+    )
+    heads = _heads_of(decoder.config, decoder.training)
+    return attention.prepare(context, inputs_embeds.device, inputs_embeds.dtype, heads)
+
+
+@torch.compiler.disable
 def gaze_attention_forward(
     module: nn.Module,
     query: Tensor,
@@ -105,7 +152,12 @@ def gaze_attention_forward(
     return out.transpose(1, 2).contiguous(), None
 
 
-def heads_of(config: Any, training: bool) -> Heads:
+def _checkpoints_activations(decoder: nn.Module) -> bool:
+    """Whether the decoder recomputes activations in the backward pass."""
+    return any(getattr(module, "gradient_checkpointing", False) for module in decoder.modules())
+
+
+def _heads_of(config: Any, training: bool) -> Heads:
     """A decoder's attention, from its configuration."""
     dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     groups = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
@@ -120,6 +172,21 @@ def gaze_mask(*args: Any, **kwargs: Any) -> None:
 
 AttentionInterface.register(ATTENTION_NAME, gaze_attention_forward)
 AttentionMaskInterface.register(ATTENTION_NAME, gaze_mask)
+
+
+def names_in_memory(model: PreTrainedModel) -> Callable[[str], str]:
+    """From the name that a published checkpoint has for a tensor of `model` to the one that the installed transformers
+    has for it in memory. Tensors that it cuts or joins while it reads them keep their names."""
+    own = model.state_dict().keys()
+    renamings = [x for x in get_model_conversion_mapping(model, add_legacy=False) if isinstance(x, WeightRenaming)]
+
+    def in_memory(name: str) -> str:
+        if name not in own:
+            for renaming in renamings:
+                name = renaming.rename_source_key(name)[0]
+        return name
+
+    return in_memory
 
 
 def wants_dict(config: Any, kwargs: dict[str, Any]) -> bool:

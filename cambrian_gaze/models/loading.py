@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 
-from cambrian_gaze.models.backbone import GazeEmbeddings
 from cambrian_gaze.models.configuration import CambrianGazeConfig
 from cambrian_gaze.models.generation_settings import settle
 from cambrian_gaze.models.modeling import CambrianGazeForConditionalGeneration
 from cambrian_gaze.models.processing.processor import CambrianGazeProcessor
+from cambrian_gaze.models.visual.tokens import GazeEmbeddings
 
 logger = logging.getLogger(__name__)
 

@@ -26,7 +26,7 @@ from cambrian_gaze.models.processing.processor import Picture, open_picture
 from cambrian_gaze.models.trace import GazeTrace, boxes_of_row
 
 if TYPE_CHECKING:
-    from cambrian_gaze.models.modeling import CambrianGazeForConditionalGeneration
+    from cambrian_gaze.models.pretrained import CambrianGazePreTrainedModel
     from cambrian_gaze.models.processing.processor import CambrianGazeProcessor
 
 
@@ -54,7 +54,7 @@ class GazeStream:
     """A chat with one video source: `append` frames, `ask` questions.
 
     Args:
-        model: its weights are only read; several streams may share it.
+        model: a `CambrianGazeForConditionalGeneration`. Its weights are only read; several streams may share it.
         processor: the model's.
         gaze: run-time options of every answer and of the cache, e.g. {"top_k": 2}.
         gaze_offload: as in `generate`: keep pages in host memory and a pool of this size on the device.
@@ -63,7 +63,7 @@ class GazeStream:
 
     def __init__(
         self,
-        model: CambrianGazeForConditionalGeneration,
+        model: CambrianGazePreTrainedModel,
         processor: CambrianGazeProcessor,
         *,
         gaze: dict[str, Any] | None = None,

@@ -29,6 +29,7 @@ from cambrian_gaze.models.loading import load_model
 from cambrian_gaze.models.modeling import CambrianGazeForConditionalGeneration
 from cambrian_gaze.models.presets import PRESETS, load_tokenizer
 from cambrian_gaze.models.processing.processor import CambrianGazeProcessor
+from cambrian_gaze.models.tower.family import statistics_of
 from cambrian_gaze.training.adapters import attach, check_lora, quantisation
 from cambrian_gaze.training.checkpoint.projector import load_projector
 from cambrian_gaze.training.config.arguments import ModelArguments, TrainingArguments
@@ -157,7 +158,7 @@ def parse_overrides(text: str | None) -> dict[str, Any]:
 
 
 def load_vision_tower(model: CambrianGazeForConditionalGeneration, path: str) -> None:
-    """Copy a SigLIP checkpoint's weights into the vision tower.
+    """Copy a checkpoint's weights into the vision tower.
 
     Raises: ValueError naming what differs.
     """
@@ -179,11 +180,9 @@ def choose_trainable(model: nn.Module, args: ModelArguments, stage: int) -> None
     trains = {PROJECTOR: True, CONTEXT: args.tune_context_tokens, TOWER: args.unfreeze_mm_vision_tower}
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(trains.get(module_of(name), not freeze_decoder))
-    layer, tower = model.config.vision_feature_layer, model.model.vision_tower
-    if layer is not None:
-        # What lies behind the features would wait for a gradient that never comes.
-        for unused in (tower.post_layernorm, *tower.encoder.layers[len(tower.encoder.layers) + 1 + layer :]):
-            unused.requires_grad_(False)
+    config = model.config
+    for unused in config.tower_family.unused(model.model.vision_tower, config.vision_feature_layer):
+        unused.requires_grad_(False)  # it would wait for a gradient that never comes
 
 
 def build_processor(args: ModelArguments, config: CambrianGazeConfig, continues: bool) -> CambrianGazeProcessor:
@@ -203,4 +202,5 @@ def build_processor(args: ModelArguments, config: CambrianGazeConfig, continues:
                 processor.image_aspect_ratio = args.image_aspect_ratio
             return processor
     tokenizer = load_tokenizer(args.preset) if source is None else open_tokenizer(source)
-    return CambrianGazeProcessor.from_config(config, tokenizer, args.image_aspect_ratio or "square")
+    statistics = None if args.vision_tower is None else statistics_of(resolve(args.vision_tower))
+    return CambrianGazeProcessor.from_config(config, tokenizer, args.image_aspect_ratio or "square", statistics)

@@ -11,6 +11,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import (
+    CLIPConfig,
+    CLIPModel,
+    CLIPVisionConfig,
+    CLIPVisionModel,
+    Dinov2Config,
+    Dinov2ForImageClassification,
+    Dinov2Model,
     PreTrainedModel,
     Qwen2Config,
     Qwen2ForCausalLM,
@@ -89,6 +96,28 @@ def write_siglip(folder: Path, **changes: Any) -> SiglipModel:
     model = randomise(SiglipModel(SiglipConfig(vision_config={**VISION, **changes}, text_config=text)), 1)
     model.save_pretrained(folder)
     return model
+
+
+def write_clip(folder: Path, whole: bool = True, **changes: Any) -> CLIPVisionModel:
+    """The tower of a `CLIPModel`, or a `CLIPVisionModel`."""
+    vision = {**VISION, **changes}
+    if not whole:
+        model = randomise(CLIPVisionModel(CLIPVisionConfig(**vision)), 1)
+        model.save_pretrained(folder)
+        return model
+    text = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    text |= {"vocab_size": 32, "bos_token_id": 1, "eos_token_id": 2}
+    model = randomise(CLIPModel(CLIPConfig(vision_config=vision, text_config=text)), 1)
+    model.save_pretrained(folder)
+    return model.vision_model
+
+
+def write_dinov2(folder: Path, whole: bool = True, **changes: Any) -> Dinov2Model:
+    """The tower of a `Dinov2ForImageClassification`, or a `Dinov2Model`."""
+    config = Dinov2Config(**{k: v for k, v in VISION.items() if k != "intermediate_size"} | changes)
+    model = randomise((Dinov2ForImageClassification if whole else Dinov2Model)(config), 1)
+    model.save_pretrained(folder)
+    return model.dinov2 if whole else model
 
 
 class Upstream(nn.Module):

@@ -1,4 +1,4 @@
-"""The cache under both its names, whatever the installed transformers calls it."""
+"""The cache under both its names, whatever the installed transformers calls it; and what attention is handed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from cambrian_gaze.models.cache.cache import GazeCache
-from cambrian_gaze.models.hf_internals import CACHE, CACHE_NAMES, one_cache, pop_cache
+from cambrian_gaze.models.hf_internals import CACHE, CACHE_NAMES, build_context, one_cache, pop_cache
 
 NAMES = pytest.mark.parametrize("name", CACHE_NAMES)
 
@@ -55,3 +55,16 @@ def test_taking_the_cache_out_of_arguments():
         arguments = {name: "mine", "gaze": None}
         assert pop_cache(arguments) == "mine" and arguments == {"gaze": None}
     assert pop_cache({}) is None and one_cache(None, None) is None
+
+
+def test_building_a_context_changes_no_cache(model, batch):
+    """A cache grows by `extend` alone, a line of the model's forward."""
+    config, cache = model.config.gaze_config, GazeCache(model.config.gaze_config)
+    model(**batch, cache=cache)
+    model(input_ids=batch["input_ids"][:, -1:], cache=cache)
+    held, plan, layout = cache.length, cache.plan, cache.last
+    embeds = torch.zeros(*layout.shape, model.config.text_config.hidden_size)
+    for _ in range(2):
+        context = build_context(model.model.language_model, embeds, config, layout, cache)
+        assert context.is_step and context.reads_cache and context.cache is cache
+        assert (cache.length, cache.plan, cache.last) == (held, plan, layout)

@@ -243,3 +243,18 @@ def test_a_checkpoint_of_another_architecture_is_refused(tmp_path):
 def test_configurations_that_make_no_sense_are_refused(fields, message):
     with pytest.raises(ValueError, match=message):
         CambrianGazeConfig.from_preset("tiny", **fields)
+
+
+def test_a_changed_gaze_is_followed_at_once(batch):
+    """What the last call asked for is kept, and not what it was."""
+    model = make_model()
+    options = {"top_k": 1}
+    assert [model.model.resolve_gaze(g).image.top_k for g in (None, options, None)] == [2, 1, 2]
+    assert model.model.resolve_gaze(None) is model.model.resolve_gaze(None)
+    options["top_k"] = 3
+    assert model.model.resolve_gaze(options).image.top_k == 3
+    model.config.gaze["image"]["top_k"] = 1
+    assert model.model.resolve_gaze(None).image.top_k == 1
+    logits = model(**batch).logits
+    model.config.gaze = {**model.config.gaze, "image": {"region_size": [1, 2, 2], "top_k": 8}}
+    assert not torch.equal(model(**batch).logits, logits)

@@ -19,15 +19,13 @@ import torch
 from torch import Tensor, nn
 from transformers.cache_utils import Cache
 
-from cambrian_gaze import attention
-from cambrian_gaze.attention import GazeContext, GazeRecorder
+from cambrian_gaze.attention import GazeRecorder
 from cambrian_gaze.gaze.config import GazeConfig
 from cambrian_gaze.gaze.derive import derive_layout
 from cambrian_gaze.gaze.layout import TOKEN_FIELDS, TokenLayout
 from cambrian_gaze.models.attach.families import FAMILIES, KINDS, Picture, visuals_of
-from cambrian_gaze.models.backbone import checkpoints_activations
 from cambrian_gaze.models.generation_settings import settle
-from cambrian_gaze.models.hf_internals import ATTENTION_NAME, CACHE, heads_of, pop_cache
+from cambrian_gaze.models.hf_internals import ATTENTION_NAME, CACHE, build_context, pop_cache
 
 MISSING = object()
 
@@ -177,15 +175,8 @@ class AttachedGaze:
         if self._recorders is not None:
             recorder = GazeRecorder()
             self._recorders.append(recorder)
-        context = GazeContext(
-            config=self.config,
-            layout=layout,
-            key_layout=self._keys,
-            recorder=recorder,
-            saved={} if module.training and torch.is_grad_enabled() and checkpoints_activations(module) else None,
-        )
-        heads = heads_of(module.config, module.training)
-        return args, kwargs | {"gaze_context": attention.prepare(context, embeds.device, embeds.dtype, heads)}
+        context = build_context(module, embeds, self.config, layout, key_layout=self._keys, recorder=recorder)
+        return args, kwargs | {"gaze_context": context}
 
     def _after_decoder(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         keys, self._keys = self._keys, None

@@ -61,6 +61,7 @@ class GazeCache(Cache):
         self.page_layout: TokenLayout | None = None
         self.flat_layout: TokenLayout | None = None
 
+    @torch.compiler.disable
     def check(self, config: GazeConfig) -> None:
         """Refuse options that the stored pages and descriptors were not made for."""
         for name, made, asked in (
@@ -74,6 +75,7 @@ class GazeCache(Cache):
                     f"this cache was made for {name}={made!r} and cannot serve {asked!r}; start with a fresh cache"
                 )
 
+    @torch.compiler.disable
     def extend(self, layout: TokenLayout, rotary: tuple[Tensor, Tensor] | None = None) -> None:
         """Take in the layout of the next call's tokens: book their places and plan where each layer stores them."""
         if self.page_layout is None:

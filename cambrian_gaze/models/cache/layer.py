@@ -7,17 +7,15 @@ N chosen pages per KV head, D head size.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import torch
 from torch import Tensor
 from transformers.cache_utils import CacheLayerMixin
 
 from cambrian_gaze.attention.rotary import unrotate
+from cambrian_gaze.gaze.config import GazeConfig
 from cambrian_gaze.gaze.descriptors import describe
-
-if TYPE_CHECKING:
-    from cambrian_gaze.models.cache.cache import GazeCache
 
 
 @dataclass
@@ -61,6 +59,16 @@ class PagePlan:
 
     filled: Tensor
     """int64 [B, C·m]: place in `touched` of each slot that holds a token after this call, else -1."""
+
+
+class Owner(Protocol):
+    """What a layer asks of the cache that it belongs to."""
+
+    config: GazeConfig
+    plan: StorePlan | None
+    """Of this call's tokens; None before the first."""
+    length: int
+    """Tokens stored, padding included."""
 
 
 class PageStore:
@@ -111,7 +119,7 @@ class GazeCacheLayer(CacheLayerMixin):
     supports_early_init = False
     resident = True
 
-    def __init__(self, cache: GazeCache | None = None, **kwargs):
+    def __init__(self, cache: Owner | None = None, **kwargs):
         super().__init__(**kwargs)
         self.cache = cache
         self.stores: dict[str, PageStore] = {}

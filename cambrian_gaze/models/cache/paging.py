@@ -209,6 +209,7 @@ class PagedGazeCache(GazeCache):
         """The next decoder layer's part."""
         return PagedCacheLayer(self)
 
+    @torch.compiler.disable
     def extend(self, layout: TokenLayout, rotary: tuple[Tensor, Tensor] | None = None) -> None:
         super().extend(layout, rotary)
         if self.plan.pages is not None and self.row_of is not None:

@@ -1,4 +1,4 @@
-"""What a model is built from: the folders, configurations, tokenizer and weights of a language model and a SigLIP."""
+"""What a model is built from: the folders, configurations, tokenizer and weights of a language model and a tower."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from cambrian_gaze.models.folders.opening import open_config
 from cambrian_gaze.models.folders.source import known_source
 from cambrian_gaze.models.modeling import CambrianGazeForConditionalGeneration
 from cambrian_gaze.models.presets import preset as preset_values
+from cambrian_gaze.models.tower import family_of
 
 SIZES = (
     "model_type",
@@ -75,12 +76,19 @@ def refuse_other_kinds(config: PreTrainedConfig, path: Path | str) -> None:
 
 
 def read_vision_config(path: Path | str) -> PreTrainedConfig:
-    """Configuration of a SigLIP tower, alone or in a `SiglipModel`. Raises: ValueError for anything else."""
+    """Configuration of a vision tower, alone or in a model with a text tower.
+
+    Raises: ValueError for anything but a known tower, and for one whose checkpoint cannot be read.
+    """
     config = open_config(path)
     tower = getattr(config, "vision_config", config)
-    if getattr(tower, "model_type", None) != "siglip_vision_model":
-        hint = "; the NaFlex variant of SigLIP2 is another architecture" if config.model_type == "siglip2" else ""
-        raise ValueError(f"{path} is a {config.model_type!r} model, not a SigLIP with a fixed resolution{hint}")
+    try:
+        family = family_of(tower)
+    except ValueError:
+        family_of(config, path)  # says what the folder holds
+        raise
+    if reason := family.refuses(tower):
+        raise ValueError(f"{path} cannot be read: {reason}")
     return tower
 
 
@@ -97,6 +105,7 @@ def assemble_config(
         values["text_config"] = text_config
     if vision_config is not None:
         values.setdefault("vision_config", vision_config)
+        values.setdefault("vision_feature_layer", family_of(vision_config).feature_layer)
     if tokenizer is not None:
         values.update({f"{k}_token_id": v for k, v in PlaceholderIds.from_tokenizer(tokenizer)._asdict().items()})
     if preset is not None:
@@ -111,9 +120,10 @@ def language_model_part(path: Path | str, tied: bool) -> TensorPart:
 
 
 def vision_tower_part(path: Path | str) -> TensorPart:
-    """A SigLIP checkpoint as a part of the model."""
-    shards = Shards(path)
-    return TensorPart("vision tower", shards, tower_names(shards), (TOWER,))
+    """A vision tower's checkpoint as a part of the model."""
+    shards, config = Shards(path), read_vision_config(path)
+    family = family_of(config)
+    return TensorPart("vision tower", shards, tower_names(shards, family, family.in_memory(config)), (TOWER,))
 
 
 @torch.no_grad()

@@ -12,6 +12,7 @@ from typing import Any, Literal, NamedTuple
 
 from cambrian_gaze.data.media.aspect import check_aspect
 from cambrian_gaze.models.conversion.weight_names import DECODER, HEAD, TOWER, Name, decoder_names, tower_names
+from cambrian_gaze.models.tower.published import SIGLIP
 
 DECODERS = {"cambrian_qwen": "qwen2", "llava_qwen": "qwen2"}
 """Upstream `model_type` → the decoder's. Other decoders have no ChatML, the only conversation format here."""
@@ -30,7 +31,7 @@ SYSTEM_PROMPT = "You are a helpful assistant."
 
 SVA = ("model.vision_sampler_", "model.mm_projector_aux_", "model.vision_query")
 
-_SO400M = {"model_type": "siglip_vision_model", "hidden_size": 1152, "intermediate_size": 4304}
+_SO400M = {"model_type": SIGLIP.model_type, "hidden_size": 1152, "intermediate_size": 4304}
 _SO400M |= {"num_hidden_layers": 27, "num_attention_heads": 16, "image_size": 384}
 
 
@@ -74,7 +75,7 @@ def upstream_names(names: Iterable[str], tied: bool, layers: int) -> dict[str, N
     for name in names:
         prefix = next((prefix for prefix in TOWER_PREFIXES if name.startswith(prefix)), None)
         if prefix is not None:
-            found[name] = truncated(tower_names([name.removeprefix(prefix)]), layers).popitem()[1]
+            found[name] = truncated(tower_names([name.removeprefix(prefix)], SIGLIP), layers).popitem()[1]
         elif name.startswith(PROJECTOR):
             found[name] = Name(name)
         elif name == NEWLINE:
@@ -88,7 +89,7 @@ def upstream_names(names: Iterable[str], tied: bool, layers: int) -> dict[str, N
 
 def truncated(names: Mapping[str, Name], layers: int) -> dict[str, Name]:
     """Names of a tower without the layers from `layers` on."""
-    begin = TOWER + "encoder.layers."
+    begin = f"{TOWER}{SIGLIP.layers}."
     return {
         name: Name(None, "tower layers behind the one whose output is used")
         if named.target and named.target.startswith(begin) and int(named.target[len(begin) :].split(".")[0]) >= layers
@@ -102,8 +103,8 @@ def stored_layers(names: Iterable[str]) -> int:
     numbers = set()
     for name in names:
         prefix = next((prefix for prefix in TOWER_PREFIXES if name.startswith(prefix)), None)
-        inner = name.removeprefix(prefix or "").removeprefix("vision_model.")
-        if prefix and inner.startswith("encoder.layers."):
+        inner = SIGLIP.weight_name(name.removeprefix(prefix or ""), str)[0] or ""
+        if prefix and inner.startswith(f"{SIGLIP.layers}."):
             numbers.add(int(inner.split(".")[2]))
     return max(numbers) + 1 if numbers else 0
 
@@ -113,7 +114,7 @@ def upstream_name(name: str) -> str:
     if name.startswith(DECODER):
         return "model." + name.removeprefix(DECODER)
     if name.startswith(TOWER):
-        return f"{TOWER_PREFIXES[0]}vision_model.{name.removeprefix(TOWER)}"
+        return f"{TOWER_PREFIXES[0]}{SIGLIP.prefixes[0]}{name.removeprefix(TOWER)}"
     if name == HEAD or name.startswith(PROJECTOR):
         return name
     raise ValueError(f"{name} has no place in a Cambrian checkpoint")

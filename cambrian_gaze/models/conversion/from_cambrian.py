@@ -27,7 +27,7 @@ from cambrian_gaze.models.conversion.backbones import (
 )
 from cambrian_gaze.models.conversion.cambrian import Choices
 from cambrian_gaze.models.conversion.key_report import KeyReport, TensorPart, match, model_shapes
-from cambrian_gaze.models.conversion.model_writer import EMBEDDINGS, NEW, write_model
+from cambrian_gaze.models.conversion.model_writer import EMBEDDINGS, NEW, WriteOptions, write_model
 from cambrian_gaze.models.conversion.shard_writer import Planned, write_file
 from cambrian_gaze.models.conversion.shards import Shards
 from cambrian_gaze.models.conversion.weight_names import DECODER, HEAD, TOWER
@@ -36,6 +36,7 @@ from cambrian_gaze.models.folders.opening import open_tokenizer, opening, said_o
 from cambrian_gaze.models.generation_settings import settings_from
 from cambrian_gaze.models.modeling import CambrianGazeForConditionalGeneration
 from cambrian_gaze.models.processing.processor import CambrianGazeProcessor
+from cambrian_gaze.models.tower.published import SIGLIP
 
 DENSE = {"image": {"region_size": [1, 6, 6], "keep_ratio": 1.0}, "num_context_tokens": 0}
 """Gaze configuration of a converted model: every region, no context tokens. It computes what upstream computes."""
@@ -73,8 +74,8 @@ def from_cambrian(
         cambrian.refuse_sva(shards)
         text_config = decoder_config(upstream)
         vision_config, layer, used = tower_config(upstream, shards, vision)
-        side = vision_config.image_size // vision_config.patch_size
-        notes = cambrian.check_config(upstream, (side, side), cambrian.NEWLINE in shards.entries, choices or Choices())
+        h, w = grid = SIGLIP.grid(vision_config)
+        notes = cambrian.check_config(upstream, grid, cambrian.NEWLINE in shards.entries, choices or Choices())
         tokenizer_folder = path if tokenizer is None else resolve(tokenizer, copied="rewritten")
         text_tokenizer = open_tokenizer(tokenizer_folder, config=text_config)
         notes += add_placeholders(text_tokenizer)
@@ -98,7 +99,7 @@ def from_cambrian(
         notes.append(f"the system turn {cambrian.SYSTEM_PROMPT!r} is kept in the processor: --system changes it")
         report.notes += notes + ([grown] if grown else []) + sampling
         where = "after its last norm" if layer is None else f"after layer {used}, before the last norm"
-        report.notes.append(f"features of the tower are taken {where}: {side}×{side} tokens")
+        report.notes.append(f"features of the tower are taken {where}: {h}×{w} tokens")
     if dry_run:
         return report
     with said_of(f"{path} cannot be converted"):
@@ -115,8 +116,8 @@ def from_cambrian(
             write_file(folder / cambrian.LEFT_OUT, [Planned.copied(name, shards, name) for name in left_out])
         write_lineage(folder, "convert from-cambrian", [parent("model", path)])
 
-    sizes = {"max_shard_size": max_shard_size, "progress": progress}
-    write_model(out, model, report, processor, settings, dtype=None, extra=add_record, **sizes)
+    how = WriteOptions(max_shard_size=max_shard_size, progress=progress)
+    write_model(out, model, report, processor, settings, how, extra=add_record)
     return report
 
 
@@ -177,8 +178,10 @@ def tower_config(
     known = cambrian.TOWERS.get(name)
     if vision is not None:
         config = read_vision_config(resolve(vision))
+        if config.model_type != SIGLIP.model_type:
+            raise ValueError(f"{vision} is a {config.model_type!r} model; upstream's tower must be {SIGLIP.title}")
     elif known is not None:
-        config = CONFIG_MAPPING["siglip_vision_model"](**{k: v for k, v in known.config.items() if k != "model_type"})
+        config = CONFIG_MAPPING[SIGLIP.model_type](**{k: v for k, v in known.config.items() if k != "model_type"})
     else:
         raise ValueError(f"the tower {name!r} is not known ({', '.join(cambrian.TOWERS)}); give it by --vision")
     layer = known.feature_layer if known is not None else upstream.get("mm_vision_select_layer")

@@ -1,9 +1,10 @@
-"""A Cambrian-Gaze model from published backbones: language model and SigLIP tower copied, projector and context tokens
+"""A Cambrian-Gaze model from published backbones: language model and vision tower copied, projector and context tokens
 fresh. Tensors go from file to file one at a time, so that memory holds the largest of them and not the model.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,13 +25,14 @@ from cambrian_gaze.models.conversion.backbones import (
     vision_tower_part,
 )
 from cambrian_gaze.models.conversion.key_report import KeyReport, match, model_shapes
-from cambrian_gaze.models.conversion.model_writer import EMBEDDINGS, NEW, write_model
+from cambrian_gaze.models.conversion.model_writer import EMBEDDINGS, NEW, WriteOptions, write_model
 from cambrian_gaze.models.conversion.weight_names import HEAD
 from cambrian_gaze.models.folders.lineage import parent, write_lineage
 from cambrian_gaze.models.folders.opening import open_tokenizer, said_of
 from cambrian_gaze.models.generation_settings import settings_from
 from cambrian_gaze.models.modeling import CambrianGazeForConditionalGeneration
 from cambrian_gaze.models.processing.processor import CambrianGazeProcessor
+from cambrian_gaze.models.tower.family import statistics_of
 
 
 def initialise(
@@ -40,35 +42,29 @@ def initialise(
     preset: str | None = None,
     overrides: Mapping[str, Any] | None = None,
     tokenizer: str | None = None,
-    dtype: torch.dtype | None = None,
-    seed: int = 0,
     image_aspect_ratio: str = "square",
-    max_shard_size: int = 4_000_000_000,
-    dry_run: bool = False,
-    progress: bool = True,
     keep_sampling: bool = False,
+    **writing: Any,
 ) -> KeyReport:
-    """Write a model folder made of a language model and a SigLIP tower.
+    """Write a model folder made of a language model and a vision tower of a known family (see `models.tower`).
 
     Args:
         out: the folder; it must not exist, or be empty.
         language_model, vision, tokenizer: local folders or Hub ids; the tokenizer is the language model's by default.
         preset: checks the backbones against its sizes, and gives the gaze configuration.
         overrides: other fields of `CambrianGazeConfig`.
-        dtype: of all weights; by default the language model's.
-        seed: of the new parameters.
         image_aspect_ratio: "square" (the published models) or "pad".
-        max_shard_size: bytes.
-        dry_run: compare every name and shape with the model, and write nothing.
         keep_sampling: keep the language model's sampling settings for `generate`; otherwise answers are greedy.
+        writing: fields of `WriteOptions`, such as dry_run=True. Without a dtype all weights have the language model's.
 
     Raises: ValueError where a part is of another kind, torn, or does not fit; nothing is written then.
     """
+    how = WriteOptions(**writing)
     overrides = dict(overrides or {})
     check_aspect(image_aspect_ratio)
     if taken := {"text_config", "vision_config"} & set(overrides):
         raise ValueError(f"{', '.join(sorted(taken))} come from the backbones; leave them out")
-    if not dry_run:
+    if not how.dry_run:
         refuse_existing(out)
     llm_folder, tower_folder = resolve(language_model, copied="rewritten"), resolve(vision, copied="rewritten")
     tokenizer_folder = llm_folder if tokenizer is None else resolve(tokenizer, copied="rewritten")
@@ -84,17 +80,19 @@ def initialise(
         with torch.device("meta"):
             model = CambrianGazeForConditionalGeneration(config)
         report = match(model_shapes(model), parts, NEW, (EMBEDDINGS, HEAD) if grown else ())
-        processor = CambrianGazeProcessor.from_config(config, text_tokenizer, image_aspect_ratio)
+        processor = CambrianGazeProcessor.from_config(
+            config, text_tokenizer, image_aspect_ratio, statistics_of(tower_folder)
+        )
         settings, left_out = settings_from(llm_folder, config, processor.tokenizer, keep_sampling)
         report.notes += notes + ([grown] if grown else []) + left_out
-    if dry_run:
+    if how.dry_run:
         return report
     with said_of(f"{language_model} and {vision} make no model"):
         report.check()
-    dtype = dtype or text_config.dtype or parts[0].shards.entries[report.loaded[EMBEDDINGS].name].dtype
+    dtype = how.dtype or text_config.dtype or parts[0].shards.entries[report.loaded[EMBEDDINGS].name].dtype
     parents = [parent("language model", language_model), parent("vision tower", vision)]
     write_model(
-        *(out, model, report, processor, settings, dtype, seed, max_shard_size, progress),
+        *(out, model, report, processor, settings, dataclasses.replace(how, dtype=dtype)),
         extra=lambda folder: write_lineage(folder, "init", parents),
     )
     return report

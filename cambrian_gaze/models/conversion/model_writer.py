@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -28,16 +29,28 @@ NEW = {
 """Tensors that no backbone has, and how they are initialised."""
 
 
+@dataclass(frozen=True)
+class WriteOptions:
+    """How a model folder is written."""
+
+    dtype: torch.dtype | None = None
+    """Of all weights; None: each as it is stored, and new ones as the decoder's configuration says."""
+    seed: int = 0
+    """Of the new parameters."""
+    max_shard_size: int = 4_000_000_000
+    """Bytes."""
+    dry_run: bool = False
+    """Compare every name and shape with the model, and write nothing."""
+    progress: bool = True
+
+
 def write_model(
     out: Path | str,
     model: CambrianGazeForConditionalGeneration,
     report: KeyReport,
     processor: CambrianGazeProcessor,
     settings: GenerationConfig,
-    dtype: torch.dtype | None,
-    seed: int = 0,
-    max_shard_size: int = 4_000_000_000,
-    progress: bool = True,
+    how: WriteOptions,
     extra: Callable[[Path], object] = lambda folder: None,
 ) -> None:
     """Write weights, configurations and processor of a model.
@@ -48,36 +61,33 @@ def write_model(
         report: where each tensor comes from.
         processor: the model's, see `CambrianGazeProcessor.from_config`.
         settings: for `generate`, see `generation_settings`.
-        dtype: of all weights; None: each as it is stored, and new ones as the decoder's configuration says.
-        seed: of the new parameters.
-        max_shard_size: bytes.
         extra: called with the folder before it gets its name; adds files.
 
     Raises: ValueError where a hash or the space on the disk does not suffice; nothing is written then.
     """
     for shards in {id(source.part.shards): source.part.shards for source in report.loaded.values()}.values():
-        shards.check_hashes(progress)
+        shards.check_hashes(how.progress)
     check_tied(report)
     config = model.config
     stored = {name: source.part.shards.entries[source.name].dtype for name, source in report.loaded.items()}
-    new_dtype = dtype or config.text_config.dtype or stored[EMBEDDINGS]
-    fresh = fresh_parameters(model, list(report.new), seed)
+    new_dtype = how.dtype or config.text_config.dtype or stored[EMBEDDINGS]
+    fresh = fresh_parameters(model, list(report.new), how.seed)
     planned = [
         Planned(
             name,
             shape,
-            dtype or stored.get(name, new_dtype),
-            fresh[name].clone if name in fresh else _loader(report, name, shape, config, seed),
+            how.dtype or stored.get(name, new_dtype),
+            fresh[name].clone if name in fresh else _loader(report, name, shape, config, how.seed),
         )
         for name, shape in model_shapes(model).items()
     ]
-    if dtype is not None and (casts := set(stored.values()) - {dtype}):
-        report.notes.append(f"weights of {', '.join(sorted(map(str, casts)))} are written as {dtype}")
+    if how.dtype is not None and (casts := set(stored.values()) - {how.dtype}):
+        report.notes.append(f"weights of {', '.join(sorted(map(str, casts)))} are written as {how.dtype}")
     check_space(out, sum(tensor.size for tensor in planned))
     config.architectures = [type(model).__name__]
     config.dtype = new_dtype
     with new_folder(out) as folder:
-        write_shards(folder, planned, max_shard_size, progress)
+        write_shards(folder, planned, how.max_shard_size, how.progress)
         config.save_pretrained(folder)
         settings.save_pretrained(folder)
         processor.save_pretrained(folder)

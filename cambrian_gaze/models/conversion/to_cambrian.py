@@ -22,6 +22,7 @@ from cambrian_gaze.models.folders.lineage import parent, write_lineage
 from cambrian_gaze.models.folders.opening import open_tokenizer, opening
 from cambrian_gaze.models.generation_settings import settings_from
 from cambrian_gaze.models.modeling import CambrianGazeForConditionalGeneration
+from cambrian_gaze.models.tower.published import SIGLIP
 
 _TOWER_SIZES = ("hidden_size", "image_size", "patch_size")
 
@@ -56,6 +57,8 @@ def to_cambrian(
         config = CambrianGazeConfig.from_pretrained(path)
         if config.mm_projector_type != "mlp2x_gelu":
             raise ValueError(f"Cambrian has no projector {config.mm_projector_type!r}, only mlp2x_gelu")
+        if config.tower_family is not SIGLIP:
+            raise ValueError(f"the vision tower is {config.tower_family.title}; only {SIGLIP.title} can be converted")
         shards = Shards(path)
         part = TensorPart("model", shards, {name: Name(name) for name in shards}, ("",))
         with torch.device("meta"):

@@ -1,12 +1,17 @@
-"""What the tensors of published language models and SigLIP towers are called in a Cambrian-Gaze model.
+"""What the tensors of published language models and vision towers are called in a Cambrian-Gaze model.
 
-The one place that knows it: `cambrian-gaze init`, training around a language model and conversion all read through it.
+`cambrian-gaze init`, training around a language model and conversion all read through it. What a tower's tensors are
+called is declared with its family (`models.tower`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import NamedTuple
+
+from transformers import PreTrainedConfig
+
+from cambrian_gaze.models.tower import TowerFamily, family_of
 
 DECODER = "model.language_model."
 TOWER = "model.vision_tower."
@@ -40,17 +45,21 @@ def _decoder_name(name: str, prefixed: bool, tied: bool) -> Name:
     return Name(DECODER + name.removeprefix("model."))
 
 
-def tower_names(names: Iterable[str]) -> dict[str, Name]:
-    """Names of a `SiglipModel` or `SiglipVisionModel`, with or without its `vision_model.` prefix."""
-    return {name: _tower_name(name) for name in names}
+def tower_names(names: Iterable[str], family: TowerFamily, in_memory: Callable[[str], str] = str) -> dict[str, Name]:
+    """Names of a checkpoint that holds a tower, alone or in a model with a text tower or a head.
+
+    Args:
+        in_memory: `family.in_memory(config)`, where transformers may call tensors otherwise than the checkpoint does.
+    """
+    found = {name: family.weight_name(name, in_memory) for name in names}
+    return {name: Name(None, why) if inner is None else Name(TOWER + inner) for name, (inner, why) in found.items()}
 
 
-def _tower_name(name: str) -> Name:
-    if name.startswith("text_model.") or name in ("logit_scale", "logit_bias"):
-        return Name(None, "SigLIP's text tower and loss")
-    inner = name.removeprefix("vision_model.")
-    if inner.startswith("head."):
-        return Name(None, "the pooling head, whose output is not used")
-    if inner == "embeddings.position_ids":
-        return Name(None, "a buffer that is computed")
-    return Name(TOWER + inner)
+def saved_names(names: Iterable[str], vision_config: PreTrainedConfig, own: Collection[str]) -> dict[str, Name]:
+    """Names of a saved model of this project, whose tensors are `own`: another transformers may have called some of its
+    tower's otherwise."""
+    found = {name: Name(name) for name in names}
+    if strange := [name for name in found if name.startswith(TOWER) and name not in own]:
+        in_memory = family_of(vision_config).in_memory(vision_config)
+        found |= {name: Name(TOWER + in_memory(name.removeprefix(TOWER))) for name in strange}
+    return found

@@ -37,6 +37,7 @@ from cambrian_gaze.models.folders.opening import opening
 from cambrian_gaze.models.generation_settings import settle
 from cambrian_gaze.models.modeling import CambrianGazeForConditionalGeneration
 from cambrian_gaze.models.processing.processor import CambrianGazeProcessor
+from cambrian_gaze.models.tower.published import SIGLIP
 
 TOWER = "model.vision_tower."
 GELUS = ("gelu", "gelu_pytorch_tanh", "gelu_new", "gelu_python")
@@ -75,8 +76,8 @@ def inexpressible(config: CambrianGazeConfig, layout: str) -> list[str]:
     if config.mm_projector_type != "mlp2x_gelu":
         reasons.append(f"its projector {config.mm_projector_type} shrinks the grid, and the layout has a plain MLP")
     vision = config.vision_config
-    if vision.model_type != "siglip_vision_model":
-        reasons.append(f"its tower is a {vision.model_type}, not a siglip_vision_model")
+    if vision.model_type != SIGLIP.model_type:
+        reasons.append(f"its tower is a {vision.model_type}, not a {SIGLIP.model_type}")
     elif config.vision_feature_layer is not None:
         if layout == "deepseek_vl":
             reasons.append(f"it reads the tower's hidden state {config.vision_feature_layer}, the layout its last norm")

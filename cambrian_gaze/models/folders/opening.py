@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoProcessor, AutoTokenizer, PreTrainedCon
 
 from cambrian_gaze.models.conversion.key_report import TensorPart, match, model_shapes
 from cambrian_gaze.models.conversion.shards import Shards
-from cambrian_gaze.models.conversion.weight_names import Name
+from cambrian_gaze.models.conversion.weight_names import saved_names
 from cambrian_gaze.models.folders.folder_check import Copied, FolderError, check_files
 from cambrian_gaze.models.folders.source import NoSuchFolder, known_source
 
@@ -97,7 +97,8 @@ def check_fit(kind: type[PreTrainedModel], config: PreTrainedConfig, folder: str
         if (quantised := getattr(config, "quantization_config", None)) is not None:
             _check_quantised(quantised, shards, shapes)
             return
-        report = match(shapes, [TensorPart("model", shards, {name: Name(name) for name in shards}, ("",))], {})
+        names = saved_names(shards, config.vision_config, shapes)
+        report = match(shapes, [TensorPart("model", shards, names, ("",))], {})
         report.unexpected.clear()  # transformers says which are left
         report.check()
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from cambrian_gaze.data.conversation import CHAT_TEMPLATE, Segment, render
-from cambrian_gaze.models.folders.template_probe import probe
+from cambrian_gaze.data.conversation import Segment, render
 from cambrian_gaze.models.processing.pictures import short
 
 _VISUAL = {"image": "image", "image_url": "image", "video": "video", "video_url": "video"}
@@ -67,45 +66,6 @@ def visuals_of(
                 raise ValueError(f"a content part of type {kind!r} holds no {kind!r}")
             found.append((kind, visual))
     return found
-
-
-def with_placeholder_tokens(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """For other templates than ours: `<image>` and `<video>` of contents that are strings as placeholder tokens."""
-    written = []
-    for message in messages:
-        content = message["content"]
-        if isinstance(content, str) and message["role"] != "assistant":
-            content = content.replace("<image>", "<|image_pad|>").replace("<video>", "<|video_pad|>")
-        written.append({**message, "content": content})
-    return written
-
-
-def check_template(tokenizer: Any, template: str) -> None:
-    """Raises: ValueError where another template than ours is broken, or takes too much for three short turns."""
-    if template != CHAT_TEMPLATE and (fault := probe(template)):
-        raise ValueError(f"the chat template of {_place(tokenizer)} is not used: {fault}")
-
-
-def render_foreign(
-    tokenizer: Any, messages: Sequence[Mapping[str, Any]], template: str, variables: Mapping[str, Any]
-) -> str:
-    """A conversation by another template than ours, which is tried out first.
-
-    Raises: ValueError as `check_template`, and where the template refuses the conversation.
-    """
-    check_template(tokenizer, template)
-    try:
-        return tokenizer.apply_chat_template(
-            with_placeholder_tokens(messages), chat_template=template, tokenize=False, **variables
-        )
-    except Exception as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        told = f"the chat template of {_place(tokenizer)} does not render this conversation: {reason}"
-        raise ValueError(told) from error
-
-
-def _place(tokenizer: Any) -> str:
-    return getattr(tokenizer, "name_or_path", "") or "the processor"
 
 
 def _message(message: Any) -> dict[str, Any]:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,21 +13,13 @@ from transformers import BatchFeature
 from transformers.processing_utils import ProcessorMixin
 
 from cambrian_gaze.data.conversation import CHAT_TEMPLATE, IMAGE_TOKEN, VIDEO_TOKEN
-from cambrian_gaze.data.encode import tokenize_segments
 from cambrian_gaze.data.expand import PlaceholderIds, expand_placeholders
 from cambrian_gaze.data.media.aspect import check_aspect
 from cambrian_gaze.data.media.images import preprocess_images
 from cambrian_gaze.models.configuration import CambrianGazeConfig
 from cambrian_gaze.models.folders.opening import opening
 from cambrian_gaze.models.folders.processor_check import check_processor
-from cambrian_gaze.models.processing.messages import (
-    RenderedChat,
-    check_template,
-    conversations_of,
-    render_chat,
-    render_foreign,
-    visuals_of,
-)
+from cambrian_gaze.models.processing.messages import conversations_of, render_chat, visuals_of
 from cambrian_gaze.models.processing.options import ProcessorOptions
 from cambrian_gaze.models.processing.pictures import (
     Picture,
@@ -39,16 +29,13 @@ from cambrian_gaze.models.processing.pictures import (
     open_picture,
     open_video,
     share,
-    short,
 )
+from cambrian_gaze.models.processing.prompts import PromptIds, prompt_ids
 from cambrian_gaze.models.processing.rows import cut_row, pad_rows
+from cambrian_gaze.models.processing.templates import check_template, chosen_template, render_foreign
+from cambrian_gaze.models.tower.family import Statistics
 
 __all__ = ["CambrianGazeProcessor", "Picture", "open_picture"]
-
-FORMER_TEMPLATES = frozenset({"cc2d407f4a8a13f40d1e562150856368271250d632f87435deb0b28864319568"})
-"""SHA-256 of templates that were the default before, as saved models hold them."""
-
-_HEAD = re.compile(r"(<\|im_start\|>(?:system|user|assistant)\n)")
 
 
 class CambrianGazeProcessor(ProcessorMixin):
@@ -113,16 +100,19 @@ class CambrianGazeProcessor(ProcessorMixin):
 
     @classmethod
     def from_config(
-        cls, config: CambrianGazeConfig, tokenizer: Any, image_aspect_ratio: str = "square"
+        cls,
+        config: CambrianGazeConfig,
+        tokenizer: Any,
+        image_aspect_ratio: str = "square",
+        statistics: Statistics | None = None,
     ) -> CambrianGazeProcessor:
-        """The processor of a new model of this configuration; SigLIP's mean and deviation of 0.5. The tokenizer's
-        own chat template stays known as "language_model"."""
-        from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
+        """The processor of a new model of this configuration. The tokenizer's own chat template stays known as
+        "language_model".
 
-        side = config.vision_config.image_size
-        image_processor = SiglipImageProcessorPil(
-            size={"height": side, "width": side}, image_mean=[0.5] * 3, image_std=[0.5] * 3
-        )
+        Args:
+            statistics: mean and standard deviation of the channels; None: those of the tower's family.
+        """
+        image_processor = config.tower_family.make_image_processor(config.vision_config, statistics)
         own = tokenizer.chat_template
         own = own.get("language_model", own.get("default")) if isinstance(own, dict) else own
         return cls(
@@ -188,7 +178,7 @@ class CambrianGazeProcessor(ProcessorMixin):
         if not prompts:
             raise ValueError("give text: at least one prompt, with one <image> or <video> per picture or video")
         placeholders = PlaceholderIds.from_tokenizer(self.tokenizer)
-        rows = self._prompt_ids(prompts, bool(nested(images) or nested(videos)))
+        rows = prompt_ids(prompts, self.tokenizer, bool(nested(images) or nested(videos)))
         shares = {
             "image": share(nested(images), [row.count(placeholders.image) for row, _ in rows], "image"),
             "video": share(nested_videos(videos), [row.count(placeholders.video) for row, _ in rows], "video"),
@@ -233,7 +223,7 @@ class CambrianGazeProcessor(ProcessorMixin):
         options.pop("sanitize_control_tokens", None)  # always done
         marks = options.pop("return_assistant_tokens_mask", None) or False
         images, videos = nested(options.pop("images", None)), nested_videos(options.pop("videos", None))
-        template = self._template(chat_template)
+        template = chosen_template(self.chat_template, chat_template)
         own = template == CHAT_TEMPLATE
         if own:
             rendered = [render_chat(row, add_generation_prompt, continue_final_message) for row in conversations]
@@ -254,12 +244,12 @@ class CambrianGazeProcessor(ProcessorMixin):
         visuals = [visuals_of(row, *given) for row in conversations]
         if left := sum(1 for rest in given for _ in rest):
             raise ValueError(f"{left} images or videos were given that no part of the messages stands for")
-        out = self._encode(self._prompt_ids(rendered, True), visuals, known, marks)
+        out = self._encode(prompt_ids(rendered, self.tokenizer, True), visuals, known, marks)
         return out if return_dict else out["input_ids"]
 
     def check_template(self) -> None:
         """Raises: ValueError where the default chat template is broken, or takes too much for three short turns."""
-        check_template(self.tokenizer, self._template(None))
+        check_template(self.tokenizer, chosen_template(self.chat_template, None))
 
     def with_system(self, messages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         """The messages, with `system_prompt` before them where it says anything and they have no system turn."""
@@ -267,39 +257,9 @@ class CambrianGazeProcessor(ProcessorMixin):
             return list(messages)
         return [{"role": "system", "content": [{"type": "text", "text": self.system_prompt}]}, *messages]
 
-    def _template(self, wanted: str | None) -> str:
-        """A template by its name, or itself; None: the default. Former defaults are the present one."""
-        templates = self.chat_template if isinstance(self.chat_template, dict) else {"default": self.chat_template}
-        found = templates.get(wanted or "default", wanted) or CHAT_TEMPLATE
-        if wanted is not None and found == wanted and not re.search(r"[{\s]", wanted):
-            raise ValueError(f"no chat template is named {wanted!r}; known: {', '.join(templates)}")
-        former = hashlib.sha256(found.encode()).hexdigest() in FORMER_TEMPLATES
-        return CHAT_TEMPLATE if former else found
-
-    def _prompt_ids(self, prompts: Sequence[str], pictures_given: bool) -> list[tuple[list[int], list[bool]]]:
-        """Of each prompt the ids, one placeholder per picture or video, and which of them an assistant said."""
-        placeholders = PlaceholderIds.from_tokenizer(self.tokenizer)
-        tokens = any(token in prompt for prompt in prompts for token in (IMAGE_TOKEN, VIDEO_TOKEN))
-        rows = []
-        for prompt in prompts:
-            if not isinstance(prompt, str):
-                raise ValueError(f"text must be a prompt or a list of prompts, got {short(prompt)}")
-            if isinstance(prompt, RenderedChat):
-                pieces = tokenize_segments(prompt.segments, self.tokenizer, placeholders)
-                said = [s.supervised for s, piece in zip(prompt.segments, pieces, strict=True) for _ in piece]
-                rows.append(([i for piece in pieces for i in piece], said))
-                continue
-            if not tokens and (pictures_given or "<|im_start|>" not in prompt):
-                prompt = prompt.replace("<image>", IMAGE_TOKEN).replace("<video>", VIDEO_TOKEN)
-            # Cut where training cuts, so that a line break at the head of a message joins none before it.
-            pieces = [piece for piece in _HEAD.split(prompt) if piece]
-            ids = [i for piece in pieces for i in self.tokenizer.encode(piece, add_special_tokens=False)]
-            rows.append((ids, [False] * len(ids)))
-        return rows
-
     def _encode(
         self,
-        rows: list[tuple[list[int], list[bool]]],
+        rows: list[PromptIds],
         visuals: list[list[tuple[str, Any]]],
         options: ProcessorOptions,
         marks: bool = False,

@@ -39,7 +39,7 @@ class ModelArguments:
     """Folder or Hub name of the processor or tokenizer; by default the model's own."""
 
     vision_tower: str | None = None
-    """SigLIP weights (`SiglipVisionModel` or `SiglipModel`) to load into the vision tower."""
+    """Weights of a vision tower (SigLIP, CLIP, DINOv2), alone or with its text tower, to load into the model's."""
 
     mm_projector_type: ProjectorType | None = None
     """Projector of a fresh model. The `conv3x3`, `avgpool2` and `maxpool2` kinds give 4 times fewer visual tokens."""

@@ -44,7 +44,7 @@ FLAGS: Mapping[str, Flag] = {
     "mm_use_im_newline_token": Flag("rows of a picture have no token between them", same=_OFF),
     "mm_newline_position": Flag("rows and frames have no token between them", same=("no_token", "none", "")),
     "mm_patch_merge_type": Flag(_ONE_PICTURE, same=("flat",)),
-    "mm_vision_select_feature": Flag("the tower's patches are taken; SigLIP has no class token", same=("patch",)),
+    "mm_vision_select_feature": Flag("the tower's patches are taken; class tokens are dropped", same=("patch",)),
     "mm_resampler_type": Flag(_TOKENS, same=("none", "")),
     "mm_spatial_pool_mode": Flag("choose an mm_projector_type that compresses (conv3x3, avgpool2, maxpool2)"),
     "mm_spatial_pool_stride": Flag("choose an mm_projector_type that compresses (conv3x3, avgpool2, maxpool2)"),

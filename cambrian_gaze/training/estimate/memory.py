@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from cambrian_gaze.attention.masks import BLOCK_PAIRS, SAVED_PAIRS
+from cambrian_gaze.models.tower.family import mlp_width
 from cambrian_gaze.training.optimizer import DECODER, PROJECTOR, TOWER, module_of
 
 FP32 = 4
@@ -187,7 +188,7 @@ def _tower(model: nn.Module, units: int, b: int) -> tuple[int, int]:
     config = model.config.vision_config
     positions, width = units * _patches(model), config.hidden_size
     # Inputs of two layer norms, of q/k/v, of fc1; q, k, v and the output; around GELU; log-sum-exp.
-    layer = positions * (b * (8 * width + 2 * config.intermediate_size) + FP32 * config.num_attention_heads)
+    layer = positions * (b * (8 * width + 2 * mlp_width(config)) + FP32 * config.num_attention_heads)
     return layer, units * 3 * config.image_size**2 * b + positions * width * b
 
 
