@@ -14,20 +14,20 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset
 
-from cambrian_gaze.data.conversation import IMAGE_POSITIONS, check_image_position, messages_from_record, visuals
+from cambrian_gaze.data.conversation import IMAGE_POSITIONS, check_image_position, messages_from_record
 from cambrian_gaze.data.encode import (
     OVERLONG,
     OverlongError,
-    count_tokens,
-    encode_conversation,
+    TokenizedConversation,
     frames_that_fit,
     limit_length,
+    tokenize_conversation,
 )
-from cambrian_gaze.data.inspect.record import kind_of
+from cambrian_gaze.data.errors import RecordError
 from cambrian_gaze.data.media.image_files import MAX_PIXELS, MachineError, MediaError, check_machine, load_image
 from cambrian_gaze.data.media.video import FrameSampling, count_frames, load_frames
 from cambrian_gaze.data.quarantine import Dropped, Quarantined, QuarantineLog
-from cambrian_gaze.data.records.records import Record, RecordError
+from cambrian_gaze.data.records.records import Record
 
 logger = logging.getLogger(__name__)
 
@@ -136,7 +136,7 @@ class ConversationDataset(Dataset):
         """Tokens and pictures of record `index`. Raises RecordError where it has no placeholders or video to count."""
         record = self.records[index]
         with _placed(record):
-            return self._measure(record, messages_from_record(record, self.image_position))
+            return self._measure(record, self._tokenized(record))
 
     def fault(self, index: int) -> Quarantined:
         """Why record `index` is no sample, as far as that shows without its pictures."""
@@ -151,17 +151,18 @@ class ConversationDataset(Dataset):
             return self._lost(Quarantined, error, identity)
 
     def _lost(self, quarantined: type[Quarantined], error: RecordError, identity: str) -> Quarantined:
-        kind = kind_of(error)
-        declared = self.expects_missing and kind == "missing"
-        return quarantined(error.file or "", error.row or 0, identity, str(error), self.source, kind, declared)
+        declared = self.expects_missing and error.kind == "missing"
+        return quarantined(error.file or "", error.row or 0, identity, str(error), self.source, error.kind, declared)
+
+    def _tokenized(self, record: Record) -> TokenizedConversation:
+        return tokenize_conversation(messages_from_record(record, self.image_position), self.processor.tokenizer)
 
     def _encode(self, record: Record) -> Sample:
         with _placed(record):
-            messages = messages_from_record(record, self.image_position)
-            sampling = self._sampling_that_fits(record, messages)
-            images, grids = self._load(record, visuals(messages), sampling)
-            tokenizer, num_context_tokens = self.processor.tokenizer, self.processor.num_context_tokens
-            whole = encoded = encode_conversation(messages, tokenizer, grids, num_context_tokens)
+            conversation = self._tokenized(record)
+            sampling = self._sampling_that_fits(record, conversation)
+            images, grids = self._load(record, conversation.visuals, sampling)
+            whole = encoded = conversation.expand(grids, self.processor.num_context_tokens)
             if self.max_length is not None:
                 encoded = limit_length(whole, self.max_length, self.overlong)
         sample: Sample = {key: torch.from_numpy(np.array(values, dtype=np.int64)) for key, values in encoded.items()}
@@ -173,20 +174,20 @@ class ConversationDataset(Dataset):
             sample["overlong"] = self.overlong
         return sample | {"id": record.id, "source": self.source, "file": record.file, "row": record.row}
 
-    def _measure(self, record: Record, messages: list[dict[str, Any]]) -> Measure:
-        kinds = visuals(messages)
+    def _measure(self, record: Record, conversation: TokenizedConversation) -> Measure:
+        kinds = conversation.visuals
         frames = 0
         if "video" in kinds:
             frames = count_frames(record.video, self.video_folder, self.sampling, record.extra)
         grids = [(frames if kind == "video" else 1, *self.processor.grid_hw) for kind in kinds]
-        length = count_tokens(messages, self.processor.tokenizer, grids, self.processor.num_context_tokens)
+        length = conversation.count_tokens(grids, self.processor.num_context_tokens)
         return Measure(length, sum(grid[0] for grid in grids), frames)
 
-    def _sampling_that_fits(self, record: Record, messages: list[dict[str, Any]]) -> FrameSampling:
+    def _sampling_that_fits(self, record: Record, conversation: TokenizedConversation) -> FrameSampling:
         """The run's sampling, or with "fewer_frames" one that brings a video's sample down to `max_length`."""
         if self.overlong != "fewer_frames" or self.max_length is None or record.video is None:
             return self.sampling
-        length, _, frames = self._measure(record, messages)
+        length, _, frames = self._measure(record, conversation)
         if length <= self.max_length:
             return self.sampling
         height, width = self.processor.grid_hw

@@ -38,7 +38,7 @@ class Quarantined:
     source: str = ""
     """Name of the mixture's source."""
     kind: str = ""
-    """One of `inspect.record.KINDS` where it is known."""
+    """One of `errors.KINDS` where it is known."""
     declared: bool = False
     """Whether its source declares that such samples are expected: these do not count towards the limit of a run, as
     long as they are no more than declared."""

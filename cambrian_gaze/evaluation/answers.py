@@ -18,8 +18,9 @@ from cambrian_gaze.attention.policy.policy import VisiblePolicy
 from cambrian_gaze.attention.policy.routing import check_gaze
 from cambrian_gaze.baselines.registry import options_of
 from cambrian_gaze.data.conversation import IMAGE_POSITIONS
+from cambrian_gaze.data.errors import RecordError
 from cambrian_gaze.data.media.frame_sampling import FrameSampling
-from cambrian_gaze.data.records.records import Record, RecordError
+from cambrian_gaze.data.records.records import Record
 from cambrian_gaze.evaluation.cost.counts import count_attended
 from cambrian_gaze.evaluation.fingerprint import processor_fingerprint, weights_fingerprint
 from cambrian_gaze.evaluation.journal import Journal, entry_key

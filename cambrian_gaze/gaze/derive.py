@@ -12,11 +12,9 @@ import torch
 from torch import Tensor
 
 from cambrian_gaze.gaze.config import GazeConfig
-from cambrian_gaze.gaze.layout import CONTEXT, EMPTY_SLOT, IMAGE, PAD, TEXT, VIDEO, VISUAL, TokenLayout
+from cambrian_gaze.gaze.layout import CONTEXT, EMPTY_SLOT, PAD, TEXT, VIDEO, VISUAL, TokenLayout
 from cambrian_gaze.gaze.regions import region_grid, region_ids
-
-CONTEXT_TYPE = 3
-"""Value of `mm_token_type_ids` for context placeholders (0 text, 1 image, 2 video)."""
+from cambrian_gaze.gaze.token_types import CONTEXT_TYPE, IMAGE_TYPE, VIDEO_TYPE
 
 
 def derive_layout(
@@ -57,7 +55,8 @@ def derive_layout(
             f"{int(types.max())}"
         )
     role = torch.full((rows, length), TEXT, dtype=torch.int8, device=device)
-    role = role.masked_fill((types == 1) | (types == 2), VISUAL).masked_fill(types == CONTEXT_TYPE, CONTEXT)
+    visual = (types == IMAGE_TYPE) | (types == VIDEO_TYPE)
+    role = role.masked_fill(visual, VISUAL).masked_fill(types == CONTEXT_TYPE, CONTEXT)
     role = role.masked_fill(~mask, PAD)
     sample = torch.zeros_like(types) if sample_ids is None else sample_ids.to(types.dtype)
     sample = sample.masked_fill(~mask, -1)
@@ -212,9 +211,9 @@ class _Continued:
         first = mask.long().argmax(1)
         for row in sorted(self.rows):
             begins = int(types[row, first[row]])
-            if begins != VIDEO or not mask[row, first[row]]:
+            if begins != VIDEO_TYPE or not mask[row, first[row]]:
                 raise ValueError(
-                    f"row {row} is to continue a video, but begins with a token of type {begins}, not {VIDEO}"
+                    f"row {row} is to continue a video, but begins with a token of type {begins}, not {VIDEO_TYPE}"
                 )
             if past is None or self._last(row) is None:
                 raise ValueError(
@@ -294,6 +293,6 @@ def _check_runs(
             f"row {int(where[first]) // length}, token {int(where[first]) % length}: the placeholders of item {number} "
             f"are not the unbroken run of {t} × ({h}·{w} visual + {context} context) that its grid {(t, h, w)} needs"
         )
-    many = [i for i, (t, _, _) in enumerate(grids) if t > 1 and int(modality[i]) == IMAGE]
+    many = [i for i, (t, _, _) in enumerate(grids) if t > 1 and int(modality[i]) == IMAGE_TYPE]
     if many:
         raise ValueError(f"item {many[0]} has {grids[many[0]][0]} frames but its placeholders are image placeholders")

@@ -18,11 +18,11 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from cambrian_gaze.data.dataset import ConversationDataset
+from cambrian_gaze.data.errors import RecordError
 from cambrian_gaze.data.inspect.survey import cores
 from cambrian_gaze.data.media.image_files import MediaError, MissingMedia
 from cambrian_gaze.data.mixture.dataset import MixtureDataset
 from cambrian_gaze.data.records.places import locked, places_beside, writable_place
-from cambrian_gaze.data.records.records import RecordError
 from cambrian_gaze.files import replacing
 
 FORMAT = 2

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from cambrian_gaze.data.records.records import ROLES, Record, RecordSequence
+from cambrian_gaze.data.records.forms import ROLES
+from cambrian_gaze.data.records.records import Record, RecordSequence
 
 
 class PromptedRecords(RecordSequence):

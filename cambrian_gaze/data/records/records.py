@@ -17,7 +17,6 @@ from cambrian_gaze.data.errors import RecordError, shown
 from cambrian_gaze.data.media.clips import check_clip_keys
 from cambrian_gaze.data.records.forms import (
     IMAGE_KEYS,
-    ROLES,
     TURN_KEYS,
     VIDEO_KEYS,
     check_nothing_unread,
@@ -34,8 +33,6 @@ MAX_ROW_BYTES = 16 << 20
 
 _ROW_LISTS = frozenset({"data", "rows", "samples", "annotations", "items", "examples", "train", "dataset", "records"})
 _KNOWN_KEYS = frozenset({"id", *TURN_KEYS, *IMAGE_KEYS, *VIDEO_KEYS})
-
-__all__ = ["MAX_ROW_BYTES", "ROLES", "Layout", "Record", "RecordError", "RecordSequence", "Records", "parse_record"]
 
 
 @dataclass(frozen=True)

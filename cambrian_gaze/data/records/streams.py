@@ -15,10 +15,11 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from cambrian_gaze.data.dataset import ConversationDataset, Sample
+from cambrian_gaze.data.errors import RecordError
 from cambrian_gaze.data.mixture.mixture import Source
 from cambrian_gaze.data.mixture.plan import Draw, EpochOrder, Pack, PlannedDataset
 from cambrian_gaze.data.quarantine import Quarantined
-from cambrian_gaze.data.records.records import Record, RecordError
+from cambrian_gaze.data.records.records import Record
 from cambrian_gaze.data.records.tables import TableStream
 
 

@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cambrian_gaze.data.errors import RecordError
 from cambrian_gaze.data.mixture.dataset import MixtureDataset
 from cambrian_gaze.data.mixture.mixture import Mixture, Recipe, Source, load_recipe, recipe_of
 from cambrian_gaze.data.mixture.recipe_file import RecipeError
 from cambrian_gaze.data.mixture.sampling import ChosenRows, Sampling
 from cambrian_gaze.data.quarantine import Quarantined
-from cambrian_gaze.data.records.records import RecordError
 from tests.data._stand_ins import turns, write_image, write_jsonl
 
 RECIPES = Path(__file__).resolve().parents[3] / "data_recipes"

@@ -7,9 +7,9 @@ import pytest
 from PIL import Image
 
 from cambrian_gaze.data.dataset import ConversationDataset
+from cambrian_gaze.data.errors import RecordError
 from cambrian_gaze.data.mixture.mixture import Mixture, load_recipe, recipe_of
 from cambrian_gaze.data.mixture.recipe_file import RecipeError
-from cambrian_gaze.data.records.records import RecordError
 from cambrian_gaze.data.records.tables import TableRecords, TableStream, is_table
 from tests.data._stand_ins import turns
 
