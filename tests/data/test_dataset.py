@@ -10,7 +10,7 @@ from cambrian_gaze.data import conversation, encode
 from cambrian_gaze.data import dataset as dataset_module
 from cambrian_gaze.data.collator import Collator
 from cambrian_gaze.data.conversation import render
-from cambrian_gaze.data.dataset import ConversationDataset
+from cambrian_gaze.data.dataset import ConversationDataset, SampleOptions
 from cambrian_gaze.data.errors import RecordError
 from cambrian_gaze.data.media.image_files import MediaError
 from cambrian_gaze.data.media.video import FrameSampling
@@ -32,7 +32,8 @@ def folder(tmp_path):
 
 def dataset(folder, processor, rows, **options) -> ConversationDataset:
     records = read_records(write_jsonl(folder / "train.jsonl", rows))
-    return ConversationDataset(records, processor, folder / "images", **options)
+    chosen = {name: options.pop(name) for name in ("video_folder", "quarantine") if name in options}
+    return ConversationDataset(records, processor, folder / "images", options=SampleOptions(**options), **chosen)
 
 
 def channel_means(sample) -> list[list[int]]:

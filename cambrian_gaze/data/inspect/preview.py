@@ -12,7 +12,7 @@ from PIL import Image
 
 from cambrian_gaze.data.errors import RecordError
 from cambrian_gaze.data.media.aspect import unstretched
-from cambrian_gaze.data.mixture.dataset import MixtureDataset
+from cambrian_gaze.data.mixture.mixture import MixtureDataset
 from cambrian_gaze.gaze.token_types import IGNORED_LABEL, TEXT_TYPE, VIDEO_TYPE
 
 MAX_FRAMES = 8

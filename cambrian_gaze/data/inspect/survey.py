@@ -17,7 +17,8 @@ from tqdm import tqdm
 
 from cambrian_gaze.data.errors import RecordError
 from cambrian_gaze.data.inspect.record import Inspector, Problem
-from cambrian_gaze.data.mixture.mixture import Recipe, RecipeError, Source
+from cambrian_gaze.data.mixture.recipe import Recipe, Source
+from cambrian_gaze.data.mixture.recipe_file import RecipeError
 from cambrian_gaze.data.records.records import Record
 from cambrian_gaze.machine import cores
 

@@ -50,7 +50,7 @@ class Pack:
     filled: int = 0
     """How many of the lost ones another sample stands in for."""
     stream_state: str | None = None
-    """Of streamed data, see `data/records/streams.py`."""
+    """Of streamed data, see `streams.py`."""
 
 
 class EpochOrder:

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from cambrian_gaze.attention.sequence import SequenceGroup, pad_to
-from cambrian_gaze.data.records.streams import StreamDataset
+from cambrian_gaze.data.mixture.streams import StreamDataset
 from cambrian_gaze.gaze.token_types import IGNORED_LABEL
 
 MODALITIES = ("text", "image", "video")

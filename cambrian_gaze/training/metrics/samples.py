@@ -18,8 +18,8 @@ from transformers import TrainingArguments as HfTrainingArguments
 
 from cambrian_gaze.data.inspect.preview import picture
 from cambrian_gaze.data.media.aspect import unstretched
+from cambrian_gaze.data.mixture.streams import StreamDataset
 from cambrian_gaze.data.quarantine import Quarantined
-from cambrian_gaze.data.records.streams import StreamDataset
 from cambrian_gaze.extras import require
 from cambrian_gaze.files import write_png
 from cambrian_gaze.gaze.token_types import IGNORED_LABEL, IMAGE_TYPE, VIDEO_TYPE

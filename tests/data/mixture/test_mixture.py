@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cambrian_gaze.data.errors import RecordError
-from cambrian_gaze.data.mixture.dataset import MixtureDataset
-from cambrian_gaze.data.mixture.mixture import Mixture, Recipe, Source, load_recipe, recipe_of
+from cambrian_gaze.data.mixture.mixture import ChosenRows, Mixture, MixtureDataset
+from cambrian_gaze.data.mixture.recipe import Recipe, Source, load_recipe, recipe_of
 from cambrian_gaze.data.mixture.recipe_file import RecipeError
-from cambrian_gaze.data.mixture.sampling import ChosenRows, Sampling
+from cambrian_gaze.data.mixture.sampling import Sampling
 from cambrian_gaze.data.quarantine import Quarantined
 from tests.data._stand_ins import turns, write_image, write_jsonl
 
