@@ -79,8 +79,9 @@ def answer(arguments: argparse.Namespace) -> tuple[str, int]:
 
     from cambrian_gaze.cli.loading import load
     from cambrian_gaze.data.records.records import read_records
-    from cambrian_gaze.evaluation.answers import AnswerOptions, answer_records
+    from cambrian_gaze.evaluation.answers import answer_records
     from cambrian_gaze.evaluation.journal import Journal, alone
+    from cambrian_gaze.evaluation.questions import AnswerOptions
 
     records = read_records(arguments.data_path)
     model, processor = load(arguments.model, arguments.device, arguments.adapter, arguments.system)

@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from cambrian_gaze.baselines.registry import POLICIES, make_policy
-from cambrian_gaze.evaluation.answers import AnswerOptions, answer_records
+from cambrian_gaze.evaluation.answers import answer_records
 from cambrian_gaze.evaluation.cost.counts import count_attended
 from cambrian_gaze.evaluation.journal import Journal
+from cambrian_gaze.evaluation.questions import AnswerOptions
 from cambrian_gaze.evaluation.results import read_results, write_scores
 from tests.baselines._policies import OPTIONS
 from tests.evaluation._runs import evaluate

@@ -268,8 +268,9 @@ def _doctor(arguments: argparse.Namespace) -> int:
 
 
 def _table(arguments: argparse.Namespace) -> int:
+    from cambrian_gaze.evaluation.tables.fill import fill_row
     from cambrian_gaze.evaluation.tables.report import write_reports
-    from cambrian_gaze.evaluation.tables.tables import fill_row, read_table
+    from cambrian_gaze.evaluation.tables.table import read_table
 
     table = read_table(arguments.table)
     row = table.row(arguments.row)

@@ -15,10 +15,11 @@ from typing import Any
 from tqdm import tqdm
 
 from cambrian_gaze.data.media.video import FrameSampling
-from cambrian_gaze.evaluation.answers import AnswerOptions, Question, answer_questions
+from cambrian_gaze.evaluation.answers import answer_questions
 from cambrian_gaze.evaluation.fingerprint import processor_fingerprint, weights_fingerprint
 from cambrian_gaze.evaluation.journal import Journal, entry_key
 from cambrian_gaze.evaluation.lmms.messages import loaded, media_fingerprints, outline
+from cambrian_gaze.evaluation.questions import AnswerOptions, Question
 from cambrian_gaze.evaluation.results import journal_path, journals
 from cambrian_gaze.extras import require
 
