@@ -77,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def generate(arguments: argparse.Namespace) -> str:
     """The answer's text."""
     options, frames = sampling_options(arguments), sampling_from(arguments)
-    gaze, policy = gaze_options(arguments), policy_from(arguments.policy)
+    gaze, policy = gaze_options(arguments), policy_from(arguments)
     for path in [*arguments.image, *([] if arguments.video is None else [arguments.video])]:
         if not Path(path).exists():
             raise FileNotFoundError(f"{path}: there is no such file")
