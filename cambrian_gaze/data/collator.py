@@ -29,8 +29,8 @@ class Origin:
         """Of a sample as `ConversationDataset` gives it."""
         present = set(sample["mm_token_type_ids"].unique().tolist())
         modality = "video" if VIDEO_TYPE in present else "image" if IMAGE_TYPE in present else "text"
-        place = sample.get("file", ""), sample.get("row", 0)
-        return cls(*place, sample.get("id", ""), sample.get("source", ""), modality)
+        facts = {"file": "", "row": 0, "id": "", "source": ""}
+        return cls(**{name: sample.get(name, default) for name, default in facts.items()}, modality=modality)
 
 
 @dataclass(frozen=True)

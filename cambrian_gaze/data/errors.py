@@ -1,4 +1,4 @@
-"""What is wrong with a record, in words of a bearable length."""
+"""What is wrong with a record, in sentences of limited length."""
 
 from __future__ import annotations
 

@@ -187,7 +187,11 @@ class BenchmarkParts:
         beat(f"a batch of {name}")
         try:
             answer_questions(
-                *(model, processor, mine, kept, part.options),
+                model,
+                processor,
+                mine,
+                kept,
+                part.options,
                 progress=lambda count: beat(f"a batch of {name}"),
                 failed=lambda question, error: self._say(name, question, error),
             )

@@ -33,7 +33,10 @@ class MixtureDataset(Dataset):
         self.mixture = mixture
         self.parts = [
             ConversationDataset(
-                *(records, processor, source.image_folder, source.video_folder),
+                records,
+                processor,
+                source.image_folder,
+                source.video_folder,
                 source=source.name,
                 expects_missing=bool(source.expected.get("missing")),
                 options=options,

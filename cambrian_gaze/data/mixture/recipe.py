@@ -17,7 +17,15 @@ from cambrian_gaze.data.records.records import Layout, Records, RecordSequence
 from cambrian_gaze.data.records.tables import HUB, TableRecords, TableStream, is_table
 
 PLAIN_KEYS = (
-    *("system_prompt", "prompt_suffix", "expected", "columns", "ignore_keys", "fps", "config", "split", "streaming"),
+    "system_prompt",
+    "prompt_suffix",
+    "expected",
+    "columns",
+    "ignore_keys",
+    "fps",
+    "config",
+    "split",
+    "streaming",
 )
 """Keys of an entry that are fields of `Source` as they stand."""
 
@@ -36,7 +44,7 @@ class Source:
     """Folder of its videos and frames; None: the run's."""
     sampling: Sampling = field(default_factory=Sampling)
     system_prompt: str | None = None
-    """Said where a record has no system turn of its own."""
+    """System turn of records that have none of their own."""
     prompt_suffix: str | None = None
     """Added on a line of its own to the last human turn, such as "Answer with one word."."""
     expected: Mapping[str, int] = field(default_factory=dict)

@@ -37,7 +37,10 @@ class StreamDataset(Dataset):
         self.sources = list(sources)
         self.parts = [
             ConversationDataset(
-                *([], processor, source.image_folder, source.video_folder),
+                [],
+                processor,
+                source.image_folder,
+                source.video_folder,
                 source=source.name,
                 expects_missing=bool(source.expected.get("missing")),
                 options=options,

@@ -66,7 +66,7 @@ class Layout:
     fps: float | None = None
     """Frames per second of its folders and lists of frames, where a record does not say."""
     system_prompt: str | None = None
-    """Said where a record has no system turn of its own."""
+    """System turn of records that have none of their own."""
     prompt_suffix: str | None = None
     """Added on a line of its own to the last human turn."""
 
