@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cambrian_gaze.cli.plugins import add_plugin, load_plugins
+from cambrian_gaze.cli.eval.plugins import add_plugin, load_plugins
 
 BUDGETS = ("top_k", "keep_ratio", "kv_budget")
 

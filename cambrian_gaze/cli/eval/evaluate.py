@@ -14,7 +14,7 @@ from cambrian_gaze.cli.eval import cost as eval_cost
 from cambrian_gaze.cli.eval import lmms as eval_lmms
 from cambrian_gaze.cli.eval import routing as eval_routing
 from cambrian_gaze.cli.eval.parser import build_parser, take_frames
-from cambrian_gaze.cli.plugins import load_plugins
+from cambrian_gaze.cli.eval.plugins import load_plugins
 
 
 def gaze_options(texts: Sequence[str]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from cambrian_gaze.cli.arguments import add_policy, add_system, add_video, posit
 from cambrian_gaze.cli.eval import cost as eval_cost
 from cambrian_gaze.cli.eval import lmms as eval_lmms
 from cambrian_gaze.cli.eval import routing as eval_routing
-from cambrian_gaze.cli.plugins import add_plugin
+from cambrian_gaze.cli.eval.plugins import add_plugin
 
 ACTIONS = {
     "run": "answer benchmarks with a model, and score the answers",
