@@ -17,15 +17,13 @@ from cambrian_gaze.gaze.config import GazeConfig, RegionBudget
 from cambrian_gaze.gaze.derive import derive_layout
 from cambrian_gaze.gaze.layout import CONTEXT, EMPTY_SLOT, IMAGE, PAD, TEXT, VIDEO, VISUAL, TokenLayout
 from cambrian_gaze.gaze.oracle import oracle_kept, oracle_scores
+from cambrian_gaze.gaze.token_types import CONTEXT_TYPE
 
 Segment = tuple[str, tuple[int, ...]]
 """("text", (n,)), ("image", (1, h, w)) or ("video", (t, h, w))."""
 
 Sample = list[Segment]
 """Segments of one sample, in order."""
-
-CONTEXT_TYPE = 3
-"""Type id of a context placeholder."""
 
 
 @dataclass

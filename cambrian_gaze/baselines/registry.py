@@ -1,4 +1,4 @@
-"""Policies by name. A new one is a file in this package and a line here."""
+"""Policies by name. A new one of the package is a file in it and a line here; one of your own is registered."""
 
 from __future__ import annotations
 
@@ -22,6 +22,35 @@ POLICIES: dict[str, type[VisiblePolicy]] = {
     for policy in (Random, Uniform, Recent, SnapKV, StaticGaze, InfiniPotV, Hermes, FastV, ReKV, Quest)
 }
 """By the name that `--policy` takes."""
+
+
+def register_policy(policy: type[VisiblePolicy]) -> type[VisiblePolicy]:
+    """Make a policy of your own one that `make_policy` and `--policy` know, under its `name`. A class decorator:
+
+        @register_policy
+        @dataclass(frozen=True)
+        class Newest(VisiblePolicy):
+            name: ClassVar[str] = "newest"
+            budget: int
+
+            def on_text(self, tokens: VisualTokens) -> Tensor:  # what stays in memory when text follows
+                count = tokens.retained.long().sum(1, keepdim=True)
+                return tokens.retained & (tokens.retained.long().cumsum(1) > count - self.budget)
+
+            def retains(self, shown: Shown, layer: int, layers: int) -> int:  # what is promised, and counted
+                return min(self.budget, shown.tokens)
+
+    Raises: ValueError for a name that is missing or taken, and for a class that is no frozen dataclass of its own.
+    """
+    if not (isinstance(policy, type) and issubclass(policy, VisiblePolicy)):
+        raise ValueError(f"{policy!r} is no class under VisiblePolicy (cambrian_gaze.attention.policy.policy)")
+    if not policy.name or POLICIES.get(policy.name, policy) is not policy:
+        what = f"{policy.name!r} is taken" if policy.name else "there is none"
+        raise ValueError(f"policy {policy.__name__} needs a name of its own, `name: ClassVar[str] = …`: {what}")
+    if "__dataclass_fields__" not in vars(policy) or not policy.__dataclass_params__.frozen:
+        raise ValueError(f"policy {policy.name!r}: put @dataclass(frozen=True) above class {policy.__name__}")
+    POLICIES[policy.name] = policy
+    return policy
 
 
 def make_policy(name: str, options: Mapping[str, Any] | None = None) -> VisiblePolicy:

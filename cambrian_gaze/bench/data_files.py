@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from cambrian_gaze.data.media.images import preprocess_images
+from cambrian_gaze.data.media.aspect import preprocess_images
 from cambrian_gaze.extras import require
 
 _CHUNK = 50_000

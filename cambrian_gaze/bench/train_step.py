@@ -209,15 +209,17 @@ def random_batch(config: Any, rows: int, frames: int, text: int, device: torch.d
     sixteen tokens are supervised; random ids and pixels."""
     import torch
 
+    from cambrian_gaze.gaze.token_types import CONTEXT_TYPE, IGNORED_LABEL, TEXT_TYPE, VIDEO_TYPE
+
     h, w = config.grid
     lead = min(16, text // 2)
-    video = ([2] * (h * w) + [3] * config.gaze_config.num_context_tokens) * frames
-    types = torch.tensor([[0] * lead + video + [0] * (text - lead)]).expand(rows, -1).contiguous()
+    video = ([VIDEO_TYPE] * (h * w) + [CONTEXT_TYPE] * config.gaze_config.num_context_tokens) * frames
+    types = torch.tensor([[TEXT_TYPE] * lead + video + [TEXT_TYPE] * (text - lead)]).expand(rows, -1).contiguous()
     ids = torch.randint(0, config.text_config.vocab_size, types.shape)
-    for kind, token in ((2, config.video_token_id), (3, config.context_token_id)):
+    for kind, token in ((VIDEO_TYPE, config.video_token_id), (CONTEXT_TYPE, config.context_token_id)):
         ids[types == kind] = token
     labels = ids.clone()
-    labels[:, : types.shape[1] - (text - lead)] = -100
+    labels[:, : types.shape[1] - (text - lead)] = IGNORED_LABEL
     side = config.vision_config.image_size
     batch = {
         "input_ids": ids,

@@ -72,15 +72,16 @@ def answer(arguments: argparse.Namespace) -> tuple[str, int]:
     sampling, generation = sampling_from(arguments), sampling_options(arguments)
     if arguments.trace_folder is not None and arguments.policy:
         raise ValueError("--trace_folder keeps the regions that were chosen, and under --policy none is; leave one out")
-    gaze, policy = gaze_options(arguments), policy_from(arguments.policy)
+    gaze, policy = gaze_options(arguments), policy_from(arguments)
     for flag, folder in (("--image_folder", arguments.image_folder), ("--video_folder", arguments.video_folder)):
         if folder is not None and not Path(folder).is_dir():
             raise NotADirectoryError(f"{flag} {folder}: there is no such folder")
 
     from cambrian_gaze.cli.loading import load
     from cambrian_gaze.data.records.records import read_records
-    from cambrian_gaze.evaluation.answers import AnswerOptions, answer_records
+    from cambrian_gaze.evaluation.answers import answer_records
     from cambrian_gaze.evaluation.journal import Journal, alone
+    from cambrian_gaze.evaluation.questions import AnswerOptions
 
     records = read_records(arguments.data_path)
     model, processor = load(arguments.model, arguments.device, arguments.adapter, arguments.system)

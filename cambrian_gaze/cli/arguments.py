@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from cambrian_gaze.cli.eval.plugins import add_plugin, load_plugins
+
 BUDGETS = ("top_k", "keep_ratio", "kv_budget")
 
 
@@ -190,10 +192,13 @@ def add_policy(parser: argparse.ArgumentParser) -> None:
         metavar=("NAME", "KEY=VALUE"),
         help="a baseline in the place of routing, such as: snapkv budget=72 (docs/baselines.md)",
     )
+    add_plugin(parser)
 
 
-def policy_from(words: Sequence[str]) -> Any:
-    """The policy of `add_policy`'s words, None for none. Raises ValueError."""
+def policy_from(arguments: argparse.Namespace) -> Any:
+    """The policy that the options of `add_policy` name, None for none; plugins are loaded. Raises ValueError."""
+    words = arguments.policy
+    load_plugins(arguments.plugin)
     if not words:
         return None
     from cambrian_gaze.baselines.registry import make_policy

@@ -77,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def generate(arguments: argparse.Namespace) -> str:
     """The answer's text."""
     options, frames = sampling_options(arguments), sampling_from(arguments)
-    gaze, policy = gaze_options(arguments), policy_from(arguments.policy)
+    gaze, policy = gaze_options(arguments), policy_from(arguments)
     for path in [*arguments.image, *([] if arguments.video is None else [arguments.video])]:
         if not Path(path).exists():
             raise FileNotFoundError(f"{path}: there is no such file")
@@ -120,9 +120,10 @@ def generate(arguments: argparse.Namespace) -> str:
 def prompt(text: str, images: Sequence[str], video: str | None, frames: Any) -> list[dict[str, Any]]:
     """The messages of a record with this question, its pictures loaded: the model gets the tokens that it was trained
     on. Raises ValueError where placeholders and pictures disagree, and for a picture that cannot be read."""
+    from cambrian_gaze.data.errors import RecordError
     from cambrian_gaze.data.media.image_files import load_image
     from cambrian_gaze.data.media.video import load_frames
-    from cambrian_gaze.data.records.records import Record, RecordError
+    from cambrian_gaze.data.records.records import Record
     from cambrian_gaze.evaluation.prompts import prompt_messages
 
     record = Record("prompt", [{"from": "human", "value": text}], list(images), video)

@@ -8,10 +8,9 @@ from typing import Any
 
 import torch
 
-from cambrian_gaze.data.encode import IGNORE
-from cambrian_gaze.data.expand import IMAGE, TEXT, VIDEO
 from cambrian_gaze.data.mixture.plan import Pack
 from cambrian_gaze.data.quarantine import Dropped, Quarantined
+from cambrian_gaze.gaze.token_types import IGNORED_LABEL, IMAGE_TYPE, TEXT_TYPE, VIDEO_TYPE
 
 
 @dataclass(frozen=True)
@@ -29,9 +28,9 @@ class Origin:
     def of(cls, sample: dict[str, Any]) -> Origin:
         """Of a sample as `ConversationDataset` gives it."""
         present = set(sample["mm_token_type_ids"].unique().tolist())
-        modality = "video" if VIDEO in present else "image" if IMAGE in present else "text"
-        place = sample.get("file", ""), sample.get("row", 0)
-        return cls(*place, sample.get("id", ""), sample.get("source", ""), modality)
+        modality = "video" if VIDEO_TYPE in present else "image" if IMAGE_TYPE in present else "text"
+        facts = {"file": "", "row": 0, "id": "", "source": ""}
+        return cls(**{name: sample.get(name, default) for name, default in facts.items()}, modality=modality)
 
 
 @dataclass(frozen=True)
@@ -98,8 +97,8 @@ class Collator:
         batch = {
             "input_ids": torch.full(shape, self.pad_token_id),
             "attention_mask": torch.zeros(shape, dtype=torch.int64),
-            "mm_token_type_ids": torch.full(shape, TEXT),
-            "labels": torch.full(shape, IGNORE),
+            "mm_token_type_ids": torch.full(shape, TEXT_TYPE),
+            "labels": torch.full(shape, IGNORED_LABEL),
         }
         for row, sample in enumerate(samples):
             length = len(sample["input_ids"])
@@ -112,7 +111,7 @@ class Collator:
     def _blank(self) -> dict[str, torch.Tensor]:
         # Two tokens: one position is left when labels are shifted by the loss.
         ids = torch.full((2,), self.pad_token_id)
-        types, labels = torch.full_like(ids, TEXT), torch.full_like(ids, IGNORE)
+        types, labels = torch.full_like(ids, TEXT_TYPE), torch.full_like(ids, IGNORED_LABEL)
         return {"input_ids": ids, "mm_token_type_ids": types, "labels": labels}
 
 
@@ -129,7 +128,7 @@ def _join(samples: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
     row = {key: torch.cat([sample[key] for sample in samples]) for key in ("input_ids", "mm_token_type_ids", "labels")}
     start = 0
     for sample in samples:
-        row["labels"][start] = IGNORE
+        row["labels"][start] = IGNORED_LABEL
         start += len(sample["input_ids"])
     return row
 

@@ -23,12 +23,17 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
-from cambrian_gaze.data.records.records import ROLES, Record, RecordError
+from cambrian_gaze.data.errors import RecordError
+from cambrian_gaze.data.records.forms import ROLES
+from cambrian_gaze.data.records.records import Record
 
 IMAGE_TOKEN = "<|image_pad|>"
 VIDEO_TOKEN = "<|video_pad|>"
 CONTEXT_TOKEN = "<|vision_pad|>"
 END_OF_TURN = "<|im_end|>"
+
+PLACEHOLDERS = {"image": IMAGE_TOKEN, "video": VIDEO_TOKEN}
+"""Kind of a part → the one token that stands for it before expansion."""
 
 CHAT_TEMPLATE = """\
 {%- for message in messages %}
@@ -84,9 +89,13 @@ CHAT_TEMPLATE = """\
 class PlaceholderMismatch(RecordError):
     """A record whose text and lists of media disagree about their number."""
 
+    kind = "placeholders"
+
 
 class EmptyAnswer(RecordError):
     """A record with an answer that says nothing."""
+
+    kind = "empty_answer"
 
 
 Message = Mapping[str, Any]
@@ -137,7 +146,7 @@ def render(messages: Sequence[Message], add_generation_prompt: bool = False) -> 
 
 def visuals(messages: Sequence[Message]) -> list[Visual]:
     """The kind of each image and video, in the order in which they appear."""
-    return [segment.kind for segment in render(messages) if segment.kind in ("image", "video")]
+    return [segment.kind for segment in render(messages) if segment.kind in PLACEHOLDERS]
 
 
 def check_image_position(value: str) -> None:
@@ -221,7 +230,7 @@ def _parts(message: Message) -> list[tuple[Any, str]]:
         kind = part.get("type") if isinstance(part, Mapping) else None
         if kind not in ("text", "image", "video") or (kind == "text" and not isinstance(part.get("text"), str)):
             raise RecordError(f"a content part is {part!r}", 'use {"type": "text", "text": …}, "image" or "video"')
-        text = {"text": part.get("text"), "image": IMAGE_TOKEN, "video": VIDEO_TOKEN}[kind]
+        text = part.get("text") if kind == "text" else PLACEHOLDERS[kind]
         if not text:
             continue
         if kind == "text" and parts and parts[-1][0] == "text":
@@ -263,6 +272,5 @@ def _touches(text: str) -> bool:
 def _split(text: str) -> list[tuple[str, str]]:
     """Text with `<image>` and `<video>` → (kind, text) per piece, empty pieces left out."""
     pieces = _PLACEHOLDER.split(text)
-    tokens = {"image": IMAGE_TOKEN, "video": VIDEO_TOKEN}
-    parts = [("text", piece) if i % 2 == 0 else (piece, tokens[piece]) for i, piece in enumerate(pieces)]
+    parts = [("text", piece) if i % 2 == 0 else (piece, PLACEHOLDERS[piece]) for i, piece in enumerate(pieces)]
     return [(kind, piece) for kind, piece in parts if piece]

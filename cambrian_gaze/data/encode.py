@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
-from cambrian_gaze.data.conversation import Message, Segment, render
-from cambrian_gaze.data.expand import TEXT, Grid, PlaceholderIds, check_grids, expand_placeholders
-from cambrian_gaze.data.records.records import RecordError
-
-IGNORE = -100
-"""Label of a token that is not supervised."""
+from cambrian_gaze.data.conversation import PLACEHOLDERS, Message, Segment, Visual, render
+from cambrian_gaze.data.errors import RecordError
+from cambrian_gaze.data.expand import Grid, PlaceholderIds, check_grids, expand_placeholders
+from cambrian_gaze.gaze.token_types import IGNORED_LABEL, TEXT_TYPE
 
 OVERLONG = ("quarantine", "truncate_text", "drop", "fewer_frames")
 """What may happen to a sample longer than the limit: left out and logged; its text cut at the end; left out and
@@ -21,9 +19,60 @@ counted; its video sampled again with the most frames that fit (a sample without
 class OverlongError(RecordError):
     """A sample that is longer than the limit and stays so."""
 
+    kind = "overlong"
+
 
 _CONTROL_IDS: WeakKeyDictionary[Any, dict[str, list[int]]] = WeakKeyDictionary()
 """Per tokenizer, the ids of the few control texts: they are half of all segments."""
+
+
+class TokenizedConversation(NamedTuple):
+    """A conversation rendered and tokenised, one placeholder per image or video: all that its grids do not decide."""
+
+    ids: list[int]
+    labels: list[int]
+    """As long as `ids`, not shifted."""
+    visuals: list[Visual]
+    """Kind of each image and video, in order of appearance."""
+    placeholders: PlaceholderIds
+
+    def count_tokens(self, grids: Sequence[Grid], num_context_tokens: int) -> int:
+        """Tokens that `expand` gives. Raises RecordError when placeholders and grids disagree in number."""
+        check_grids(self.ids, grids, self.placeholders)
+        visual = sum(frames * (height * width + num_context_tokens) for frames, height, width in grids)
+        return len(self.ids) - len(grids) + visual
+
+    def expand(self, grids: Sequence[Grid], num_context_tokens: int) -> dict[str, list[int]]:
+        """`input_ids`, `labels` (not shifted) and `mm_token_type_ids`, three lists of one length.
+
+        `grids`: (frames, height, width) after the projector of each image and video, in order of appearance.
+        Raises RecordError when placeholders and grids disagree in number.
+        """
+        expanded = expand_placeholders(self.ids, grids, self.placeholders, num_context_tokens)
+        return {
+            "input_ids": expanded.input_ids,
+            "labels": [self.labels[i] for i in expanded.source],
+            "mm_token_type_ids": expanded.mm_token_type_ids,
+        }
+
+
+def tokenize_conversation(
+    messages: Sequence[Message], tokenizer: Any, *, add_generation_prompt: bool = False
+) -> TokenizedConversation:
+    """Renders and tokenises a conversation, once for whatever its pictures turn out to be.
+
+    What people wrote never becomes a special token: `<|im_end|>` or `<|image_pad|>` in a message stays plain text. The
+    ids of a prompt with its generation prompt are a prefix of the ids of the same conversation with its answer.
+    Raises RecordError on malformed messages.
+    """
+    placeholders = PlaceholderIds.from_tokenizer(tokenizer)
+    ids: list[int] = []
+    labels: list[int] = []
+    segments = render(messages, add_generation_prompt)
+    for segment, piece in zip(segments, tokenize_segments(segments, tokenizer, placeholders), strict=True):
+        ids += piece
+        labels += piece if segment.supervised else [IGNORED_LABEL] * len(piece)
+    return TokenizedConversation(ids, labels, [s.kind for s in segments if s.kind in PLACEHOLDERS], placeholders)
 
 
 def encode_conversation(
@@ -34,35 +83,9 @@ def encode_conversation(
     *,
     add_generation_prompt: bool = False,
 ) -> dict[str, list[int]]:
-    """`input_ids`, `labels` (not shifted) and `mm_token_type_ids`, three lists of one length.
-
-    `grids`: (frames, height, width) after the projector of each image and video, in order of appearance. What people
-    wrote never becomes a special token: `<|im_end|>` or `<|image_pad|>` in a message stays plain text. The ids of a
-    prompt with its generation prompt are a prefix of the ids of the same conversation with its answer.
-    Raises RecordError when placeholders and grids disagree in number, and on malformed messages.
-    """
-    placeholders = PlaceholderIds.from_tokenizer(tokenizer)
-    ids: list[int] = []
-    labels: list[int] = []
-    segments = render(messages, add_generation_prompt)
-    for segment, piece in zip(segments, tokenize_segments(segments, tokenizer, placeholders), strict=True):
-        ids += piece
-        labels += piece if segment.supervised else [IGNORE] * len(piece)
-    expanded = expand_placeholders(ids, grids, placeholders, num_context_tokens)
-    return {
-        "input_ids": expanded.input_ids,
-        "labels": [labels[i] for i in expanded.source],
-        "mm_token_type_ids": expanded.mm_token_type_ids,
-    }
-
-
-def count_tokens(messages: Sequence[Message], tokenizer: Any, grids: Sequence[Grid], num_context_tokens: int) -> int:
-    """Tokens that `encode_conversation` gives. Raises RecordError when placeholders and grids disagree in number."""
-    placeholders = PlaceholderIds.from_tokenizer(tokenizer)
-    ids = [i for piece in tokenize_segments(render(messages), tokenizer, placeholders) for i in piece]
-    check_grids(ids, grids, placeholders)
-    visual = sum(frames * (height * width + num_context_tokens) for frames, height, width in grids)
-    return len(ids) - len(grids) + visual
+    """`tokenize_conversation` and `TokenizedConversation.expand` in one, where the grids are known beforehand."""
+    conversation = tokenize_conversation(messages, tokenizer, add_generation_prompt=add_generation_prompt)
+    return conversation.expand(grids, num_context_tokens)
 
 
 def frames_that_fit(length: int, frames: int, frame_tokens: int, max_length: int) -> int:
@@ -81,12 +104,13 @@ def limit_length(sample: dict[str, list[int]], max_length: int, overlong: str = 
     if length <= max_length:
         return sample
     types = sample["mm_token_type_ids"]
-    counts = f"{length} tokens, {sum(kind != TEXT for kind in types)} of them visual, exceed max_length {max_length}"
+    visual = sum(kind != TEXT_TYPE for kind in types)
+    counts = f"{length} tokens, {visual} of them visual, exceed max_length {max_length}"
     if overlong != "truncate_text":
         raise OverlongError(counts, "raise max_length, use fewer images or frames, or set overlong to truncate_text")
-    if any(kind != TEXT for kind in types[max_length:]):
+    if any(kind != TEXT_TYPE for kind in types[max_length:]):
         raise OverlongError(f"{counts}; visual tokens lie beyond it", "raise max_length, or use fewer images or frames")
-    if all(label == IGNORE for label in sample["labels"][:max_length]):
+    if all(label == IGNORED_LABEL for label in sample["labels"][:max_length]):
         raise OverlongError(f"{counts}; no supervised token would be left", "raise max_length, or shorten the question")
     return {key: values[:max_length] for key, values in sample.items()}
 

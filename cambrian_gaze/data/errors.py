@@ -1,11 +1,11 @@
-"""What is wrong with a record, in words of a bearable length."""
+"""What is wrong with a record, in sentences of limited length."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, ClassVar
 
 MAX_WORD = 160
 """Longest run of characters without white space that an error quotes whole: a path, but no picture in base64."""
@@ -32,11 +32,18 @@ def option(name: str) -> str:
     return f"--{name}" if _WAY_OF_CALLING["flags"] else name
 
 
+KINDS = ("malformed", "placeholders", "empty_answer", "missing", "undecodable", "overlong")
+"""What may be wrong with a record. Over-long ones are no fault of the data: the policy of a run decides about them."""
+
+
 class RecordError(ValueError):
-    """A record that cannot become a sample: what is wrong, how to mend it and, once known, where it stands.
+    """A record that cannot become a sample: what is wrong, how to correct it and, once known, where it stands.
 
     Values that the reason quotes are shortened, however long they are.
     """
+
+    kind: ClassVar[str] = "malformed"
+    """One of KINDS."""
 
     def __init__(self, reason: str, remedy: str = "", file: str | None = None, row: int | None = None):
         reason, remedy = shortened(reason), shortened(remedy)

@@ -6,10 +6,8 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from cambrian_gaze.data.conversation import CONTEXT_TOKEN, IMAGE_TOKEN, VIDEO_TOKEN
-from cambrian_gaze.data.records.records import RecordError
-
-TEXT, IMAGE, VIDEO, CONTEXT = 0, 1, 2, 3
-"""Values of mm_token_type_ids."""
+from cambrian_gaze.data.errors import RecordError
+from cambrian_gaze.gaze.token_types import CONTEXT_TYPE, TEXT_TYPE, VISUAL_TYPES
 
 Grid = tuple[int, int, int]
 """(frames, height, width) of one image or video after the projector; frames is 1 for an image."""
@@ -70,14 +68,15 @@ def expand_placeholders(
     for position, grid in zip(positions, grids, strict=True):
         _append_text(out, ids, start, position)
         token, (frames, height, width) = ids[position], (int(n) for n in grid)
-        visual = IMAGE if token == placeholders.image else VIDEO
-        if min(frames, height, width) < 1 or (visual == IMAGE and frames != 1):
-            kind = "an image" if visual == IMAGE else "a video"
-            reason = f"the grid {frames}x{height}x{width} does not fit {kind} placeholder"
+        kind = "image" if token == placeholders.image else "video"
+        visual = VISUAL_TYPES[kind]
+        if min(frames, height, width) < 1 or (kind == "image" and frames != 1):
+            article = "an" if kind == "image" else "a"
+            reason = f"the grid {frames}x{height}x{width} does not fit {article} {kind} placeholder"
             raise RecordError(reason, "an image has the grid 1xHxW, a video TxHxW, all positive")
         patches = height * width
         out.input_ids.extend(([token] * patches + [placeholders.context] * num_context_tokens) * frames)
-        out.mm_token_type_ids.extend(([visual] * patches + [CONTEXT] * num_context_tokens) * frames)
+        out.mm_token_type_ids.extend(([visual] * patches + [CONTEXT_TYPE] * num_context_tokens) * frames)
         out.source.extend([position] * (frames * (patches + num_context_tokens)))
         start = position + 1
     _append_text(out, ids, start, len(ids))
@@ -86,5 +85,5 @@ def expand_placeholders(
 
 def _append_text(out: Expanded, ids: Sequence[int], start: int, end: int) -> None:
     out.input_ids.extend(ids[start:end])
-    out.mm_token_type_ids.extend([TEXT] * (end - start))
+    out.mm_token_type_ids.extend([TEXT_TYPE] * (end - start))
     out.source.extend(range(start, end))

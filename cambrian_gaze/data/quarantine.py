@@ -38,7 +38,7 @@ class Quarantined:
     source: str = ""
     """Name of the mixture's source."""
     kind: str = ""
-    """One of `inspect.record.KINDS` where it is known."""
+    """One of `errors.KINDS` where it is known."""
     declared: bool = False
     """Whether its source declares that such samples are expected: these do not count towards the limit of a run, as
     long as they are no more than declared."""
@@ -131,7 +131,7 @@ class QuarantineLog:
 
 def append_lines(path: str | os.PathLike[str], lines: str, sync: bool = False) -> None:
     """Append whole lines in one write, so that those of several processes never mix; with `sync` they are on the disk
-    when this returns. What a process that was killed left of a line is ended first, lest it takes these with it.
+    when this returns. Part of a line that a killed process left is ended first, so that it does not swallow these.
 
     Raises OSError where they were not written, or in part.
     """
@@ -186,7 +186,7 @@ def read_list(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
             entry = json.loads(line)
             unique[str(entry["file"]), int(entry["row"])] = entry
         except (ValueError, TypeError, KeyError) as error:
-            remedy = "mend or delete the line; `cambrian-gaze data check --quarantine` writes such lists"
+            remedy = "correct or delete the line; `cambrian-gaze data check --quarantine` writes such lists"
             raise ValueError(f'{path}, line {number} is no {{"file": …, "row": …}}; {remedy}') from error
     return list(unique.values())
 

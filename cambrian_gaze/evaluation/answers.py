@@ -8,90 +8,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from cambrian_gaze.attention.policy.policy import VisiblePolicy
-from cambrian_gaze.attention.policy.routing import check_gaze
-from cambrian_gaze.baselines.registry import options_of
-from cambrian_gaze.data.conversation import IMAGE_POSITIONS
-from cambrian_gaze.data.media.frame_sampling import FrameSampling
-from cambrian_gaze.data.records.records import Record, RecordError
+from cambrian_gaze.data.errors import RecordError
+from cambrian_gaze.data.records.records import Record
 from cambrian_gaze.evaluation.cost.counts import count_attended
 from cambrian_gaze.evaluation.fingerprint import processor_fingerprint, weights_fingerprint
 from cambrian_gaze.evaluation.journal import Journal, entry_key
-from cambrian_gaze.evaluation.prompts import (
-    media_identity,
-    modalities,
-    prompt_messages,
-    question_text,
-    reference,
-    with_media,
-)
+from cambrian_gaze.evaluation.prompts import modalities
+from cambrian_gaze.evaluation.questions import AnswerOptions, Question, record_question
 from cambrian_gaze.gaze.config import GazeConfig
-from cambrian_gaze.models.policies import policy_gaze
 from cambrian_gaze.models.positions import check_positions
-
-
-@dataclass(frozen=True)
-class AnswerOptions:
-    """How answers are generated. Everything but `batch_size` is part of an answer's identity."""
-
-    generation: dict[str, Any] = field(default_factory=lambda: {"max_new_tokens": 64, "do_sample": False})
-    """Keywords of `generate`."""
-    gaze: dict[str, Any] = field(default_factory=dict)
-    """Run-time options of the gaze, as `generate(gaze=…)` takes them; empty: as the checkpoint has it."""
-    policy: VisiblePolicy | None = None
-    """A baseline in the place of routing; see `cambrian_gaze.baselines`."""
-    blank_images: bool = False
-    """Show pictures of the mean colour instead of the record's (a control: what is known without seeing?)."""
-    keep_regions: bool = False
-    """Store the regions chosen per token, layer and head with each answer."""
-    sampling: FrameSampling = FrameSampling()
-    """Which frames of a video are shown. Its time limit is no part of an answer's identity."""
-    batch_size: int = 64
-    image_position: str = IMAGE_POSITIONS[0]
-    """Where the pictures of a record's turns stand, as in training; see `data.conversation`."""
-    seed: int | None = None
-    """Of sampling, if `generation` samples: each batch begins with one made of it and of the batch's questions."""
-    video_folder: str | Path | None = None
-    """What the records' video paths start from; None: where their images do. No part of an answer's identity."""
-    traced: Callable[[Question, Any, int, int], object] | None = None
-    """Called for each new answer with its question, what `generate` returned (logits included), its row, and the tokens
-    of the prompt. No part of an answer's identity."""
-
-    def gaze_config(self, model: Any) -> GazeConfig:
-        """The gaze under which the model answers. Raises ValueError where it does not go with the policy."""
-        if self.policy is None:
-            return model.config.gaze_config.override(**self.gaze)
-        config = model.config.gaze_config.override(**policy_gaze(self.policy, self.gaze))
-        check_gaze(self.policy, config)
-        return config
-
-    @property
-    def policy_identity(self) -> dict[str, Any]:
-        """`policy` with its options, as part of an answer's identity; empty without one."""
-        return {} if self.policy is None else {"policy": options_of(self.policy)}
-
-
-@dataclass(frozen=True)
-class Question:
-    """What is asked, and the key of its answer."""
-
-    id: str
-    messages: list[dict[str, Any]]
-    """The prompt, its pictures and videos not loaded yet."""
-    key: str
-    load: Callable[[], list[dict[str, Any]]]
-    """The prompt with its pictures and videos."""
-    facts: dict[str, Any] = field(default_factory=dict)
-    """What else to store with the answer, for readers."""
-    place: tuple[str, int] | None = None
-    """File and row, for errors."""
-
 
 Failed = Callable[[str, Exception], object]
 """Called with the id of a question that cannot be answered, and why; the others are answered."""
@@ -165,7 +95,7 @@ def answer_records(
     questions = []
     for place in range(len(records)):
         try:
-            questions.append(_question(records[place], folder, options, config, fingerprint, system))
+            questions.append(record_question(records[place], folder, options, config, fingerprint, system))
         except ValueError as error:
             if failed is None:
                 raise
@@ -178,37 +108,6 @@ def answer_records(
             entry.setdefault(name, fact)  # of a journal that an older version wrote
     journal.arrange(question.key for question in questions)
     return entries
-
-
-def _question(
-    record: Record,
-    folder: str | Path,
-    options: AnswerOptions,
-    config: GazeConfig,
-    fingerprint: str,
-    system: str | None,
-) -> Question:
-    messages = prompt_messages(record, options.image_position)
-    videos = options.video_folder
-    key = entry_key(
-        id=record.id,
-        prompt=messages,
-        **media_identity(record, folder, options.sampling, videos),
-        generation=options.generation,
-        gaze=config.to_dict(),
-        blank_images=options.blank_images,
-        keep_regions=options.keep_regions,
-        weights=fingerprint,
-        **({"system": system} if system else {}),
-        **({} if options.seed is None else {"seed": options.seed}),
-        **options.policy_identity,
-    )
-    facts = {"question": question_text(messages), "reference": reference(record)}
-
-    def load() -> list[dict[str, Any]]:
-        return with_media(messages, record, folder, options.sampling, videos)
-
-    return Question(record.id, messages, key, load, facts, (record.file, record.row))
 
 
 def _inputs(
@@ -270,8 +169,10 @@ def _answer(
     if options.seed is not None:
         torch.manual_seed(int(entry_key(seed=options.seed, keys=[question.key for question in batch])[:16], 16))
     policy = None if options.policy is None else options.policy.with_tokenizer(processor.tokenizer)
-    how = {**options.generation, "gaze": options.gaze, "policy": policy, "output_logits": options.traced is not None}
-    seconds, output = _timed(model.device, lambda: model.generate(**inputs, **how, return_gaze=True))
+    keywords = {**inputs, **options.generation, "output_logits": options.traced is not None}
+    seconds, output = _timed(
+        model.device, lambda: model.generate(**keywords, gaze=options.gaze, policy=policy, return_gaze=True)
+    )
     retained = output.get("retained")
     ends = model.generation_config.eos_token_id
     new_tokens = output.sequences[:, inputs["input_ids"].shape[1] :].tolist()

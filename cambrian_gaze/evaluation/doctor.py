@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from cambrian_gaze.data.errors import RecordError
 from cambrian_gaze.data.media.video import FrameSampling
-from cambrian_gaze.data.records.records import RecordError
 from cambrian_gaze.evaluation.benchmarks.declare import ANY, IMAGE, LIST, NUMBER, PROTOCOLS, TEXT, Benchmark
 from cambrian_gaze.evaluation.benchmarks.rows import BenchmarkRows
 from cambrian_gaze.evaluation.samples import sample_group

@@ -9,13 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from cambrian_gaze.data.conversation import IMAGE_POSITIONS, messages_from_record, visuals
+from cambrian_gaze.data.errors import RecordError
 from cambrian_gaze.data.media.clips import CLIP_KEYS
 from cambrian_gaze.data.media.frame_sampling import FrameSampling
 from cambrian_gaze.data.media.image_files import load_image, resolve_path
 from cambrian_gaze.data.media.video import load_frames
-from cambrian_gaze.data.records.records import ROLES, Record, RecordError
+from cambrian_gaze.data.records.forms import ROLES
+from cambrian_gaze.data.records.records import Record
 from cambrian_gaze.evaluation.fingerprint import file_fingerprint
-from cambrian_gaze.gaze.layout import IMAGE, VIDEO
+from cambrian_gaze.gaze.token_types import VISUAL_TYPES
 
 
 def prompt_messages(record: Record, image_position: str = IMAGE_POSITIONS[0]) -> list[dict[str, Any]]:
@@ -77,7 +79,7 @@ def _filled(
 
 def modalities(messages: list[dict[str, Any]]) -> list[int]:
     """IMAGE or VIDEO for each picture and video, in order of appearance."""
-    return [IMAGE if kind == "image" else VIDEO for kind in visuals(messages)]
+    return [VISUAL_TYPES[kind] for kind in visuals(messages)]
 
 
 def media_identity(

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from cambrian_gaze.baselines.registry import make_policy
-from cambrian_gaze.evaluation.benchmarks import BENCHMARKS
+from cambrian_gaze.evaluation.benchmarks import BENCHMARKS, REGISTER_IT
 from cambrian_gaze.evaluation.benchmarks.declare import Benchmark
 from cambrian_gaze.evaluation.cost.counts import expected_attended
 from cambrian_gaze.evaluation.journal import read_entries
@@ -56,7 +56,11 @@ class TaskResult:
 
     @property
     def benchmark(self) -> Benchmark:
-        return BENCHMARKS[self.task["benchmark"]]
+        """Raises ValueError where the run's benchmark is not registered here."""
+        name = self.task["benchmark"]
+        if name not in BENCHMARKS:
+            raise ValueError(f"this run answered the benchmark {name!r}, which is unknown here; {REGISTER_IT}")
+        return BENCHMARKS[name]
 
     @property
     def protocol(self) -> str:

@@ -17,12 +17,13 @@ from typing import Any
 
 from cambrian_gaze.attention.policy.policy import VisiblePolicy
 from cambrian_gaze.data.media.video import FrameSampling
-from cambrian_gaze.evaluation.answers import AnswerOptions, answer_questions
+from cambrian_gaze.evaluation.answers import answer_questions
 from cambrian_gaze.evaluation.benchmarks.declare import Benchmark
 from cambrian_gaze.evaluation.benchmarks.rows import BenchmarkRows
 from cambrian_gaze.evaluation.doctor import sound_rows
 from cambrian_gaze.evaluation.fingerprint import processor_fingerprint, weights_fingerprint
 from cambrian_gaze.evaluation.journal import Journal, alone
+from cambrian_gaze.evaluation.questions import AnswerOptions
 from cambrian_gaze.evaluation.ranks import Ranks
 from cambrian_gaze.evaluation.results import journal_path, journals, read_results, task_name, write_task
 from cambrian_gaze.evaluation.samples import Sample, first_groups, question_maker, read_samples, shard

@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cambrian_gaze.evaluation.answers import AnswerOptions, Question
 from cambrian_gaze.evaluation.benchmarks.declare import Benchmark, Part, Row, VideoRef
 from cambrian_gaze.evaluation.benchmarks.rows import BenchmarkRows
 from cambrian_gaze.evaluation.journal import entry_key
+from cambrian_gaze.evaluation.questions import AnswerOptions, Question
 
 
 @dataclass(frozen=True)

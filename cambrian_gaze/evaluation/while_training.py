@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from cambrian_gaze.data.media.video import FrameSampling
-from cambrian_gaze.evaluation.answers import AnswerOptions, Question, answer_questions, check_answerable
+from cambrian_gaze.evaluation.answers import answer_questions, check_answerable
 from cambrian_gaze.evaluation.benchmarks.declare import PROTOCOLS, Benchmark
 from cambrian_gaze.evaluation.benchmarks.rows import BenchmarkRows
 from cambrian_gaze.evaluation.doctor import check_media, sound_rows
 from cambrian_gaze.evaluation.journal import KeptAnswers
+from cambrian_gaze.evaluation.questions import AnswerOptions, Question
 from cambrian_gaze.evaluation.ranks import Ranks
 from cambrian_gaze.evaluation.samples import Sample, fixed_part, question_maker, read_samples, shard
 from cambrian_gaze.evaluation.suites import read_tasks
@@ -186,7 +187,11 @@ class BenchmarkParts:
         beat(f"a batch of {name}")
         try:
             answer_questions(
-                *(model, processor, mine, kept, part.options),
+                model,
+                processor,
+                mine,
+                kept,
+                part.options,
                 progress=lambda count: beat(f"a batch of {name}"),
                 failed=lambda question, error: self._say(name, question, error),
             )

@@ -14,8 +14,9 @@ from torch import Tensor
 
 from cambrian_gaze.gaze.config import GazeConfig
 from cambrian_gaze.gaze.layout import CONTEXT, EMPTY_SLOT, PAD, TEXT, VIDEO, VISUAL, TokenLayout
-from cambrian_gaze.gaze.placeholders import CONTEXT_TYPE, Frames, check_counts, check_runs
+from cambrian_gaze.gaze.placeholders import Frames, check_counts, check_runs
 from cambrian_gaze.gaze.regions import region_grid, region_ids
+from cambrian_gaze.gaze.token_types import CONTEXT_TYPE, IMAGE_TYPE, VIDEO_TYPE
 
 
 def derive_layout(
@@ -56,7 +57,8 @@ def derive_layout(
             f"{int(types.max())}"
         )
     role = torch.full((rows, length), TEXT, dtype=torch.int8, device=device)
-    role = role.masked_fill((types == 1) | (types == 2), VISUAL).masked_fill(types == CONTEXT_TYPE, CONTEXT)
+    visual = (types == IMAGE_TYPE) | (types == VIDEO_TYPE)
+    role = role.masked_fill(visual, VISUAL).masked_fill(types == CONTEXT_TYPE, CONTEXT)
     role = role.masked_fill(~mask, PAD)
     sample = torch.zeros_like(types) if sample_ids is None else sample_ids.to(types.dtype)
     sample = sample.masked_fill(~mask, -1)
@@ -218,9 +220,9 @@ class _Continued:
         first = mask.long().argmax(1)
         for row in sorted(self.rows):
             begins = int(types[row, first[row]])
-            if begins != VIDEO or not mask[row, first[row]]:
+            if begins != VIDEO_TYPE or not mask[row, first[row]]:
                 raise ValueError(
-                    f"row {row} is to continue a video, but begins with a token of type {begins}, not {VIDEO}"
+                    f"row {row} is to continue a video, but begins with a token of type {begins}, not {VIDEO_TYPE}"
                 )
             if past is None or self._last(row) is None:
                 raise ValueError(

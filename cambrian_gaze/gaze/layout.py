@@ -12,11 +12,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-PAD, TEXT, VISUAL, CONTEXT = 0, 1, 2, 3
-"""Roles of a token."""
+from cambrian_gaze.gaze.token_types import IMAGE_TYPE, VIDEO_TYPE
 
-IMAGE, VIDEO = 1, 2
-"""Modalities of a region; the values that `mm_token_type_ids` uses for visual tokens."""
+PAD, TEXT, VISUAL, CONTEXT = 0, 1, 2, 3
+"""Roles of a token; not its type in `mm_token_type_ids`, see `token_types`."""
+
+IMAGE, VIDEO = IMAGE_TYPE, VIDEO_TYPE
+"""Modalities of a region: the type of its visual tokens."""
 
 EMPTY_SLOT = torch.iinfo(torch.int64).max
 """`index` of a slot that holds no token: after every query, hence seen by none."""

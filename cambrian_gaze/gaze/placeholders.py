@@ -7,10 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from cambrian_gaze.gaze.layout import IMAGE
-
-CONTEXT_TYPE = 3
-"""Value of `mm_token_type_ids` for context placeholders (0 text, 1 image, 2 video)."""
+from cambrian_gaze.gaze.token_types import CONTEXT_TYPE
 
 
 class Frames(NamedTuple):

@@ -23,6 +23,7 @@ from cambrian_gaze import attention
 from cambrian_gaze.attention import GazeContext, Heads
 from cambrian_gaze.gaze.config import GazeConfig
 from cambrian_gaze.gaze.layout import TokenLayout
+from cambrian_gaze.gaze.token_types import IMAGE_TYPE, VIDEO_TYPE
 from cambrian_gaze.models.cache.cache import GazeCache
 
 ATTENTION_NAME = "gaze"
@@ -236,7 +237,7 @@ def items_per_row(mm_token_type_ids: Tensor, grid_thw: Tensor | None) -> list[li
     """Numbers of the images and videos that each row holds, from the counts of its visual tokens."""
     grids = [] if grid_thw is None else [int(t * h * w) for t, h, w in grid_thw.tolist()]
     rows, item = [], 0
-    for left in ((mm_token_type_ids == 1) | (mm_token_type_ids == 2)).sum(1).tolist():
+    for left in ((mm_token_type_ids == IMAGE_TYPE) | (mm_token_type_ids == VIDEO_TYPE)).sum(1).tolist():
         mine = []
         while left > 0 and item < len(grids):
             mine.append(item)

@@ -16,6 +16,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from cambrian_gaze.attention import GazeStats, SequenceGroup
 from cambrian_gaze.attention.sequence import pad_to
 from cambrian_gaze.gaze.config import GazeConfig
+from cambrian_gaze.gaze.token_types import IGNORED_LABEL
 from cambrian_gaze.models.backbone import CambrianGazeModel, CambrianGazePreTrainedModel
 from cambrian_gaze.models.cache.cache import GazeCache
 from cambrian_gaze.models.configuration import CambrianGazeConfig
@@ -126,7 +127,7 @@ class CambrianGazeForConditionalGeneration(GazeGenerationMixin, CambrianGazePreT
             raise ValueError(f"labels must be {list(tokens.shape[:2])} as the tokens are, got {list(labels.shape)}")
         if labels is not None and routed is None and not self.model.resolve_gaze(gaze).route_prompt:
             routed = torch.zeros_like(labels, dtype=torch.bool)
-            routed[:, :-1] = labels[:, 1:] != -100
+            routed[:, :-1] = labels[:, 1:] != IGNORED_LABEL
         outputs = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -152,13 +153,13 @@ class CambrianGazeForConditionalGeneration(GazeGenerationMixin, CambrianGazePreT
         logits = loss = token_losses = None
         if labels is not None and kwargs.get("num_items_in_batch") is None:
             # The mean over the supervised tokens; 0 rather than 0 / 0 where there is none.
-            kwargs["num_items_in_batch"] = (labels[:, 1:] != -100).sum().clamp(min=1)
+            kwargs["num_items_in_batch"] = (labels[:, 1:] != IGNORED_LABEL).sum().clamp(min=1)
         if labels is not None:
-            targets = pad_to(labels[:, 1:], 1, labels.shape[1], fill=-100)
+            targets = pad_to(labels[:, 1:], 1, labels.shape[1], fill=IGNORED_LABEL)
             if sequence_group is not None:
-                targets = sequence_group.own(targets, fill=-100)
+                targets = sequence_group.own(targets, fill=IGNORED_LABEL)
         if labels is not None and skip_logits:
-            supervised = targets != -100
+            supervised = targets != IGNORED_LABEL
             targets = targets[supervised]
             losses = head_losses(hidden[supervised], self.lm_head, targets)
             loss = losses.sum() / kwargs["num_items_in_batch"]

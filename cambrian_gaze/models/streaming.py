@@ -18,8 +18,9 @@ from torch import Tensor
 
 from cambrian_gaze.data.conversation import END_OF_TURN, render
 from cambrian_gaze.data.encode import encode_conversation, tokenize_segments
-from cambrian_gaze.data.expand import TEXT, PlaceholderIds, expand_placeholders
+from cambrian_gaze.data.expand import PlaceholderIds, expand_placeholders
 from cambrian_gaze.gaze.layout import VIDEO
+from cambrian_gaze.gaze.token_types import TEXT_TYPE
 from cambrian_gaze.models.cache.cache import GazeCache
 from cambrian_gaze.models.cache.paging import PagedGazeCache, PagingStats
 from cambrian_gaze.models.processing.processor import Picture, open_picture
@@ -166,7 +167,7 @@ class GazeStream:
         dense = not self.model.model.resolve_gaze(self.gaze).route_prompt
         self.model(
             input_ids=ids,
-            mm_token_type_ids=torch.tensor([[TEXT] * len(waiting) + new.mm_token_type_ids], device=device),
+            mm_token_type_ids=torch.tensor([[TEXT_TYPE] * len(waiting) + new.mm_token_type_ids], device=device),
             pixel_values=pixels.to(device),
             grid_thw=torch.tensor([grid], device=device),
             continues=torch.tensor([going_on]),

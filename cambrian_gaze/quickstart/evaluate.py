@@ -10,9 +10,10 @@ from typing import Any
 from cambrian_gaze.attention.policy.policy import VisiblePolicy
 from cambrian_gaze.baselines.registry import make_policy
 from cambrian_gaze.data.records.records import Record, read_records
-from cambrian_gaze.evaluation.answers import AnswerOptions, answer_records
+from cambrian_gaze.evaluation.answers import answer_records
 from cambrian_gaze.evaluation.cost.counts import expected_attended
 from cambrian_gaze.evaluation.journal import Journal
+from cambrian_gaze.evaluation.questions import AnswerOptions
 from cambrian_gaze.evaluation.recall import RoutingRecall
 from cambrian_gaze.evaluation.scorers.named_values import named_values, score_named_values
 from cambrian_gaze.evaluation.tables.intervals import Group, accuracy, bootstrap_interval, paired_interval

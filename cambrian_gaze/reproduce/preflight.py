@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from cambrian_gaze.data.mixture.mixture import recipe_of
+from cambrian_gaze.data.mixture.recipe import recipe_of
 from cambrian_gaze.data.mixture.recipe_file import RecipeError
 from cambrian_gaze.reproduce.commands import Options, Step
 from cambrian_gaze.reproduce.rows import Chain

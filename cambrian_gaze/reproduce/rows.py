@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from cambrian_gaze.declarations import declaration
-from cambrian_gaze.evaluation.tables.tables import Row, Table, read_table
+from cambrian_gaze.evaluation.tables.table import Table, TableRow, read_table
 from cambrian_gaze.training.config.layers import read_layers
 
 ROWS = Path("train") / "rows.yaml"
@@ -41,7 +41,7 @@ class Chain:
     table_name: str
     table_path: Path
     table: Table
-    row: Row
+    row: TableRow
     runs: tuple[Run, ...]
 
     @property

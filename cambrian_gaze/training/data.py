@@ -14,15 +14,16 @@ import torch.distributed as dist
 from torch.utils.data import Dataset
 
 from cambrian_gaze.data.collator import Collator
+from cambrian_gaze.data.dataset import SampleOptions
 from cambrian_gaze.data.media.video import FrameSampling
-from cambrian_gaze.data.mixture.dataset import MixtureDataset
 from cambrian_gaze.data.mixture.lengths import MISSING_VIDEO, measure_mixture
-from cambrian_gaze.data.mixture.mixture import Mixture, Recipe, recipe_of
+from cambrian_gaze.data.mixture.mixture import Mixture, MixtureDataset
 from cambrian_gaze.data.mixture.plan import EpochOrder
+from cambrian_gaze.data.mixture.recipe import Recipe, recipe_of
 from cambrian_gaze.data.mixture.recipe_file import RecipeError
 from cambrian_gaze.data.mixture.selection import Selection, excluded_rows, select
+from cambrian_gaze.data.mixture.streams import StreamDataset, StreamOrder
 from cambrian_gaze.data.quarantine import ExpectedMissing, QuarantineLog, TooManyQuarantined, read_list
-from cambrian_gaze.data.records.streams import StreamDataset, StreamOrder
 from cambrian_gaze.training.config.arguments import DataArguments, TrainingArguments
 
 logger = logging.getLogger(__name__)
@@ -61,21 +62,20 @@ def build_dataset(
 ) -> MixtureDataset | StreamDataset:
     """The mixture of recipes and data files, or their stream. Raises RecipeError where only some are streamed."""
     recipe = with_system(recipe_of(paths, args.image_folder, args.video_folder), processor)
-    options = dict(
+    options = SampleOptions(
         sampling=frame_sampling(args),
         max_length=args.max_length,
         overlong=args.overlong,
-        quarantine=quarantine,
         max_pixels=args.max_pixels,
         image_position=args.image_position,
     )
     streamed = [source for source in recipe.sources if source.streaming]
     if not streamed:
-        return MixtureDataset(Mixture(recipe), processor, **options)
+        return MixtureDataset(Mixture(recipe), processor, options, quarantine)
     if len(streamed) < len(recipe.sources):
         first = streamed[0]
         raise RecipeError(f"{first.origin}: {first.path} is streamed and others are not; stream all or none")
-    return StreamDataset(streamed, processor, **options)
+    return StreamDataset(streamed, processor, options, quarantine)
 
 
 def build_order(

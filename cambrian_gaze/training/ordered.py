@@ -17,8 +17,8 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState
 from transformers import TrainingArguments as HfTrainingArguments
 
 from cambrian_gaze.data.mixture.plan import EpochOrder, PlannedDataset
+from cambrian_gaze.data.mixture.streams import StreamDataset, StreamedPlan
 from cambrian_gaze.data.quarantine import QuarantineLog
-from cambrian_gaze.data.records.streams import StreamDataset, StreamedPlan
 from cambrian_gaze.files import write_json
 from cambrian_gaze.training.order.order import OrderedBatches, Split, train_loader
 from cambrian_gaze.training.order.position import Position, StepSchedule

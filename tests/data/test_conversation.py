@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cambrian_gaze.data.conversation import CHAT_TEMPLATE, messages_from_record, render, visuals
-from cambrian_gaze.data.records.records import Record, RecordError
+from cambrian_gaze.data.errors import RecordError
+from cambrian_gaze.data.records.records import Record
 from tests.data._stand_ins import tiny_tokenizer, turns
 
 TOKENIZER = tiny_tokenizer()

@@ -6,12 +6,16 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
+from cambrian_gaze.data import conversation, encode
+from cambrian_gaze.data import dataset as dataset_module
 from cambrian_gaze.data.collator import Collator
-from cambrian_gaze.data.dataset import ConversationDataset
+from cambrian_gaze.data.conversation import render
+from cambrian_gaze.data.dataset import ConversationDataset, SampleOptions
+from cambrian_gaze.data.errors import RecordError
 from cambrian_gaze.data.media.image_files import MediaError
 from cambrian_gaze.data.media.video import FrameSampling
 from cambrian_gaze.data.quarantine import Quarantined, QuarantineLog, read_quarantine
-from cambrian_gaze.data.records.records import RecordError, read_records
+from cambrian_gaze.data.records.records import read_records
 from tests.data._stand_ins import turns, write_bad_images, write_image, write_jsonl
 
 RED, BLUE = (255, 0, 0), (0, 0, 255)
@@ -28,7 +32,8 @@ def folder(tmp_path):
 
 def dataset(folder, processor, rows, **options) -> ConversationDataset:
     records = read_records(write_jsonl(folder / "train.jsonl", rows))
-    return ConversationDataset(records, processor, folder / "images", **options)
+    chosen = {name: options.pop(name) for name in ("video_folder", "quarantine") if name in options}
+    return ConversationDataset(records, processor, folder / "images", options=SampleOptions(**options), **chosen)
 
 
 def channel_means(sample) -> list[list[int]]:
@@ -157,3 +162,23 @@ def test_strict_errors_arrive_from_workers(folder, processor):
     loader = DataLoader(dataset(folder, processor, rows, on_error="raise"), num_workers=1, collate_fn=list)
     with pytest.raises(MediaError, match=r"train\.jsonl, row 1: 'none\.png' cannot be found"):
         list(loader)
+
+
+@pytest.mark.parametrize("overlong", ["quarantine", "fewer_frames"])
+def test_a_sample_is_rendered_and_tokenised_once(folder, processor, monkeypatch, overlong):
+    calls = []
+
+    def counted(*arguments):
+        calls.append(arguments)
+        return render(*arguments)
+
+    monkeypatch.setattr(encode, "render", counted)
+    for module in (conversation, dataset_module):
+        monkeypatch.setattr(module, "render", counted, raising=False)
+    rows = [{"video": "clip", "image": "red.png", "conversations": turns("<video> like <image>", "a")}]
+    length = len(dataset(folder, processor, rows, on_error="raise")[0]["input_ids"])
+    calls.clear()
+    limit = length - 1 if overlong == "fewer_frames" else length
+    sample = dataset(folder, processor, rows, on_error="raise", max_length=limit, overlong=overlong)[0]
+    assert len(sample["input_ids"]) <= limit and ("overlong" in sample) == (overlong == "fewer_frames")
+    assert len(calls) == 1

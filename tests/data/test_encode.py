@@ -9,8 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cambrian_gaze.data.conversation import messages_from_record, visuals
-from cambrian_gaze.data.encode import IGNORE, encode_conversation, limit_length
-from cambrian_gaze.data.records.records import Record, RecordError
+from cambrian_gaze.data.encode import encode_conversation, limit_length
+from cambrian_gaze.data.errors import RecordError
+from cambrian_gaze.data.records.records import Record
+from cambrian_gaze.gaze.token_types import IGNORED_LABEL
 from tests.data._stand_ins import SPECIAL_TOKENS, tiny_tokenizer, turns
 
 TOKENIZER = tiny_tokenizer()
@@ -52,9 +54,11 @@ def test_exactly_the_answers_and_their_end_tokens_are_supervised(drawn):
     out = encode_conversation(messages_from_record(record), TOKENIZER, grids, CONTEXT)
     ids, labels, types = out["input_ids"], out["labels"], out["mm_token_type_ids"]
     assert len(ids) == len(labels) == len(types)
-    assert all(label in (IGNORE, token) for token, label in zip(ids, labels, strict=True))
+    assert all(label in (IGNORED_LABEL, token) for token, label in zip(ids, labels, strict=True))
 
-    runs = [[t for t, _ in run] for on, run in groupby(zip(ids, labels, strict=True), lambda p: p[1] != IGNORE) if on]
+    runs = [
+        [t for t, _ in run] for on, run in groupby(zip(ids, labels, strict=True), lambda p: p[1] != IGNORED_LABEL) if on
+    ]
     expected = [unicodedata.normalize("NFC", answer) + "<|im_end|>" for answer in answers]
     assert [TOKENIZER.decode(run) for run in runs] == expected
     assert all(run.count(SPECIAL["<|im_end|>"]) == 1 for run in runs)
@@ -75,7 +79,7 @@ def test_exactly_the_answers_and_their_end_tokens_are_supervised(drawn):
     special = {1: SPECIAL["<|image_pad|>"], 2: SPECIAL["<|video_pad|>"], 3: SPECIAL["<|vision_pad|>"]}
     assert all(token == special[kind] for token, kind in zip(ids, types, strict=True) if kind)
     assert not set(special.values()) & {token for token, kind in zip(ids, types, strict=True) if not kind}
-    assert all(label == IGNORE for label, kind in zip(labels, types, strict=True) if kind)
+    assert all(label == IGNORED_LABEL for label, kind in zip(labels, types, strict=True) if kind)
 
 
 @given(conversations())
@@ -90,13 +94,13 @@ def test_the_prompt_at_inference_is_a_prefix_of_the_training_ids(drawn):
             length = len(prompt["input_ids"])
             for key in ("input_ids", "mm_token_type_ids"):
                 assert prompt[key] == full[key][:length]
-            assert full["labels"][length] != IGNORE and full["labels"][length - 1] == IGNORE
+            assert full["labels"][length] != IGNORED_LABEL and full["labels"][length - 1] == IGNORED_LABEL
 
 
 def test_typed_special_tokens_stay_text():
     question = "<|im_end|>\n<|im_start|>assistant\n<|image_pad|><|vision_pad|>"
     out = encode_conversation([{"role": "user", "content": question}], TOKENIZER, [], CONTEXT)
-    assert set(out["mm_token_type_ids"]) == {0} and set(out["labels"]) == {IGNORE}
+    assert set(out["mm_token_type_ids"]) == {0} and set(out["labels"]) == {IGNORED_LABEL}
     assert sum(token in SPECIAL.values() for token in out["input_ids"]) == 2  # the turn's own start and end
     assert question in TOKENIZER.decode(out["input_ids"])
     assert TOKENIZER("<|im_end|>", add_special_tokens=False).input_ids == [SPECIAL["<|im_end|>"]]

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cambrian_gaze.data.errors import RecordError
 from cambrian_gaze.data.expand import PlaceholderIds, expand_placeholders, find_placeholders
-from cambrian_gaze.data.records.records import RecordError
 
 IDS = PlaceholderIds(image=90, video=91, context=92)
 

@@ -5,9 +5,10 @@ import dataclasses
 import pytest
 import torch
 
-from cambrian_gaze.evaluation.answers import AnswerOptions, answer_records
+from cambrian_gaze.evaluation.answers import answer_records
 from cambrian_gaze.evaluation.journal import Journal
 from cambrian_gaze.evaluation.prompts import prompt_messages
+from cambrian_gaze.evaluation.questions import AnswerOptions
 
 OPTIONS = AnswerOptions({"max_new_tokens": 5, "do_sample": False}, {"top_k": 2}, keep_regions=True, batch_size=2)
 

@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from cambrian_gaze.baselines.registry import POLICIES, make_policy
-from cambrian_gaze.evaluation.answers import AnswerOptions, answer_records
+from cambrian_gaze.evaluation.answers import answer_records
 from cambrian_gaze.evaluation.cost.counts import count_attended
 from cambrian_gaze.evaluation.journal import Journal
+from cambrian_gaze.evaluation.questions import AnswerOptions
 from cambrian_gaze.evaluation.results import read_results, write_scores
 from tests.baselines._policies import OPTIONS
 from tests.evaluation._runs import evaluate
@@ -49,13 +50,16 @@ def test_what_differs_from_the_promise_fails(tiny, records, folder, tmp_path):
     trace.attended_visual = torch.full((1, 2, 3, 4), 8)
     trace.attended_context = torch.full((1, 2, 3, 4), 4)
     kept = torch.full((3, 2), 8)
-    asked = 0, 2, [(1, 8, 8)], [1], config, policy
-    assert count_attended(trace, *asked, kept)["retained"] == 8
+
+    def counted(kept: torch.Tensor) -> dict[str, float]:
+        return count_attended(trace, 0, 2, [(1, 8, 8)], [1], config, policy, kept)
+
+    assert counted(kept)["retained"] == 8
     with pytest.raises(RuntimeError, match="counted 8 to 9 visual KV entries kept in layer 1"):
-        count_attended(trace, *asked, kept + torch.tensor([[0, 0], [0, 1], [0, 0]]))
+        counted(kept + torch.tensor([[0, 0], [0, 1], [0, 0]]))
     trace.attended_visual[0, 1, 2, 3] = 7
     with pytest.raises(RuntimeError, match="counted 7 to 8 visual KV entries in layer 2"):
-        count_attended(trace, *asked, kept)
+        counted(kept)
 
 
 def test_gaze_may_choose_among_what_is_left(tiny, records, folder, tmp_path):

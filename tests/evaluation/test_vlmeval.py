@@ -4,8 +4,9 @@ import pytest
 from PIL import Image
 
 from cambrian_gaze.data.records.records import read_records
-from cambrian_gaze.evaluation.answers import AnswerOptions, answer_records
+from cambrian_gaze.evaluation.answers import answer_records
 from cambrian_gaze.evaluation.journal import Journal
+from cambrian_gaze.evaluation.questions import AnswerOptions
 from cambrian_gaze.evaluation.vlmeval import CambrianGazeVLM
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from cambrian_gaze import CambrianGazeProcessor
-from cambrian_gaze.data.mixture.mixture import recipe_of
+from cambrian_gaze.data.mixture.recipe import recipe_of
 from cambrian_gaze.evaluation.fingerprint import processor_fingerprint
 from cambrian_gaze.models.conversion.cambrian import SYSTEM_PROMPT, Choices, check_config
 from cambrian_gaze.models.loading import load_to_answer

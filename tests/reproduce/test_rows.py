@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from cambrian_gaze.cli.main import main
-from cambrian_gaze.evaluation.tables.tables import read_table
+from cambrian_gaze.evaluation.tables.table import read_table
 from cambrian_gaze.reproduce.commands import Options, plan_words, steps
 from cambrian_gaze.reproduce.rows import find_chain, read_rows
 from cambrian_gaze.training.build import build_shapes

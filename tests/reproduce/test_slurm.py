@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from cambrian_gaze.cli.main import main
-from cambrian_gaze.evaluation.tables.tables import read_table
+from cambrian_gaze.evaluation.tables.table import read_table
 from cambrian_gaze.reproduce import run
 from tests.reproduce._data import write_folder
 from tests.training._runs import ROOT

@@ -35,7 +35,7 @@ def add_workers(parser: argparse.ArgumentParser) -> None:
 
 def recipe_from(arguments: argparse.Namespace) -> Any:
     """The `Recipe`. Raises ValueError."""
-    from cambrian_gaze.data.mixture.mixture import recipe_of
+    from cambrian_gaze.data.mixture.recipe import recipe_of
 
     return recipe_of(arguments.paths, arguments.image_folder or ".", arguments.video_folder)
 

@@ -22,7 +22,7 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Index every file and print a line for each. Returns the exit status."""
     arguments = build_parser().parse_args(argv)
-    from cambrian_gaze.data.mixture.mixture import recipe_of
+    from cambrian_gaze.data.mixture.recipe import recipe_of
 
     try:
         sources = recipe_of(arguments.paths).sources

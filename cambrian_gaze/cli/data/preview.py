@@ -43,16 +43,21 @@ def write(arguments: argparse.Namespace) -> str:
     """The page, and a line about it."""
     from tqdm import tqdm
 
+    from cambrian_gaze.data.dataset import SampleOptions
     from cambrian_gaze.data.inspect.preview import preview_row
-    from cambrian_gaze.data.mixture.dataset import MixtureDataset
-    from cambrian_gaze.data.mixture.mixture import Mixture
+    from cambrian_gaze.data.mixture.mixture import Mixture, MixtureDataset
     from cambrian_gaze.viz.preview import preview_page
 
     recipe = recipe_from(arguments)
     mixture = Mixture(recipe)
     processor, gaze = processor_from(arguments, default="tiny"), gaze_config(arguments)
-    options = {"sampling": sampling_from(arguments), "image_position": arguments.image_position}
-    dataset = MixtureDataset(mixture, processor, max_length=arguments.max_length, on_error="raise", **options)
+    options = SampleOptions(
+        sampling=sampling_from(arguments),
+        max_length=arguments.max_length,
+        on_error="raise",
+        image_position=arguments.image_position,
+    )
+    dataset = MixtureDataset(mixture, processor, options)
     chosen = list(rows_to_show(mixture, arguments))
     settings = processor.image_processor
     previews = [

@@ -9,10 +9,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from cambrian_gaze.data.inspect.record import KINDS, Inspector, Problem
+from cambrian_gaze.data.errors import KINDS
+from cambrian_gaze.data.inspect.record import Inspector, Problem
 from cambrian_gaze.data.inspect.stats import doubling_bins, statistics
 from cambrian_gaze.data.inspect.survey import Finding, SourceSurvey, survey
-from cambrian_gaze.data.mixture.mixture import Recipe
+from cambrian_gaze.data.mixture.recipe import Recipe
 from cambrian_gaze.data.quarantine import Quarantined
 from cambrian_gaze.files import replacing
 

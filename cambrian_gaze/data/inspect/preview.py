@@ -10,11 +10,10 @@ import numpy as np
 import torch
 from PIL import Image
 
-from cambrian_gaze.data.encode import IGNORE
-from cambrian_gaze.data.expand import TEXT, VIDEO
+from cambrian_gaze.data.errors import RecordError
 from cambrian_gaze.data.media.aspect import unstretched
-from cambrian_gaze.data.mixture.dataset import MixtureDataset
-from cambrian_gaze.data.records.records import RecordError
+from cambrian_gaze.data.mixture.mixture import MixtureDataset
+from cambrian_gaze.gaze.token_types import IGNORED_LABEL, TEXT_TYPE, VIDEO_TYPE
 
 MAX_FRAMES = 8
 """Frames of a video that are shown, evenly spread."""
@@ -115,8 +114,8 @@ def preview_row(
     preview.grid = tuple(processor.grid_hw)
     preview.pieces = _pieces(sample, processor.tokenizer, grids, processor.num_context_tokens)
     preview.num_tokens = len(types)
-    preview.num_supervised = int((sample["labels"] != IGNORE).sum())
-    preview.num_visual = sum(kind != TEXT for kind in types)
+    preview.num_supervised = int((sample["labels"] != IGNORED_LABEL).sum())
+    preview.num_visual = sum(kind != TEXT_TYPE for kind in types)
     if grids:
         runs = [piece for piece in preview.pieces if isinstance(piece, VisualRun)]
         names: list[str] = []
@@ -152,8 +151,8 @@ def _pieces(
     items, seen = iter(grids), {"image": 0, "video": 0}
     place, role, heading = 0, CONTROL, None
     while place < len(ids):
-        if types[place] != TEXT:
-            kind = "video" if types[place] == VIDEO else "image"
+        if types[place] != TEXT_TYPE:
+            kind = "video" if types[place] == VIDEO_TYPE else "image"
             seen[kind] += 1
             frames, height, width = next(items)
             pieces.append(VisualRun(f"{kind} {seen[kind]}", frames, (height, width), num_context_tokens, place))
@@ -166,7 +165,7 @@ def _pieces(
         elif heading is not None:
             heading += texts[place]
         shown = CONTROL if heading is not None or ids[place] == end_id else role
-        pieces.append(Token(texts[place], ids[place], shown, labels[place] != IGNORE, place))
+        pieces.append(Token(texts[place], ids[place], shown, labels[place] != IGNORED_LABEL, place))
         if heading is not None and heading.endswith("\n"):
             role, heading = heading.strip(), None
         place += 1
@@ -177,12 +176,12 @@ def _texts(ids: list[int], types: list[int], tokenizer: Any) -> list[str]:
     """What each text token stands for. Of a character in several tokens the first has all, the others nothing."""
     texts, place = [""] * len(ids), 0
     while place < len(ids):
-        if types[place] != TEXT:
+        if types[place] != TEXT_TYPE:
             place += 1
             continue
         text, after = tokenizer.decode([ids[place]]), place + 1
         for end in range(place + 2, min(place + 5, len(ids) + 1)):
-            if "\ufffd" not in text or types[end - 1] != TEXT:
+            if "\ufffd" not in text or types[end - 1] != TEXT_TYPE:
                 break
             whole = tokenizer.decode(ids[place:end])
             if "\ufffd" not in whole:

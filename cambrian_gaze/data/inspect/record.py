@@ -9,30 +9,19 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from cambrian_gaze.data.conversation import (
-    IMAGE_POSITIONS,
-    EmptyAnswer,
-    PlaceholderMismatch,
-    check_image_position,
-    messages_from_record,
-    visuals,
-)
-from cambrian_gaze.data.encode import OverlongError, count_tokens
-from cambrian_gaze.data.errors import option
+from cambrian_gaze.data.conversation import IMAGE_POSITIONS, check_image_position, messages_from_record
+from cambrian_gaze.data.encode import tokenize_conversation
+from cambrian_gaze.data.errors import RecordError, option
 from cambrian_gaze.data.media.frame_sampling import FrameSampling
 from cambrian_gaze.data.media.image_files import (
     MAX_PIXELS,
     MediaError,
-    MissingMedia,
     image_size,
     load_image,
     regular_file,
 )
 from cambrian_gaze.data.media.video import count_frames, load_frames, video_files
-from cambrian_gaze.data.records.records import Record, RecordError
-
-KINDS = ("malformed", "placeholders", "empty_answer", "missing", "undecodable", "overlong")
-"""What may be wrong with a record. Over-long ones are no fault of the data: the policy of a run decides about them."""
+from cambrian_gaze.data.records.records import Record
 
 LEVELS = ("exists", "header", "decode")
 """How closely media are looked at: is there a file, what does its header say, can it be decoded."""
@@ -42,7 +31,7 @@ class Problem(NamedTuple):
     """Something wrong with a record."""
 
     kind: str
-    """One of KINDS."""
+    """One of `errors.KINDS`."""
     reason: str
     remedy: str
 
@@ -110,9 +99,10 @@ class Inspector:
             found.problems.append(_problem(error))
 
     def _count_tokens(self, messages: Sequence[Any], found: Inspected) -> None:
-        tokenizer, context = self.processor.tokenizer, self.processor.num_context_tokens
-        grids = [(1 if kind == "image" else found.frames, *self.processor.grid_hw) for kind in visuals(messages)]
-        found.length = count_tokens(messages, tokenizer, grids, context)
+        conversation = tokenize_conversation(messages, self.processor.tokenizer)
+        context = self.processor.num_context_tokens
+        grids = [(1 if kind == "image" else found.frames, *self.processor.grid_hw) for kind in conversation.visuals]
+        found.length = conversation.count_tokens(grids, context)
         found.visual = sum(frames * (height * width + context) for frames, height, width in grids)
         if self.max_length is not None and found.length > self.max_length:
             reason = f"{found.length} tokens, {found.visual} of them visual, exceed max_length {self.max_length}"
@@ -141,20 +131,8 @@ class Inspected:
     problems: list[Problem] = field(default_factory=list)
 
 
-def kind_of(error: RecordError) -> str:
-    """Which of KINDS an error is."""
-    kinds: dict[type[RecordError], str] = {
-        PlaceholderMismatch: "placeholders",
-        EmptyAnswer: "empty_answer",
-        MissingMedia: "missing",
-        MediaError: "undecodable",
-        OverlongError: "overlong",
-    }
-    return next((name for kind, name in kinds.items() if isinstance(error, kind)), "malformed")
-
-
 def _problem(error: RecordError) -> Problem:
-    return Problem(kind_of(error), error.reason, error.remedy)
+    return Problem(error.kind, error.reason, error.remedy)
 
 
 @lru_cache(maxsize=65_536)  # many rows share a picture

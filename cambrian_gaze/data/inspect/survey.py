@@ -15,9 +15,11 @@ import torch
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 from tqdm import tqdm
 
+from cambrian_gaze.data.errors import RecordError
 from cambrian_gaze.data.inspect.record import Inspector, Problem
-from cambrian_gaze.data.mixture.mixture import Recipe, RecipeError, Source
-from cambrian_gaze.data.records.records import Record, RecordError
+from cambrian_gaze.data.mixture.recipe import Recipe, Source
+from cambrian_gaze.data.mixture.recipe_file import RecipeError
+from cambrian_gaze.data.records.records import Record
 from cambrian_gaze.machine import cores
 
 _CHUNK = 256

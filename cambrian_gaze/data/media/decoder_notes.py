@@ -22,7 +22,10 @@ def note_decoder(name: str, instead: str | None) -> None:
     if count == 10 ** (len(str(count)) - 1):
         logger.warning(
             "PyAV decodes %d of %d video files so far, of which decord would give other frames or none; last %r: %s",
-            *(count, len(_OPENED), name, instead),
+            count,
+            len(_OPENED),
+            name,
+            instead,
         )
 
 

@@ -15,10 +15,9 @@ from typing import BinaryIO, TypeVar
 import numpy as np
 from PIL import ExifTags, Image, features
 
-from cambrian_gaze.data.errors import option
+from cambrian_gaze.data.errors import RecordError, option
 from cambrian_gaze.data.media.bare import bare_pictures
 from cambrian_gaze.data.media.depth import eight_bits, faint_colours
-from cambrian_gaze.data.records.records import RecordError
 
 _Taken = TypeVar("_Taken")
 
@@ -50,9 +49,13 @@ _TURNS = {
 class MediaError(RecordError):
     """A picture or video that cannot be used."""
 
+    kind = "undecodable"
+
 
 class MissingMedia(MediaError):
     """A picture or video that is not where the record says."""
+
+    kind = "missing"
 
 
 class MachineError(OSError):

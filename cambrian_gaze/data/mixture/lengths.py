@@ -18,11 +18,11 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from cambrian_gaze.data.dataset import ConversationDataset
+from cambrian_gaze.data.errors import RecordError
 from cambrian_gaze.data.inspect.survey import cores
 from cambrian_gaze.data.media.image_files import MediaError, MissingMedia
-from cambrian_gaze.data.mixture.dataset import MixtureDataset
+from cambrian_gaze.data.mixture.mixture import MixtureDataset
 from cambrian_gaze.data.records.places import locked, places_beside, writable_place
-from cambrian_gaze.data.records.records import RecordError
 from cambrian_gaze.files import replacing
 
 FORMAT = 2
@@ -94,9 +94,9 @@ def _key(dataset: ConversationDataset) -> str:
         "tokenizer": _tokenizer_digest(dataset.processor.tokenizer),
         "grid": [int(n) for n in dataset.processor.grid_hw],
         "context": dataset.processor.num_context_tokens,
-        "sampling": dataset.sampling.identity(),
+        "sampling": dataset.options.sampling.identity(),
         "video_folder": [folder, dataset.video_folder and os.path.abspath(dataset.video_folder)],
-        "image_position": dataset.image_position,
+        "image_position": dataset.options.image_position,
     }
     return hashlib.blake2b(json.dumps(facts, sort_keys=True).encode(), digest_size=8).hexdigest()
 

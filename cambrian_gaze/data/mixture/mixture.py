@@ -1,176 +1,67 @@
-"""Mixtures: which files a run reads, which rows of each, how often, and row i of the whole.
+"""Mixtures: which rows of each source an epoch reads, how often, and the sample of row i of the whole.
 
 Nothing here holds a row: a source opens its file through the index, a mixture holds what was drawn, as numpy arrays.
 """
 
 from __future__ import annotations
 
-import math
-import os
 import zlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+from torch.utils.data import Dataset
 
-from cambrian_gaze.data.mixture.prompts import PromptedRecords, add_prompts
-from cambrian_gaze.data.mixture.recipe_file import RecipeError, read_recipe, read_share
-from cambrian_gaze.data.mixture.sampling import ChosenRows, Sampling
-from cambrian_gaze.data.records.records import Layout, Record, Records, RecordSequence
-from cambrian_gaze.data.records.tables import HUB, TableRecords, TableStream, is_table
-
-PLAIN_KEYS = (
-    *("system_prompt", "prompt_suffix", "expected", "columns", "ignore_keys", "fps", "config", "split", "streaming"),
-)
-"""Keys of an entry that are fields of `Source` as they stand."""
-
-RECIPE_SUFFIXES = (".yaml", ".yml")
+from cambrian_gaze.data.dataset import ConversationDataset, Sample, SampleOptions
+from cambrian_gaze.data.mixture.recipe import Recipe
+from cambrian_gaze.data.mixture.recipe_file import RecipeError
+from cambrian_gaze.data.mixture.sampling import Sampling
+from cambrian_gaze.data.quarantine import Quarantined, QuarantineLog
+from cambrian_gaze.data.records.records import Record
 
 
-@dataclass(frozen=True)
-class Source:
-    """One file of a mixture."""
+class MixtureDataset(Dataset):
+    """Map-style over the rows of an epoch; samples and `Quarantined` carry `source`, the name of their source."""
 
-    name: str
-    path: str
-    image_folder: str | None = None
-    """Folder of its images; None: the run's."""
-    video_folder: str | None = None
-    """Folder of its videos and frames; None: the run's."""
-    sampling: Sampling = field(default_factory=Sampling)
-    system_prompt: str | None = None
-    """Said where a record has no system turn of its own."""
-    prompt_suffix: str | None = None
-    """Added on a line of its own to the last human turn, such as "Answer with one word."."""
-    expected: Mapping[str, int] = field(default_factory=dict)
-    """Counts to compare a download with, see `EXPECTED_KEYS`; `rows` are those of the whole file."""
-    columns: Mapping[str, str] = field(default_factory=dict)
-    """Key of a record → column of a table, or key of a JSON row."""
-    ignore_keys: Sequence[str] = ()
-    """Keys of its rows that are no media and cut no clip, whatever they look like."""
-    fps: float | None = None
-    """Frames per second of its folders and lists of frames, where a record does not say."""
-    config: str | None = None
-    """Of a hub dataset: its configuration."""
-    split: str = "train"
-    """Of a hub dataset."""
-    streaming: bool = False
-    """Read in the table's order, without random access."""
-    origin: str = "data_path"
-    """Where this source was named: the recipe and its entry."""
+    def __init__(
+        self,
+        mixture: Mixture,
+        processor: Any,
+        options: SampleOptions | None = None,
+        quarantine: QuarantineLog | None = None,
+    ) -> None:
+        self.mixture = mixture
+        self.parts = [
+            ConversationDataset(
+                records,
+                processor,
+                source.image_folder,
+                source.video_folder,
+                source=source.name,
+                expects_missing=bool(source.expected.get("missing")),
+                options=options,
+                quarantine=quarantine,
+            )
+            for source, records in zip(mixture.sources, mixture.records, strict=True)
+        ]
+        """Per source the dataset of all its rows."""
 
-    def is_missing(self) -> bool:
-        """Whether there is nothing at `path`."""
-        return not self.path.startswith(HUB) and not os.path.exists(self.path)
+    def __len__(self) -> int:
+        return len(self.mixture)
 
-    def records(self) -> RecordSequence:
-        """All rows of the file, in its order, read on demand in O(1). Raises RecordError, RecipeError."""
-        if self.streaming:
-            raise RecipeError(f"{self.origin}: {self.path} is streamed, and this needs random access; drop `streaming`")
-        self._check_there()
-        if is_table(self.path):
-            records = TableRecords(self.path, None, self.config, self.split, layout=self.layout)
-        else:
-            records = Records(self.path, layout=self.layout)
-        if self.system_prompt is None and self.prompt_suffix is None:
-            return records
-        return PromptedRecords(records, self.system_prompt, self.prompt_suffix)
+    def __getitem__(self, index: int) -> Sample | Quarantined:
+        source, row = self.mixture.locate(index)
+        return self.parts[source][row]
 
-    def stream(self, rank: int = 0, world_size: int = 1) -> TableStream:
-        """The rows of a table in its order, this rank's share. Raises RecordError, RecipeError."""
-        self._check_there()
-        if not is_table(self.path):
-            raise RecipeError(f"{self.origin}: {self.path} is no table; JSON is read in place, drop `streaming`")
-        if self.sampling != Sampling():
-            raise RecipeError(f"{self.origin}: a stream is read whole; drop its sampling_strategy, weight or share")
-        options = {"layout": self.layout, "rank": rank, "world_size": world_size}
-        return TableStream(self.path, None, self.config, self.split, **options)
+    def record(self, index: int) -> Record:
+        """What item `index` is made of. Raises RecordError."""
+        source, row = self.mixture.locate(index)
+        return self.parts[source].record(row)
 
-    @property
-    def layout(self) -> Layout:
-        """What it says about the keys of its rows."""
-        return Layout(self.columns, self.ignore_keys, self.fps)
-
-    def prompt(self, record: Record) -> Record:
-        """The record with this source's prompt options."""
-        return add_prompts(record, self.system_prompt, self.prompt_suffix)
-
-    def _check_there(self) -> None:
-        if self.is_missing():
-            raise RecipeError(f"{self.origin}: {self.path} does not exist; download it, or correct the path or `root`")
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """The sources of a run and the seed of everything that is drawn from them."""
-
-    name: str
-    file: str | None
-    sources: tuple[Source, ...]
-    seed: int = 0
-
-
-def load_recipe(path: str | os.PathLike[str]) -> Recipe:
-    """A recipe file. Paths in it start from its `root`, which starts from the folder of the recipe; `~` and `$NAMES`
-    are understood. Nothing is opened yet: data that is missing is an error when its records are asked for.
-
-    Raises: RecipeError that names the file, the entry and the nearest known key.
-    """
-    content, file = read_recipe(path), os.fspath(path)
-    root = _below(Path(file).parent, content.get("root", "."))
-    sources = []
-    for number, entry in enumerate(content["datasets"], 1):
-        where = f"{file}, entry {number}"
-        try:
-            sampling = Sampling.parse(entry.get("sampling_strategy", "all"))
-        except ValueError as error:
-            raise RecipeError(f"{where}: {error}") from error
-        weight = float(entry.get("weight", 1.0))
-        if not 0 < weight < math.inf:
-            raise RecipeError(f"{where}: weight is {weight:g}; write a positive number, or delete the entry")
-        share = read_share(entry["share"], where) if "share" in entry else None
-        plain = {key: entry[key] for key in PLAIN_KEYS if key in entry}
-        folders = {key: _below(root, entry[key]) for key in ("image_folder", "video_folder") if key in entry}
-        source = entry.get("path") or entry["json_path"]
-        source = source if source.startswith(HUB) else _below(root, source)
-        name = entry.get("name") or _free_name(Path(source).stem, [source.name for source in sources])
-        if name in [source.name for source in sources]:
-            raise RecipeError(f"{where}: the name {name!r} is taken by another entry; give each its own")
-        sampling = replace(sampling, weight=weight, share=share)
-        sources.append(Source(name, source, sampling=sampling, origin=where, **folders, **plain))
-    return Recipe(content.get("name") or Path(file).stem, file, tuple(sources), content.get("seed", 0))
-
-
-def recipe_of(
-    paths: Sequence[str | os.PathLike[str]],
-    image_folder: str | os.PathLike[str] | None = None,
-    video_folder: str | os.PathLike[str] | None = None,
-) -> Recipe:
-    """Recipes and data files as one recipe; `image_folder` and `video_folder` where a source has none of its own.
-
-    A source with an image folder and no video folder looks for videos in `video_folder`, or else with its images.
-    Raises: RecipeError, also where two recipes have different seeds.
-    """
-    if not paths:
-        raise RecipeError("no data: name a recipe (YAML) or JSON, JSONL or Parquet files of conversations")
-    recipes = [load_recipe(path) for path in paths if Path(path).suffix in RECIPE_SUFFIXES]
-    if len({recipe.seed for recipe in recipes}) > 1:
-        raise RecipeError(f"{', '.join(str(r.file) for r in recipes)} have different seeds; give all of them one")
-    sources: list[Source] = []
-    of_file = {recipe.file: recipe for recipe in recipes}
-    for path in map(os.fspath, paths):
-        found = of_file[path].sources if path in of_file else [Source(Path(path).stem, path)]
-        sources += [replace(s, name=_free_name(s.name, [source.name for source in sources])) for s in found]
-    image, video = (None if folder is None else os.fspath(folder) for folder in (image_folder, video_folder))
-    for i, source in enumerate(sources):
-        images = source.image_folder or image
-        videos = source.video_folder or video or images
-        sources[i] = replace(source, image_folder=images, video_folder=videos)
-    if len(recipes) == len(paths) == 1:
-        return replace(recipes[0], sources=tuple(sources))
-    name = ", ".join(Path(path).stem for path in paths)
-    return Recipe(name, None, tuple(sources), recipes[0].seed if recipes else 0)
+    def fault(self, index: int) -> Quarantined:
+        """Why item `index` is no sample, as far as that shows without its pictures."""
+        source, row = self.mixture.locate(index)
+        return self.parts[source].fault(row)
 
 
 class Mixture:
@@ -253,13 +144,39 @@ class Mixture:
         ]
 
 
-def _below(root: str | Path, path: str) -> str:
-    return os.path.normpath(os.path.join(root, os.path.expanduser(os.path.expandvars(path))))
+class ChosenRows:
+    """The rows of one file in the order in which an epoch lists them: `rows(positions)` for positions below `len`.
+
+    Memory: nothing for `all`, `first` and `end` with a whole weight, otherwise 8 bytes per row that was drawn.
+    """
+
+    def __init__(self, num_rows: int, sampling: Sampling, weight: float, seed: Sequence[int]) -> None:
+        """`weight` is `sampling.weight`, or what a share comes to. `seed`: integers; equal ones draw equal rows."""
+        generator = np.random.default_rng(seed)
+        self._part = sampling.part_of(num_rows)
+        self._first = num_rows - self._part if sampling.kind == "end" else 0
+        self._drawn: np.ndarray | None = None
+        if sampling.kind == "random":
+            self._drawn = _draw(generator, num_rows, self._part)
+        whole = int(weight + 1e-9)
+        self._whole = whole * self._part
+        more = min(self._part, round((weight - whole) * self._part))
+        self._more = _draw(generator, self._part, more)
+
+    def __len__(self) -> int:
+        return self._whole + len(self._more)
+
+    def rows(self, positions: np.ndarray) -> np.ndarray:
+        """int64 positions → int64 row numbers of the file, from 0."""
+        inner = positions % max(self._part, 1)
+        drawn_again = positions >= self._whole
+        if drawn_again.any():
+            inner = inner.copy()
+            inner[drawn_again] = self._more[positions[drawn_again] - self._whole]
+        return self._first + inner if self._drawn is None else self._drawn[inner]
 
 
-def _free_name(name: str, taken: Sequence[str]) -> str:
-    number, free = 1, name
-    while free in taken:
-        number += 1
-        free = f"{name} ({number})"
-    return free
+def _draw(generator: np.random.Generator, of: int, count: int) -> np.ndarray:
+    """`count` different numbers below `of`, ascending: reading a file forward is what disks like."""
+    drawn = generator.choice(of, count, replace=False, shuffle=False) if count else np.empty(0, np.int64)
+    return np.sort(drawn.astype(np.int64))

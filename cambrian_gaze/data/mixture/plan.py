@@ -2,7 +2,7 @@
 read with the places of unreadable samples filled.
 
 The plan of an epoch is fixed before it begins. A row that turns out to be unreadable keeps its place in it, and another
-row of the plan is read in its stead, so that what every step sees follows from the data alone, whatever the number of
+row of the plan is read in its place, so that what every step sees follows from the data alone, whatever the number of
 workers and ranks. The filler comes again in its own place.
 """
 
@@ -50,7 +50,7 @@ class Pack:
     filled: int = 0
     """How many of the lost ones another sample stands in for."""
     stream_state: str | None = None
-    """Of streamed data, see `data/records/streams.py`."""
+    """Of streamed data, see `streams.py`."""
 
 
 class EpochOrder:

@@ -1,14 +1,11 @@
-"""Which rows of a file are seen in an epoch: LLaVA-NeXT's sampling strategies, weights, and the rows they choose."""
+"""Which part of a file is seen in an epoch, and how often: LLaVA-NeXT's sampling strategies, weights and shares."""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
-
-import numpy as np
 
 _STRATEGY = re.compile(r"(first|end|random):(\d+(?:\.\d+)?)(%?)")
 
@@ -56,41 +53,3 @@ class Sampling:
         if self.amount > num_rows:
             raise ValueError(f"{self} asks for {self.amount:,.0f} rows of {num_rows:,}; lower it, or use all")
         return int(self.amount)
-
-
-class ChosenRows:
-    """The rows of one file in the order in which an epoch lists them: `rows(positions)` for positions below `len`.
-
-    Memory: nothing for `all`, `first` and `end` with a whole weight, otherwise 8 bytes per row that was drawn.
-    """
-
-    def __init__(self, num_rows: int, sampling: Sampling, weight: float, seed: Sequence[int]) -> None:
-        """`weight` is `sampling.weight`, or what a share comes to. `seed`: integers; equal ones draw equal rows."""
-        generator = np.random.default_rng(seed)
-        self._part = sampling.part_of(num_rows)
-        self._first = num_rows - self._part if sampling.kind == "end" else 0
-        self._drawn: np.ndarray | None = None
-        if sampling.kind == "random":
-            self._drawn = _draw(generator, num_rows, self._part)
-        whole = int(weight + 1e-9)
-        self._whole = whole * self._part
-        more = min(self._part, round((weight - whole) * self._part))
-        self._more = _draw(generator, self._part, more)
-
-    def __len__(self) -> int:
-        return self._whole + len(self._more)
-
-    def rows(self, positions: np.ndarray) -> np.ndarray:
-        """int64 positions → int64 row numbers of the file, from 0."""
-        inner = positions % max(self._part, 1)
-        drawn_again = positions >= self._whole
-        if drawn_again.any():
-            inner = inner.copy()
-            inner[drawn_again] = self._more[positions[drawn_again] - self._whole]
-        return self._first + inner if self._drawn is None else self._drawn[inner]
-
-
-def _draw(generator: np.random.Generator, of: int, count: int) -> np.ndarray:
-    """`count` different numbers below `of`, ascending: reading a file forward is what disks like."""
-    drawn = generator.choice(of, count, replace=False, shuffle=False) if count else np.empty(0, np.int64)
-    return np.sort(drawn.astype(np.int64))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -27,15 +26,12 @@ from cambrian_gaze.data.records.forms import (
     read_video,
 )
 from cambrian_gaze.data.records.index import RowIndex, open_index
-from cambrian_gaze.data.records.scan import DamagedArrayError
+from cambrian_gaze.data.records.scan import DamagedArrayError, rows_within
 
 MAX_ROW_BYTES = 16 << 20
 """Longest row that is parsed."""
 
-_ROW_LISTS = frozenset({"data", "rows", "samples", "annotations", "items", "examples", "train", "dataset", "records"})
 _KNOWN_KEYS = frozenset({"id", *TURN_KEYS, *IMAGE_KEYS, *VIDEO_KEYS})
-
-__all__ = ["MAX_ROW_BYTES", "ROLES", "Layout", "Record", "RecordError", "RecordSequence", "Records", "parse_record"]
 
 
 @dataclass(frozen=True)
@@ -61,7 +57,7 @@ class Record:
 
 @dataclass(frozen=True)
 class Layout:
-    """What a source says about the keys of its rows."""
+    """What a source says about its rows: under which keys they are read, and what is added to their turns."""
 
     columns: Mapping[str, str] = field(default_factory=dict)
     """Key of a record → key or column under which the source has it."""
@@ -69,6 +65,10 @@ class Layout:
     """Keys that are no media and cut no clip, whatever they look like."""
     fps: float | None = None
     """Frames per second of its folders and lists of frames, where a record does not say."""
+    system_prompt: str | None = None
+    """System turn of records that have none of their own."""
+    prompt_suffix: str | None = None
+    """Added on a line of its own to the last human turn."""
 
     def renamed(self, raw: Mapping[str, Any]) -> dict[str, Any]:
         """The row under the keys of a record, without those to ignore. Raises RecordError for a column that it lacks
@@ -80,7 +80,20 @@ class Layout:
     def identity(self) -> dict[str, Any]:
         """What tells records under this layout from others, for JSON; empty without any."""
         facts = {"columns": dict(self.columns), "ignore_keys": list(self.ignore_keys), "fps": self.fps}
+        if (self.system_prompt, self.prompt_suffix) != (None, None):
+            facts["prompts"] = [self.system_prompt, self.prompt_suffix]
         return {key: value for key, value in facts.items() if value}
+
+    def prompted(self, turns: list[dict[str, str]]) -> list[dict[str, str]]:
+        """The turns with the system turn, where they have none, and with `prompt_suffix` under the last human one."""
+        turns = list(turns)
+        if self.prompt_suffix is not None:
+            asked = [i for i, turn in enumerate(turns) if ROLES[turn["from"]] == "user"]
+            for i in asked[-1:]:
+                turns[i] = {**turns[i], "value": f"{turns[i]['value']}\n{self.prompt_suffix}"}
+        if self.system_prompt is not None and ROLES[turns[0]["from"]] != "system":
+            turns.insert(0, {"from": "system", "value": self.system_prompt})
+        return turns
 
 
 def parse_record(raw: Any, file: str, row: int, layout: Layout | None = None) -> Record:
@@ -116,7 +129,7 @@ def _parse_record(raw: Any, file: str, row: int, layout: Layout) -> Record:
     for path in (*images, *([video] if isinstance(video, str) else video or [])):
         if isinstance(path, str):
             _check_path(path)
-    return Record(identity, found.turns, images, video, file, row, extra, foreign_key)
+    return Record(identity, layout.prompted(found.turns), images, video, file, row, extra, foreign_key)
 
 
 def _check_path(path: str) -> None:
@@ -257,27 +270,6 @@ class Records(RecordSequence):
             reason = f"the row has {stop - start:,} bytes, more than {MAX_ROW_BYTES:,}"
             raise RecordError(reason, "keep media in files of their own, or split the conversation", self.file, row)
         return raw
-
-
-def rows_within(head: bytes, whole: bool) -> str | None:
-    """Of the first line of a file: the key of the list of rows that it holds; "{" where an object begins in it and goes
-    on in the next line; None for a row. `whole`: the line ends in `head`."""
-    text = head.decode("utf-8-sig", "replace").strip()
-    if whole and re.fullmatch(r'\{\s*("[^"\\]*"\s*:\s*[\[{]*)?', text):
-        key = re.search(r'"([^"\\]*)"\s*:\s*\[', text)
-        return key[1] if key and key[1] not in TURN_KEYS else "{"
-    if whole:
-        try:
-            row = json.loads(text)
-        except (ValueError, RecursionError):
-            return None
-        if not isinstance(row, dict) or any(key in row for key in TURN_KEYS):
-            return None
-        lists = [k for k, v in row.items() if isinstance(v, list) and v and all(isinstance(i, dict) for i in v)]
-        rows = [key for key in lists if any(turns in row[key][0] for turns in TURN_KEYS)]
-        return next(iter([*rows, *(key for key in lists if len(row) == 1 or key in _ROW_LISTS)]), None)
-    key = re.match(r'\{\s*"([^"\\]*)"\s*:\s*\[\s*\{', text)
-    return key[1] if key and key[1] not in TURN_KEYS else None
 
 
 def read_records(path: str | os.PathLike[str]) -> Records:

@@ -1,16 +1,23 @@
 """Where the rows of a JSONL file or a JSON array begin, found in numpy over large blocks: no Python per row or line.
 
-Nothing is parsed here: a row that is no JSON is found like any other, and fails alone when it is read.
+Rows are not parsed here: one that is no JSON is found like any other, and fails alone when it is read. `rows_within`
+looks at the first one, whether the file is one object around its rows.
 """
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterable, Iterator
 
 import numpy as np
 
+from cambrian_gaze.data.records.forms import TURN_KEYS
+
 BLANK = b" \t\r\n\xef\xbb\xbf"
 """Bytes of which a blank line consists: white space, and the byte order mark."""
+
+_ROW_LISTS = frozenset({"data", "rows", "samples", "annotations", "items", "examples", "train", "dataset", "records"})
 
 _NEWLINE, _QUOTE, _BACKSLASH, _COMMA = b'\n"\\,'
 
@@ -182,3 +189,24 @@ def _first_content(block: np.ndarray) -> int | None:
         if len(found):
             return int(found[0]) + (piece.start or 0)
     return None
+
+
+def rows_within(head: bytes, whole: bool) -> str | None:
+    """Of the first line of a file: the key of the list of rows that it holds; "{" where an object begins in it and goes
+    on in the next line; None for a row. `whole`: the line ends in `head`."""
+    text = head.decode("utf-8-sig", "replace").strip()
+    if whole and re.fullmatch(r'\{\s*("[^"\\]*"\s*:\s*[\[{]*)?', text):
+        key = re.search(r'"([^"\\]*)"\s*:\s*\[', text)
+        return key[1] if key and key[1] not in TURN_KEYS else "{"
+    if whole:
+        try:
+            row = json.loads(text)
+        except (ValueError, RecursionError):
+            return None
+        if not isinstance(row, dict) or any(key in row for key in TURN_KEYS):
+            return None
+        lists = [k for k, v in row.items() if isinstance(v, list) and v and all(isinstance(i, dict) for i in v)]
+        rows = [key for key in lists if any(turns in row[key][0] for turns in TURN_KEYS)]
+        return next(iter([*rows, *(key for key in lists if len(row) == 1 or key in _ROW_LISTS)]), None)
+    key = re.match(r'\{\s*"([^"\\]*)"\s*:\s*\[\s*\{', text)
+    return key[1] if key and key[1] not in TURN_KEYS else None

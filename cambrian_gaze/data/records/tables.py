@@ -14,8 +14,9 @@ from typing import Any
 
 import numpy as np
 
+from cambrian_gaze.data.errors import RecordError
 from cambrian_gaze.data.records.forms import TURN_KEYS
-from cambrian_gaze.data.records.records import Layout, Record, RecordError, RecordSequence, parse_record
+from cambrian_gaze.data.records.records import Layout, Record, RecordSequence, parse_record
 from cambrian_gaze.extras import require
 
 HUB = "hub:"

@@ -21,7 +21,7 @@ Score = float | None
 LETTER = "\nAnswer with the option's letter from the given choices directly."
 WORD = "\nAnswer the question using a single word or phrase."
 """What most questions end with."""
-TEXT, NUMBER, LIST, IMAGE, ANY = "text", "number", "list", "image", "any"
+FIELD_KINDS = TEXT, NUMBER, LIST, IMAGE, ANY = "text", "number", "list", "image", "any"
 """Kinds of fields. `any` may be absent from a row's values (None), but not from the schema."""
 
 

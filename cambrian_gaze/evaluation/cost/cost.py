@@ -19,7 +19,7 @@ from cambrian_gaze import measure
 from cambrian_gaze.evaluation.cost.counts import count_attended, expected_attended
 from cambrian_gaze.gaze.config import GazeConfig
 from cambrian_gaze.gaze.cost import attended_visual
-from cambrian_gaze.gaze.layout import IMAGE, VIDEO
+from cambrian_gaze.gaze.token_types import IMAGE_TYPE, VIDEO_TYPE
 
 DENSE = {"keep_ratio": 1.0}
 
@@ -102,7 +102,7 @@ def _arm(model: Any, inputs: Any, name: str, options: dict[str, Any], new_tokens
     config, sizes = model.config.gaze_config.override(**options), _Sizes.of(model)
     grid = tuple(inputs["grid_thw"][0].tolist())
     types = inputs["mm_token_type_ids"][0]
-    kind = IMAGE if (types == IMAGE).any() else VIDEO
+    kind = IMAGE_TYPE if (types == IMAGE_TYPE).any() else VIDEO_TYPE
     cost = attended_visual([grid], config, [kind])
     low, high, context = expected_attended(grid, config, sizes.layers, kind)
     known = {"arm": name, "of": cost.of, "model_low": low, "model_high": high}

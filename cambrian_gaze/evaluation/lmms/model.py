@@ -15,16 +15,25 @@ from typing import Any
 from tqdm import tqdm
 
 from cambrian_gaze.data.media.video import FrameSampling
-from cambrian_gaze.evaluation.answers import AnswerOptions, Question, answer_questions
+from cambrian_gaze.evaluation.answers import answer_questions
 from cambrian_gaze.evaluation.fingerprint import processor_fingerprint, weights_fingerprint
 from cambrian_gaze.evaluation.journal import Journal, entry_key
 from cambrian_gaze.evaluation.lmms.messages import loaded, media_fingerprints, outline
+from cambrian_gaze.evaluation.questions import AnswerOptions, Question
 from cambrian_gaze.evaluation.results import journal_path, journals
 from cambrian_gaze.extras import require
 
 _lmms = require("lmms_eval.api.model", extra="lmms").lmms
 _ONLY = "cambrian_gaze answers tasks of output_type generate_until"
 _SAMPLING = ("temperature", "top_p", "top_k")
+_FRAME_ARGUMENTS: dict[str, tuple[str, type]] = {
+    "fps": ("video_fps", float),
+    "max_frames": ("video_max_frames", int),
+    "video_force_sample": ("video_force_sample", bool),
+    "video_backend": ("video_backend", str),
+    "video_timeout": ("video_timeout", float),
+}
+"""Model argument → field of `FrameSampling` and its type; lmms-eval's own models have the first two by these names."""
 
 
 class CambrianGaze(_lmms):
@@ -49,15 +58,11 @@ class CambrianGaze(_lmms):
         batch_size: int = 1,
         device: str | None = None,
         max_batch_size: int | None = None,
-        fps: float = 1.0,
-        max_frames: int = 64,
-        video_force_sample: bool = False,
-        video_backend: str = "auto",
-        video_timeout: float = 120.0,
         journal: str | None = None,
         system: str | None = None,
-        **gaze: Any,
+        **more: Any,
     ) -> None:
+        """`more`: those of frames and of the gaze."""
         from accelerate import Accelerator
 
         from cambrian_gaze.models.loading import load_to_answer
@@ -71,16 +76,11 @@ class CambrianGaze(_lmms):
         model, self._processor = load_to_answer(pretrained, system)
         self._model = model.to(self.device)
         self._batch_size = int(batch_size)
-        if not isinstance(video_force_sample, bool):
-            raise ValueError(f"video_force_sample={video_force_sample} must be True or False")
-        self._sampling = FrameSampling(
-            float(fps), int(max_frames), video_force_sample, video_backend, float(video_timeout)
-        )
-        self._gaze = gaze
+        self._sampling, self._gaze = _frames_and_gaze(more)
         self._identity = {
             "weights": weights_fingerprint(model),
             "processor": processor_fingerprint(self._processor),
-            "gaze": model.config.gaze_config.override(**gaze).to_dict(),
+            "gaze": model.config.gaze_config.override(**self._gaze).to_dict(),
             "frames": self._sampling.identity(),
         }
         self._discarded = tempfile.TemporaryDirectory() if journal is None else None
@@ -141,6 +141,17 @@ class CambrianGaze(_lmms):
     def generate_until_multi_round(self, requests: list[Any]) -> list[Any]:
         """Not offered."""
         raise NotImplementedError(f"{_ONLY}; this one has several rounds")
+
+
+def _frames_and_gaze(given: dict[str, Any]) -> tuple[FrameSampling, dict[str, Any]]:
+    """Which frames of a video are shown, and the other options: those of the gaze. Raises ValueError."""
+    forced = given.get("video_force_sample", False)
+    if not isinstance(forced, bool):
+        raise ValueError(f"video_force_sample={forced} must be True or False")
+    frames = {
+        field: kind(given[name]) for name, (field, kind) in _FRAME_ARGUMENTS.items() if given.get(name) is not None
+    }
+    return FrameSampling(**frames), {name: value for name, value in given.items() if name not in _FRAME_ARGUMENTS}
 
 
 def _generation(arguments: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:

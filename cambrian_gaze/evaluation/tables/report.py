@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from cambrian_gaze.evaluation.benchmarks import PROTOCOLS
-from cambrian_gaze.evaluation.tables.tables import MME_COLUMN, MME_SCALE, Cell, Filled, kv_text
+from cambrian_gaze.evaluation.tables.fill import Cell, Filled, kv_text
+from cambrian_gaze.evaluation.tables.table import MME_COLUMN, MME_SCALE
 from cambrian_gaze.files import write_text
 from cambrian_gaze.viz import html
 from cambrian_gaze.viz.charts.charts import Interval, interval_chart

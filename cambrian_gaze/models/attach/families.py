@@ -15,10 +15,11 @@ from torch import Tensor
 from transformers import PreTrainedConfig
 
 from cambrian_gaze.gaze.layout import IMAGE, VIDEO
+from cambrian_gaze.gaze.token_types import VISUAL_TYPES
 
 Grid = tuple[int, int, int]
 Picture = list[Grid | None]
-KINDS = {IMAGE: "image", VIDEO: "video"}
+KINDS = {kind: name for name, kind in VISUAL_TYPES.items()}
 
 
 class Visuals(NamedTuple):

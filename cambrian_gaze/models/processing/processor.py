@@ -14,8 +14,7 @@ from transformers.processing_utils import ProcessorMixin
 
 from cambrian_gaze.data.conversation import CHAT_TEMPLATE, IMAGE_TOKEN, VIDEO_TOKEN
 from cambrian_gaze.data.expand import PlaceholderIds, expand_placeholders
-from cambrian_gaze.data.media.aspect import check_aspect
-from cambrian_gaze.data.media.images import preprocess_images
+from cambrian_gaze.data.media.aspect import check_aspect, preprocess_images
 from cambrian_gaze.models.configuration import CambrianGazeConfig
 from cambrian_gaze.models.folders.opening import opening
 from cambrian_gaze.models.folders.processor_check import check_processor

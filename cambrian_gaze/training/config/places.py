@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cambrian_gaze.data.mixture.mixture import recipe_of
+from cambrian_gaze.data.mixture.recipe import recipe_of
 from cambrian_gaze.training.config.arguments import DataArguments
 
 

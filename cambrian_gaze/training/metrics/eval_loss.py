@@ -16,7 +16,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from cambrian_gaze.data.records.streams import StreamDataset
+from cambrian_gaze.data.mixture.streams import StreamDataset
 from cambrian_gaze.training.launch.requests import outlive_requests
 
 logger = logging.getLogger(__name__)

@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from cambrian_gaze.attention.sequence import SequenceGroup, pad_to
-from cambrian_gaze.data.records.streams import StreamDataset
-from cambrian_gaze.training.metrics.meter import IGNORE
+from cambrian_gaze.data.mixture.streams import StreamDataset
+from cambrian_gaze.gaze.token_types import IGNORED_LABEL
 
 MODALITIES = ("text", "image", "video")
 
@@ -46,10 +46,12 @@ class LossSplit:
                 group[row] = numbers[0]
             else:
                 group[row] = numbers[batch["sample_ids"][row].clamp(min=0)]
-        targets, group = (pad_to(x[:, 1:], 1, labels.shape[1], fill) for x, fill in ((labels, IGNORE), (group, 0)))
+        targets, group = (
+            pad_to(x[:, 1:], 1, labels.shape[1], fill) for x, fill in ((labels, IGNORED_LABEL), (group, 0))
+        )
         if sharing is not None:
-            targets, group = sharing.own(targets, fill=IGNORE), sharing.own(group)
-        return group[targets != IGNORE]
+            targets, group = sharing.own(targets, fill=IGNORED_LABEL), sharing.own(group)
+        return group[targets != IGNORED_LABEL]
 
     def add(self, groups: Tensor, token_losses: Tensor) -> None:
         """Count a micro-batch of the current step. Both [n], on the device; does not wait for it."""

@@ -12,11 +12,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from cambrian_gaze.gaze.token_types import CONTEXT_TYPE, IGNORED_LABEL, IMAGE_TYPE, VIDEO_TYPE
 from cambrian_gaze.training.metrics.flops import FlopsModel
-
-IGNORE = -100
-CONTEXT_TYPE = 3
-"""`mm_token_type_ids`: 0 text, 1 image patch, 2 video patch, 3 context token."""
 
 COUNTS = (
     *("supervised", "samples", "quarantined", "filled", "overlong"),
@@ -34,9 +31,9 @@ def count_batch(batch: Mapping[str, Any]) -> Tensor:
     """int64 [11] on the CPU, see `COUNTS`."""
     types, labels, mask = batch["mm_token_type_ids"], batch["labels"], batch["attention_mask"]
     per_type = torch.bincount(types.flatten(), minlength=CONTEXT_TYPE + 1).tolist()
-    visual, context, tokens = per_type[1] + per_type[2], per_type[CONTEXT_TYPE], int(mask.sum())
+    visual, context, tokens = per_type[IMAGE_TYPE] + per_type[VIDEO_TYPE], per_type[CONTEXT_TYPE], int(mask.sum())
     counts = {
-        "supervised": int((labels[:, 1:] != IGNORE).sum()),
+        "supervised": int((labels[:, 1:] != IGNORED_LABEL).sum()),
         **{name: batch[f"num_{name}"] for name in ("samples", "quarantined", "filled", "overlong")},
         "visual": visual,
         "context": context,

@@ -16,14 +16,13 @@ from PIL import Image
 from transformers import TrainerCallback, TrainerControl, TrainerState
 from transformers import TrainingArguments as HfTrainingArguments
 
-from cambrian_gaze.data.expand import IMAGE, VIDEO
 from cambrian_gaze.data.inspect.preview import picture
 from cambrian_gaze.data.media.aspect import unstretched
+from cambrian_gaze.data.mixture.streams import StreamDataset
 from cambrian_gaze.data.quarantine import Quarantined
-from cambrian_gaze.data.records.streams import StreamDataset
 from cambrian_gaze.extras import require
 from cambrian_gaze.files import write_png
-from cambrian_gaze.training.metrics.meter import IGNORE
+from cambrian_gaze.gaze.token_types import IGNORED_LABEL, IMAGE_TYPE, VIDEO_TYPE
 from cambrian_gaze.viz.overlay import gaze_strip
 
 logger = logging.getLogger(__name__)
@@ -40,7 +39,8 @@ def samples_with_pictures(dataset: Any, most: int) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     for row in range(0 if isinstance(dataset, StreamDataset) else min(_TRIED, len(dataset))):
         sample = dataset[row]
-        if not isinstance(sample, Quarantined) and "pixel_values" in sample and (sample["labels"] != IGNORE).any():
+        usable = not isinstance(sample, Quarantined) and "pixel_values" in sample
+        if usable and (sample["labels"] != IGNORED_LABEL).any():
             found.append(sample)
         if len(found) == most:
             break
@@ -82,9 +82,9 @@ def pictures(sample: dict[str, Any], processor: Any) -> list[Image.Image | list[
 
 def answer(model: Any, processor: Any, sample: dict[str, Any]) -> tuple[str, Image.Image]:
     """The model's greedy answer to a sample's first question, and the picture of its gaze."""
-    asked = int((sample["labels"] != IGNORE).nonzero()[0])
+    asked = int((sample["labels"] != IGNORED_LABEL).nonzero()[0])
     # Pictures that come later in the conversation are no part of the question.
-    visual = int(torch.isin(sample["mm_token_type_ids"][:asked], torch.tensor([IMAGE, VIDEO])).sum())
+    visual = int(torch.isin(sample["mm_token_type_ids"][:asked], torch.tensor([IMAGE_TYPE, VIDEO_TYPE])).sum())
     items = int((sample["grid_thw"].prod(1).cumsum(0) <= visual).sum())
     grids = sample["grid_thw"][:items]
     units = int(grids[:, 0].sum())

@@ -10,7 +10,7 @@ from cambrian_gaze.data.inspect import survey as survey_module
 from cambrian_gaze.data.inspect.check import check, is_clean
 from cambrian_gaze.data.inspect.record import Inspected, Inspector
 from cambrian_gaze.data.inspect.survey import WorkerDied
-from cambrian_gaze.data.mixture.mixture import load_recipe, recipe_of
+from cambrian_gaze.data.mixture.recipe import load_recipe, recipe_of
 from cambrian_gaze.data.quarantine import read_quarantine
 from tests.data._stand_ins import turns, write_image, write_jsonl
 

@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cambrian_gaze.data.dataset import SampleOptions
 from cambrian_gaze.data.inspect.preview import CONTROL, MAX_FRAMES, Token, VisualRun, preview_row, spread
-from cambrian_gaze.data.media.images import pad_to_square
-from cambrian_gaze.data.mixture.dataset import MixtureDataset
-from cambrian_gaze.data.mixture.mixture import Mixture, recipe_of
+from cambrian_gaze.data.media.aspect import pad_to_square
+from cambrian_gaze.data.mixture.mixture import Mixture, MixtureDataset
+from cambrian_gaze.data.mixture.recipe import recipe_of
 from tests.data._stand_ins import turns, write_image, write_jsonl
 
 MEAN = STD = (0.5, 0.5, 0.5)
@@ -18,7 +19,7 @@ def show(tmp_path, processor):
     def preview(*rows):
         path = write_jsonl(tmp_path / "rows.jsonl", list(rows))
         mixture = Mixture(recipe_of([str(path)], str(tmp_path)))
-        dataset = MixtureDataset(mixture, processor, on_error="raise")
+        dataset = MixtureDataset(mixture, processor, SampleOptions(on_error="raise"))
         return [preview_row(dataset, 0, index, MEAN, STD) for index in range(len(rows))]
 
     return preview

@@ -2,10 +2,11 @@
 
 import pytest
 
+from cambrian_gaze.data.errors import RecordError
 from cambrian_gaze.data.media.clips import check_clip_keys, folder_fps, number_of, other_rate
 from cambrian_gaze.data.media.frame_sampling import FrameSampling, Timeline, select_frames
 from cambrian_gaze.data.media.image_files import MediaError
-from cambrian_gaze.data.records.records import RecordError, parse_record
+from cambrian_gaze.data.records.records import parse_record
 from tests.data._stand_ins import turns
 
 ROW = {"video": "v.mp4", "conversations": turns("<video>", "a")}

@@ -9,7 +9,7 @@ from cambrian_gaze.data.inspect.check import check, is_clean
 from cambrian_gaze.data.inspect.record import Inspector
 from cambrian_gaze.data.inspect.survey import survey
 from cambrian_gaze.data.media.frame_sampling import DECODERS, FrameSampling
-from cambrian_gaze.data.mixture.mixture import recipe_of
+from cambrian_gaze.data.mixture.recipe import recipe_of
 from cambrian_gaze.data.quarantine import read_quarantine
 from tests.data._damaged import build
 from tests.training._runs import TINY

@@ -6,10 +6,9 @@ import os
 import numpy as np
 import pytest
 
-from cambrian_gaze.data.dataset import ConversationDataset
+from cambrian_gaze.data.dataset import ConversationDataset, SampleOptions
 from cambrian_gaze.data.media.video import FrameSampling
 from cambrian_gaze.data.mixture import lengths
-from cambrian_gaze.data.mixture.dataset import MixtureDataset
 from cambrian_gaze.data.mixture.lengths import (
     BAD_RECORD,
     MISSING_VIDEO,
@@ -18,7 +17,8 @@ from cambrian_gaze.data.mixture.lengths import (
     measure_rows,
     table_place,
 )
-from cambrian_gaze.data.mixture.mixture import Mixture, recipe_of
+from cambrian_gaze.data.mixture.mixture import Mixture, MixtureDataset
+from cambrian_gaze.data.mixture.recipe import recipe_of
 from tests.data._stand_ins import turns, write_image, write_jsonl
 
 SAMPLING = FrameSampling(video_max_frames=3)
@@ -49,7 +49,7 @@ def dataset(folder, processor, name="train.jsonl", **options) -> MixtureDataset:
     path = folder / name
     if not path.exists():
         write_jsonl(path, rows())
-    return MixtureDataset(Mixture(recipe_of([path], folder)), processor, sampling=SAMPLING, **options)
+    return MixtureDataset(Mixture(recipe_of([path], folder)), processor, SampleOptions(sampling=SAMPLING, **options))
 
 
 def test_lengths_are_those_of_the_samples(folder, processor):
@@ -86,7 +86,7 @@ def test_a_table_belongs_to_all_that_its_counts_depend_on(folder, processor):
     place = table_place(dataset(folder, processor).parts[0])
     assert os.path.dirname(place) == str(folder) and os.path.basename(place).startswith(".train.jsonl.")
     data = dataset(folder, processor).parts[0]
-    data.sampling = FrameSampling(video_max_frames=4)
+    data.options = SampleOptions(sampling=FrameSampling(video_max_frames=4))
     elsewhere = dataset(folder, processor).parts[0]
     elsewhere.video_folder = folder / "clip"
     places = {place, table_place(data), table_place(elsewhere)}

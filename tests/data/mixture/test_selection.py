@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 
+from cambrian_gaze.data.dataset import SampleOptions
 from cambrian_gaze.data.media.video import FrameSampling
-from cambrian_gaze.data.mixture.dataset import MixtureDataset
 from cambrian_gaze.data.mixture.lengths import measure_mixture
-from cambrian_gaze.data.mixture.mixture import Mixture, recipe_of
+from cambrian_gaze.data.mixture.mixture import Mixture, MixtureDataset
+from cambrian_gaze.data.mixture.recipe import recipe_of
 from cambrian_gaze.data.mixture.selection import excluded_rows, select
 from cambrian_gaze.data.quarantine import Dropped, Quarantined
 from tests.data._stand_ins import turns, write_image, write_jsonl
@@ -64,7 +65,7 @@ def test_what_is_planned_is_what_is_read(tmp_path, processor, overlong):
     ]
     path = write_jsonl(tmp_path / "train.jsonl", rows)
     options = {"sampling": FrameSampling(video_max_frames=12), "max_length": 100, "overlong": overlong}
-    data = MixtureDataset(Mixture(recipe_of([path], tmp_path)), processor, **options)
+    data = MixtureDataset(Mixture(recipe_of([path], tmp_path)), processor, SampleOptions(**options))
     selection = select(5, None, measure_mixture(data), max_length=100, overlong=overlong, frame_tokens=2 * 3 + 2)
     for row in range(5):
         sample = data[row]

@@ -5,7 +5,8 @@ import json
 import pytest
 
 from cambrian_gaze.data.conversation import messages_from_record, visuals
-from cambrian_gaze.data.records.records import Layout, RecordError, parse_record, read_records
+from cambrian_gaze.data.errors import RecordError
+from cambrian_gaze.data.records.records import Layout, parse_record, read_records
 from tests.data._stand_ins import turns
 
 TALK = {"conversations": turns("What?", "Red.")}

@@ -6,7 +6,8 @@ import pickle
 
 import pytest
 
-from cambrian_gaze.data.records.records import MAX_ROW_BYTES, RecordError, parse_record, read_records
+from cambrian_gaze.data.errors import RecordError
+from cambrian_gaze.data.records.records import MAX_ROW_BYTES, parse_record, read_records
 from tests.data._stand_ins import turns, write_jsonl
 
 GOOD = {"id": 7, "image": "a.png", "conversations": turns("<image>", "hi"), "fps": 2}

@@ -6,10 +6,11 @@ import json
 import pytest
 from PIL import Image
 
-from cambrian_gaze.data.dataset import ConversationDataset
-from cambrian_gaze.data.mixture.mixture import Mixture, load_recipe, recipe_of
+from cambrian_gaze.data.dataset import ConversationDataset, SampleOptions
+from cambrian_gaze.data.errors import RecordError
+from cambrian_gaze.data.mixture.mixture import Mixture
+from cambrian_gaze.data.mixture.recipe import load_recipe, recipe_of
 from cambrian_gaze.data.mixture.recipe_file import RecipeError
-from cambrian_gaze.data.records.records import RecordError
 from cambrian_gaze.data.records.tables import TableRecords, TableStream, is_table
 from tests.data._stand_ins import turns
 
@@ -67,13 +68,13 @@ def test_every_kind_of_table_gives_the_same_records(folder, tmp_path_factory):
 
 
 def test_pictures_in_the_table_become_samples(folder, processor):
-    data = ConversationDataset(TableRecords(str(folder), COLUMNS), processor, on_error="raise")
+    data = ConversationDataset(TableRecords(str(folder), COLUMNS), processor, options=SampleOptions(on_error="raise"))
     assert "pixel_values" not in data[0]
     assert ((data[1]["pixel_values"].mean((2, 3)) + 1) * 127.5).round().int().tolist() == [[255, 0, 0]]
     path = folder / "bad.parquet"
     bad = [{"image": {"bytes": b"no picture", "path": "x.png"}, "talk": turns("<image>", "a")}]
     parquet.write_table(pa.Table.from_pylist(bad), path)
-    bad = ConversationDataset(TableRecords(str(path), COLUMNS), processor, on_error="raise")
+    bad = ConversationDataset(TableRecords(str(path), COLUMNS), processor, options=SampleOptions(on_error="raise"))
     with pytest.raises(RecordError, match="bad.parquet, row 1: 'a picture in the table' is not an image"):
         bad[0]
 
@@ -121,7 +122,7 @@ def test_tables_in_recipes(folder):
     assert len(mixture) == 3 and mixture.records[0][2].conversations[0]["value"] == "q\nBe brief."
     file.write_text(entry + ", streaming: true}")
     (source,) = load_recipe(file).sources
-    asked = [source.prompt(r).conversations[0]["value"] for r in source.stream()]
+    asked = [r.conversations[0]["value"] for r in source.stream()]
     assert asked[:2] == ["q\nBe brief.", "<image>q\nBe brief."]
     with pytest.raises(RecipeError, match="entry 1: .*is streamed, and this needs random access"):
         Mixture(recipe_of([file]))

@@ -11,7 +11,7 @@ from PIL import Image
 from cambrian_gaze import CambrianGazeForConditionalGeneration, CambrianGazeProcessor
 from cambrian_gaze.attention.registry import BACKENDS
 from cambrian_gaze.data.collator import Collator
-from cambrian_gaze.data.dataset import ConversationDataset
+from cambrian_gaze.data.dataset import ConversationDataset, SampleOptions
 from cambrian_gaze.data.mixture.plan import Pack
 from cambrian_gaze.data.records.records import read_records
 from cambrian_gaze.training import run
@@ -43,7 +43,8 @@ def samples(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
     ]
     (folder / "rows.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\n")
     processor = CambrianGazeProcessor.from_preset("tiny")
-    data = ConversationDataset(read_records(folder / "rows.jsonl"), processor, folder, on_error="raise")
+    options = SampleOptions(on_error="raise")
+    data = ConversationDataset(read_records(folder / "rows.jsonl"), processor, folder, options=options)
     return [data[number] for number in range(len(data))]
 
 

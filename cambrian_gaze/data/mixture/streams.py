@@ -1,7 +1,8 @@
 """Streamed sources: a dataset whose items are the samples of tables in their order, with a state to go on from.
 
 A stream has no rows to choose: whatever item is asked for, the next sample comes. Steps stay those of an order
-(`data/mixture/plan.py`) of as many places as the run reads; a place that cannot be read is filled by what follows.
+(`data/mixture/plan.py`) of as many places as the run reads; in the place of a row that cannot be read, the next one
+is taken.
 """
 
 from __future__ import annotations
@@ -14,26 +15,36 @@ from typing import Any
 import numpy as np
 from torch.utils.data import Dataset
 
-from cambrian_gaze.data.dataset import ConversationDataset, Sample
-from cambrian_gaze.data.mixture.mixture import Source
+from cambrian_gaze.data.dataset import ConversationDataset, Sample, SampleOptions
+from cambrian_gaze.data.errors import RecordError
 from cambrian_gaze.data.mixture.plan import Draw, EpochOrder, Pack, PlannedDataset
-from cambrian_gaze.data.quarantine import Quarantined
-from cambrian_gaze.data.records.records import Record, RecordError
+from cambrian_gaze.data.mixture.recipe import Source
+from cambrian_gaze.data.quarantine import Quarantined, QuarantineLog
+from cambrian_gaze.data.records.records import Record
 from cambrian_gaze.data.records.tables import TableStream
 
 
 class StreamDataset(Dataset):
     """The sources one after the other, then from the first again. Read by one process at a time."""
 
-    def __init__(self, sources: Sequence[Source], processor: Any, **options: Any) -> None:
-        """`options`: those of `ConversationDataset`, for every source."""
+    def __init__(
+        self,
+        sources: Sequence[Source],
+        processor: Any,
+        options: SampleOptions | None = None,
+        quarantine: QuarantineLog | None = None,
+    ) -> None:
         self.sources = list(sources)
         self.parts = [
             ConversationDataset(
-                *([], processor, source.image_folder, source.video_folder),
+                [],
+                processor,
+                source.image_folder,
+                source.video_folder,
                 source=source.name,
                 expects_missing=bool(source.expected.get("missing")),
-                **options,
+                options=options,
+                quarantine=quarantine,
             )
             for source in self.sources
         ]
@@ -78,7 +89,7 @@ class StreamDataset(Dataset):
                     self._stream.resume(self._start)
                 self._reader, self._start = iter(self._stream), None
             for item in self._reader:
-                return item if isinstance(item, RecordError) else self.sources[self._source].prompt(item)
+                return item
             self._source, self._stream = (self._source + 1) % len(self.sources), None
         names = ", ".join(source.path for source in self.sources)
         raise ValueError(f"rank {self._rank} of {self._world_size} finds no row in {names}; use fewer ranks")
