@@ -16,7 +16,7 @@ from typing import Any
 from cambrian_gaze.files import write_json
 from cambrian_gaze.models.folders.lineage import read_lineage
 from cambrian_gaze.training.checkpoint.checkpoint import last_complete_checkpoint
-from cambrian_gaze.training.checkpoint.origin import PARENTS, origin_of
+from cambrian_gaze.training.checkpoint.model_folder import PARENTS, origin_of
 from cambrian_gaze.training.checkpoint.states import TRAINER_STATE, StateError, read_json, whole
 from cambrian_gaze.training.config.accepted import follows_a_metric, spelled
 from cambrian_gaze.training.config.arguments import ARGUMENT_CLASSES

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import resource
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -96,9 +97,12 @@ class Meter:
         """Begin a window now."""
         self._window, self._steps, self._since, self._waited = None, 0, time.perf_counter(), 0.0
 
-    def wait(self, seconds: float) -> None:
-        """Time that the step waited for the loader."""
-        self._waited += seconds
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """The block waits for the loader."""
+        began = time.perf_counter()
+        yield
+        self._waited += time.perf_counter() - began
 
     def _worst(self, *values: float) -> list[float]:
         """The largest over the ranks of each."""
@@ -109,9 +113,14 @@ class Meter:
         dist.all_reduce(worst, dist.ReduceOp.MAX)
         return worst.tolist()
 
-    def exclude(self, seconds: float) -> None:
-        """Leave time that was not spent on training (checkpoints, evaluation) out of the window."""
-        self._since += seconds
+    @contextlib.contextmanager
+    def excluded(self) -> Iterator[None]:
+        """The time of the block (a checkpoint, an evaluation) is not spent on training: the window leaves it out."""
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._since += time.perf_counter() - began
 
     def report(self) -> dict[str, float]:
         """Rates of the window that ends now; begins another. `data_wait`: share of its time that the slowest rank
