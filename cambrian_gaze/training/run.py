@@ -24,7 +24,7 @@ from cambrian_gaze.training.checkpoint.model_folder import origin_of
 from cambrian_gaze.training.checkpoint.resume import FirstRankFailed, checkpoint_to_resume, first_rank_decides
 from cambrian_gaze.training.config import config as configuration
 from cambrian_gaze.training.config.config import RunConfig
-from cambrian_gaze.training.config.flags import COMMAND_LINE
+from cambrian_gaze.training.config.flags import COMMAND_LINE, asks_for
 from cambrian_gaze.training.config.layers import ConfigError
 from cambrian_gaze.training.config.places import check_folders, check_select_layer
 from cambrian_gaze.training.data import build_collator, build_datasets, build_order, expected_missing
@@ -55,7 +55,7 @@ def main(
     `benchmarks` reads those that `eval_tasks` names; the command `train` hands in the evaluation's.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
-    if "--help_all" in argv or "--help-all" in argv:
+    if asks_for("help_all", argv):
         print(configuration.help_text())
         return 0
     try:

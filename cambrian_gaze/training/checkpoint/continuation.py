@@ -21,6 +21,7 @@ from cambrian_gaze.training.checkpoint.states import TRAINER_STATE, StateError, 
 from cambrian_gaze.training.config.accepted import follows_a_metric, spelled
 from cambrian_gaze.training.config.arguments import ARGUMENT_CLASSES
 from cambrian_gaze.training.config.config import RunConfig
+from cambrian_gaze.training.config.flags import boolean
 from cambrian_gaze.training.config.lora_arguments import LoraArguments
 
 NAME = "run_config.json"
@@ -131,7 +132,8 @@ def differences(before: Mapping[str, Any], run: RunConfig, checkpoint: Path) -> 
     found = []
     for key in keys:
         then, now = (values.get(key, defaults[key]) for values in (before, run.values))
-        if _compared(key, then) != _compared(key, now) and not _is_same_content(key, run, checkpoint):
+        is_flag = isinstance(defaults[key], bool)
+        if _compared(key, then, is_flag) != _compared(key, now, is_flag) and not _is_same_content(key, run, checkpoint):
             found.append(Difference(key, then, now))
     return found
 
@@ -193,7 +195,9 @@ def _defaults() -> dict[str, Any]:
     return found
 
 
-def _compared(key: str, value: Any) -> str:
+def _compared(key: str, value: Any, is_flag: bool) -> str:
+    if is_flag:
+        return spelled(boolean(value))
     if key not in _PATHS or value is None:
         return spelled(value)
     paths = value if isinstance(value, (list, tuple)) else [value]

@@ -7,6 +7,7 @@ transformers has and no table names is refused unless it has its default (a test
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 from collections.abc import Callable
@@ -14,6 +15,8 @@ from typing import Any
 
 import torch
 import transformers
+
+from cambrian_gaze.training.config.flags import boolean
 
 IN_EFFECT: dict[str, tuple[str, ...]] = {
     "the run's length and place": ("output_dir", "num_train_epochs", "max_steps", "resume_from_checkpoint"),
@@ -197,6 +200,9 @@ def refusal(name: str, value: Any) -> str | None:
     if name not in REFUSED:
         return None
     taken, reason = REFUSED[name]
+    if any(isinstance(one, bool) for one in taken):
+        with contextlib.suppress(ValueError):
+            value = boolean(value)
     if any(spelled(value) == spelled(one) for one in taken):
         return None
     return f"{name}={spelled(value)} is not offered; {reason}"

@@ -6,17 +6,15 @@ unknown key fails, names the file (or the command line) that holds it and the ne
 
 from __future__ import annotations
 
-import ast
+import argparse
 import dataclasses
 import difflib
-import inspect
 import json
-import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from transformers import HfArgumentParser
+from transformers.hf_argparser import HfArgumentParser, string_to_bool
 
 from cambrian_gaze.training.config import foreign
 from cambrian_gaze.training.config.accepted import refusal
@@ -27,7 +25,8 @@ from cambrian_gaze.training.config.arguments import (
     ModelArguments,
     TrainingArguments,
 )
-from cambrian_gaze.training.config.flags import COMMAND_LINE, read_layered
+from cambrian_gaze.training.config.flags import COMMAND_LINE, boolean, read_layered
+from cambrian_gaze.training.config.help import USAGE, documented
 from cambrian_gaze.training.config.layers import ConfigError
 from cambrian_gaze.training.config.lora_arguments import LoraArguments
 from cambrian_gaze.training.config.task_arguments import TaskArguments, choose_times, contradictions
@@ -60,10 +59,10 @@ def load(argv: Sequence[str]) -> RunConfig:
     values, sources = gather(argv)
     if problems := choose_times(values, sources):
         raise ConfigError("\n".join(problems))
-    tokens = [token for key, value in values.items() for token in as_tokens(key, value)]
     parser = _Parser(ARGUMENT_CLASSES, sources)
+    parser.set_defaults(**{key: parser.typed(key, value) for key, value in values.items()})
     try:
-        *parts, training, lora, tasks = parser.parse_args_into_dataclasses(tokens, look_for_args_file=False)
+        *parts, training, lora, tasks = parser.parse_args_into_dataclasses([], look_for_args_file=False)
     except ConfigError:
         raise
     except (ValueError, TypeError) as error:
@@ -92,15 +91,6 @@ def gather(argv: Sequence[str]) -> tuple[dict[str, Any], dict[str, str]]:
     return {k: v for k, v in values.items() if v is not None}, sources
 
 
-def as_tokens(key: str, value: Any) -> list[str]:
-    """A value as the command line would spell it."""
-    if isinstance(value, dict):
-        return [f"--{key}={json.dumps(value)}"]
-    if isinstance(value, (list, tuple)):
-        return [f"--{key}", *map(str, value)]
-    return [f"--{key}={value}"]
-
-
 def known_keys() -> dict[str, type]:
     """Every key that a configuration may set → the dataclass that owns it."""
     return {f.name: cls for cls in ARGUMENT_CLASSES for f in dataclasses.fields(cls) if f.init}
@@ -108,22 +98,14 @@ def known_keys() -> dict[str, type]:
 
 def field_docs(cls: type) -> dict[str, str]:
     """Field → the docstring under it, for the classes of this project along the inheritance of `cls`."""
-    docs: dict[str, str] = {}
-    for owner in reversed(cls.__mro__):
-        if not owner.__module__.startswith("cambrian_gaze"):
-            continue
-        body = ast.parse(textwrap.dedent(inspect.getsource(owner))).body[0].body
-        for statement, following in zip(body, body[1:], strict=False):
-            if isinstance(statement, ast.AnnAssign) and isinstance(following, ast.Expr):
-                if isinstance(following.value, ast.Constant) and isinstance(following.value.value, str):
-                    docs[statement.target.id] = " ".join(following.value.value.split())
-    return docs
+    ours = documented()
+    return {one.name: one.text for owner in reversed(cls.__mro__) for one in ours.get(owner.__name__, ())}
 
 
 def help_text() -> str:
     """Usage and every key with its help, grouped by dataclass."""
     parser = _Parser(ARGUMENT_CLASSES, {})
-    parser.usage = "cambrian-gaze train [CONFIG.yaml] [--nproc_per_node N] [--key value …]"
+    parser.usage = USAGE
     return parser.format_help()
 
 
@@ -162,6 +144,31 @@ class _Parser(HfArgumentParser):
             if action.dest in docs:
                 action.help = docs[action.dest].replace("%", "%%")
 
+            if action.type is string_to_bool:
+                action.type = _boolean
+
+    def typed(self, key: str, value: Any) -> Any:
+        """A value as written, in the type of its field."""
+        action = self._option_string_actions[f"--{key}"]
+        words = value if isinstance(value, (list, tuple)) else [value]
+        is_list = action.nargs == "+"
+        if not words or (len(words) > 1 and not is_list):
+            self.error(f"argument --{key}: takes {'at least ' * is_list}one value, got {len(words)}")
+        try:
+            found = [self._get_value(action, json.dumps(w) if isinstance(w, dict) else str(w)) for w in words]
+            for one in found:
+                self._check_value(action, one)
+        except argparse.ArgumentError as error:
+            self.error(str(error))
+        return found if is_list else found[0]
+
     def error(self, message: str) -> NoReturn:
         option = message.removeprefix("argument ").split(":")[0].split("/")[0].lstrip("-")
         raise ConfigError(f"{self._sources.get(option, COMMAND_LINE)}: {message}")
+
+
+def _boolean(word: str) -> bool:
+    try:
+        return boolean(word)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None

@@ -23,6 +23,7 @@ from cambrian_gaze.gaze.config import GazeConfig
 from cambrian_gaze.training.build import build_shapes
 from cambrian_gaze.training.config import config as configuration
 from cambrian_gaze.training.config.arguments import TrainingArguments
+from cambrian_gaze.training.config.flags import boolean, number, split_files
 from cambrian_gaze.training.config.layers import ConfigError
 from cambrian_gaze.training.estimate.data import Workload, workload
 from cambrian_gaze.training.estimate.flops import attended, sample_flops
@@ -114,7 +115,7 @@ def make_plan(
     here = ["--use_cpu", "--no_bf16", "--no_fp16", "--report_to", "none"]
     here += [f"--{key}=null" for key in ("torch_empty_cache_steps", "deepspeed", "global_batch_size")]
     here += ["--sequence_parallel_size", "1"]
-    shards = int(values.get("sequence_parallel_size", 1))
+    shards = number(values.get("sequence_parallel_size", 1))
     if shards < 1 or gpus % shards:
         raise ValueError(f"sequence_parallel_size {shards} must divide the number of GPUs, {gpus}")
     run = configuration.load([*argv, *here, *([] if "output_dir" in values else ["--output_dir=plan"])])
@@ -174,7 +175,7 @@ def make_plan(
     tokens = {"visual": visual, "context": work.visual_share * units * context, "text": float(work.text_tokens)}
     tokens["per_step"] = sum(tokens.values()) * batch["global"]
     return RunEstimate(
-        config=argv[0] if argv and not argv[0].startswith("--") else "flags",
+        config=(split_files(argv)[0] or ["flags"])[0],
         gpus=gpus,
         gpu=gpu,
         mfu=mfu,
@@ -196,7 +197,7 @@ def make_plan(
 def _batch(values: dict[str, Any], training: TrainingArguments, readers: int, warnings: list[str]) -> dict[str, int]:
     """`readers`: GPUs, or groups of them that share a batch."""
     per_device = training.per_device_train_batch_size
-    whole = int(values.get("global_batch_size") or 0)
+    whole = number(values.get("global_batch_size", 0))
     steps = training.gradient_accumulation_steps
     if whole:
         try:
@@ -220,7 +221,7 @@ def _placement(values: dict[str, Any], training: TrainingArguments, gpus: int) -
     return Placement(
         ranks=gpus,
         zero_stage=stage,
-        bf16=str(values.get("bf16", False)).lower() == "true",
+        bf16=boolean(values.get("bf16", False)),
         checkpointing=any(getattr(training, name, False) for name in names),
         bucket_elements=bucket,
     )

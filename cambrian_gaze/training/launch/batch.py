@@ -9,17 +9,19 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from cambrian_gaze.training.config.flags import setting
+from cambrian_gaze.training.config.flags import number, setting
 from cambrian_gaze.training.config.layers import ConfigError
 
+RANKS = "ranks"
+"""How `scripts/launch.sh` says the number of ranks; no key of a run."""
 PER_DEVICE, ACCUMULATION, GLOBAL, SHARERS = (
     "per_device_train_batch_size",
     "gradient_accumulation_steps",
     "global_batch_size",
     "sequence_parallel_size",
 )
-DEFAULTS = {PER_DEVICE: 8, ACCUMULATION: 1, SHARERS: 1}
-"""Those of `TrainingArguments`."""
+DEFAULTS = {RANKS: 1, PER_DEVICE: 8, ACCUMULATION: 1, SHARERS: 1}
+"""Those of `TrainingArguments`, and one rank."""
 
 
 def accumulation_steps(global_batch_size: int, per_device: int, ranks: int) -> int:
@@ -69,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Print the description, or the reason why there is none. Returns the exit status."""
     argv = list(sys.argv[1:] if argv is None else argv)
     try:
-        print(describe(argv, int(setting("ranks", argv) or 1)))
+        print(describe(argv, _number(argv, RANKS)))
     except ConfigError as error:
         print(f"batch: {error}", file=sys.stderr)
         return 2
@@ -79,8 +81,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _number(argv: Sequence[str], key: str) -> int | None:
     found = setting(key, argv)
     try:
-        return DEFAULTS.get(key) if found is None else int(found)
-    except (TypeError, ValueError):
+        return DEFAULTS.get(key) if found is None else number(found)
+    except ValueError:
         raise ConfigError(f"{key} must be a whole number, got {found!r}") from None
 
 

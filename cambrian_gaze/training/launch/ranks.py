@@ -11,7 +11,7 @@ import sys
 from collections.abc import Mapping, Sequence
 
 from cambrian_gaze.children import own_modules
-from cambrian_gaze.training.config.flags import setting
+from cambrian_gaze.training.config.flags import number, setting
 from cambrian_gaze.training.config.layers import ConfigError
 
 FLAG = "nproc_per_node"
@@ -51,12 +51,12 @@ def processes_wanted(argv: Sequence[str]) -> int:
     """The number of processes that the command line, or else the YAML file, asks for; 1 by default."""
     wanted = setting(FLAG, argv)
     try:
-        number = 1 if wanted is None else int(wanted)
-    except (TypeError, ValueError):
-        number = 0
-    if number < 1:
+        processes = 1 if wanted is None else number(wanted)
+    except ValueError:
+        processes = 0
+    if processes < 1:
         raise ConfigError(f"{FLAG} must be a whole number of processes from 1, got {wanted!r}")
-    return number
+    return processes
 
 
 def launch_command(processes: int, argv: Sequence[str], module: str = TRAINING) -> list[str]:
