@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.print_help()
         return 0
     try:
-        own, flags = take(words, [action.dest for action in parser._actions])
+        own, flags = take(words, vars(parser.parse_args([])))
     except ConfigError as error:
         parser.error(str(error))
     options = parser.parse_args(own)

@@ -27,6 +27,7 @@ from cambrian_gaze.training.config.config import RunConfig
 from cambrian_gaze.training.config.flags import COMMAND_LINE, asks_for
 from cambrian_gaze.training.config.layers import ConfigError
 from cambrian_gaze.training.config.places import check_folders, check_select_layer
+from cambrian_gaze.training.config.values import gather
 from cambrian_gaze.training.data import build_collator, build_datasets, build_order, expected_missing
 from cambrian_gaze.training.faults.bad_steps import TooManyBadSteps
 from cambrian_gaze.training.faults.lock import RunLock
@@ -60,7 +61,7 @@ def main(
         return 0
     try:
         argv = start_ranks(argv)
-        values, _ = configuration.gather(argv)
+        values, _ = gather(argv)
         if values.get("deepspeed"):
             prepare_deepspeed()
         run = configuration.load(argv)

@@ -6,6 +6,7 @@ listed: it is applied, or refused where the checkpoint's own would stay in force
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import time
@@ -197,7 +198,8 @@ def _defaults() -> dict[str, Any]:
 
 def _compared(key: str, value: Any, is_flag: bool) -> str:
     if is_flag:
-        return spelled(boolean(value))
+        with contextlib.suppress(ValueError):
+            value = boolean(value)
     if key not in _PATHS or value is None:
         return spelled(value)
     paths = value if isinstance(value, (list, tuple)) else [value]

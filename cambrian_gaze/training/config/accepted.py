@@ -3,6 +3,7 @@
 A field stands in one of three tables. `IN_EFFECT`: any value that the field's type allows. `REFUSED`: only values that
 ask for what is done anyway. `CONDITIONS`: effective, but not together with some other choice. A field that an installed
 transformers has and no table names is refused unless it has its default (a test, `test_accepted.py`, names it).
+Nothing is imported here but what the launcher may wait for.
 """
 
 from __future__ import annotations
@@ -12,9 +13,6 @@ import dataclasses
 import os
 from collections.abc import Callable
 from typing import Any
-
-import torch
-import transformers
 
 from cambrian_gaze.training.config.flags import boolean
 
@@ -210,6 +208,8 @@ def refusal(name: str, value: Any) -> str | None:
 
 def refusals(args: Any) -> list[str]:
     """Why `args`, before transformers has filled in what follows from others, cannot have all their effects."""
+    import transformers
+
     own = {f.name: f for f in dataclasses.fields(args)}
     # A copy of arguments has what transformers made of them.
     made = {name for name in own if type(getattr(args, name)).__name__ == "AcceleratorConfig"}
@@ -237,7 +237,7 @@ def spelled(value: Any) -> str:
         return ",".join(spelled(one) for one in value)
     if value is None:
         return ""
-    if isinstance(value, torch.dtype | bool):
+    if isinstance(value, bool) or type(value).__module__ == "torch":
         return str(value).lower()
     text = str(value).strip().lower()
     text = {"yes": "true", "no": "no"}.get(text, text)

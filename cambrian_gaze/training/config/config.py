@@ -1,23 +1,19 @@
 """Configuration of a run: a YAML file, the file it is based on, and flags on the command line, in rising precedence.
 
-Keys are flat and are the fields of `arguments.ARGUMENT_CLASSES`; the dataclasses give the types. Nothing is ignored: an
-unknown key fails, names the file (or the command line) that holds it and the nearest known key.
+Keys are flat and are the fields of `arguments.ARGUMENT_CLASSES`; the dataclasses give the types. `values.py` has read
+and checked the names before.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-import difflib
 import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NoReturn
 
 from transformers.hf_argparser import HfArgumentParser, string_to_bool
 
-from cambrian_gaze.training.config import foreign
-from cambrian_gaze.training.config.accepted import refusal
 from cambrian_gaze.training.config.arguments import (
     ARGUMENT_CLASSES,
     DataArguments,
@@ -25,14 +21,12 @@ from cambrian_gaze.training.config.arguments import (
     ModelArguments,
     TrainingArguments,
 )
-from cambrian_gaze.training.config.flags import COMMAND_LINE, boolean, read_layered
+from cambrian_gaze.training.config.flags import COMMAND_LINE, boolean
 from cambrian_gaze.training.config.help import USAGE, documented
 from cambrian_gaze.training.config.layers import ConfigError
 from cambrian_gaze.training.config.lora_arguments import LoraArguments
 from cambrian_gaze.training.config.task_arguments import TaskArguments, choose_times, contradictions
-
-PATH_FIELDS = ("deepspeed", "fsdp_config", "accelerator_config")
-"""Paths of configuration files: where the working directory has no such file, the YAML file's folder is tried."""
+from cambrian_gaze.training.config.values import gather
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,24 +67,6 @@ def load(argv: Sequence[str]) -> RunConfig:
     return RunConfig(*parts, training, lora, tasks, values, sources)
 
 
-def gather(argv: Sequence[str]) -> tuple[dict[str, Any], dict[str, str]]:
-    """Values and their sources, from the file in `argv` (if the first token is no flag) and the flags after it.
-
-    Checks names, not types.
-    """
-    values: dict[str, Any] = {}
-    sources: dict[str, str] = {}
-    problems: list[str] = []
-    for place, layer in read_layered(argv):
-        layer, refused = foreign.translate(layer, known_keys())
-        problems += [f"{place}: {text}" for text in [*refused, *_unknown(layer), *_without_effect(layer)]]
-        for key, value in layer.items():
-            values[key], sources[key] = _beside(key, value, Path(place)), place
-    if problems:
-        raise ConfigError("\n".join(problems))
-    return {k: v for k, v in values.items() if v is not None}, sources
-
-
 def known_keys() -> dict[str, type]:
     """Every key that a configuration may set → the dataclass that owns it."""
     return {f.name: cls for cls in ARGUMENT_CLASSES for f in dataclasses.fields(cls) if f.init}
@@ -107,30 +83,6 @@ def help_text() -> str:
     parser = _Parser(ARGUMENT_CLASSES, {})
     parser.usage = USAGE
     return parser.format_help()
-
-
-def _unknown(values: dict[str, Any]) -> list[str]:
-    known = known_keys()
-    problems = []
-    for key in values:
-        if key not in known:
-            nearest = difflib.get_close_matches(key, known, n=1, cutoff=0.7)
-            hint = f"; did you mean {nearest[0]!r}?" if nearest else "; see `cambrian-gaze train --help`"
-            problems.append(f"unknown key {key!r}{hint}")
-    return problems
-
-
-def _without_effect(values: dict[str, Any]) -> list[str]:
-    """Keys of `TrainingArguments` that only one value is taken of, see `accepted.REFUSED`."""
-    found = [refusal(key, value) for key, value in values.items() if value is not None]
-    return [text for text in found if text is not None]
-
-
-def _beside(key: str, value: Any, path: Path) -> Any:
-    """Configuration files named in a YAML file may lie beside it."""
-    if key in PATH_FIELDS and isinstance(value, str) and not Path(value).exists() and (path.parent / value).exists():
-        return str(path.parent / value)
-    return value
 
 
 class _Parser(HfArgumentParser):

@@ -12,7 +12,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
-from cambrian_gaze.training.config.foreign import FALSE, FLAGS, TRUE, translate
+from cambrian_gaze.training.config.foreign import FALSE, FLAGS, TRUE
 from cambrian_gaze.training.config.layers import ConfigError, read_layers
 
 COMMAND_LINE = "the command line"
@@ -102,19 +102,13 @@ def take(words: Sequence[str], own: Collection[str]) -> tuple[list[str], list[st
     return as_words(mine), as_words(others)
 
 
-def setting(key: str, argv: Sequence[str]) -> Any:
-    """What the command line, or else the YAML file, says of a key, other projects' names of it included; None where
-    neither does."""
-    found = None
-    for _, values in read_layered(argv):
-        found = translate(values)[0].get(key, found)
-    return found
-
-
-def number(value: Any) -> int:
-    """A value as a whole number: as the dataclasses take it, so not 8.0. Raises ValueError."""
-    value = value[0] if isinstance(value, (list, tuple)) and len(value) == 1 else value
-    return int(str(value))
+def number(key: str, value: Any) -> int:
+    """The value of a key as a whole number, as its dataclass takes it: not 8.0. Raises ConfigError."""
+    one = value[0] if isinstance(value, (list, tuple)) and len(value) == 1 else value
+    try:
+        return int(str(one))
+    except ValueError:
+        raise ConfigError(f"{key} must be a whole number, got {value!r}") from None
 
 
 def boolean(value: Any) -> bool:

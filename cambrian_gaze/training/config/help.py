@@ -1,4 +1,4 @@
-"""The help of a run's keys, read off the source of the arguments' modules: `cambrian-gaze train --help` imports no torch."""
+"""The help of a run's keys, read off the source of the arguments' modules: `train --help` imports no torch."""
 
 from __future__ import annotations
 

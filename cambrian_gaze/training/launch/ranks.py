@@ -11,8 +11,9 @@ import sys
 from collections.abc import Mapping, Sequence
 
 from cambrian_gaze.children import own_modules
-from cambrian_gaze.training.config.flags import number, setting
+from cambrian_gaze.training.config.flags import number
 from cambrian_gaze.training.config.layers import ConfigError
+from cambrian_gaze.training.config.values import setting
 
 FLAG = "nproc_per_node"
 """Number of processes, by torchrun's name; Accelerate's `--num_processes` is taken too."""
@@ -51,8 +52,8 @@ def processes_wanted(argv: Sequence[str]) -> int:
     """The number of processes that the command line, or else the YAML file, asks for; 1 by default."""
     wanted = setting(FLAG, argv)
     try:
-        processes = 1 if wanted is None else number(wanted)
-    except ValueError:
+        processes = 1 if wanted is None else number(FLAG, wanted)
+    except ConfigError:
         processes = 0
     if processes < 1:
         raise ConfigError(f"{FLAG} must be a whole number of processes from 1, got {wanted!r}")
