@@ -19,7 +19,8 @@ from cambrian_gaze.training.checkpoint.model_folder import ModelFolder
 from cambrian_gaze.training.checkpoint.pickles import check_checkpoint
 from cambrian_gaze.training.checkpoint.resume import is_universal, lowest_able_rank_decides
 from cambrian_gaze.training.faults.bad_steps import propagate_nonfinite
-from cambrian_gaze.training.metrics.eval_loss import LossSum, eval_loader, model_inputs
+from cambrian_gaze.training.metrics.eval_loss import LossSum, eval_loader
+from cambrian_gaze.training.metrics.meter import model_inputs
 from cambrian_gaze.training.parts import RunOptions, RunParts
 from cambrian_gaze.training.sequence import check_same_batches, sequence_group
 
@@ -286,8 +287,7 @@ class CambrianTrainer(Trainer):
             self.data.save(folder, step)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Model (or adapter, with its configuration) and processor in Hugging Face's format with their lineage; stage 1
-        adds `mm_projector.safetensors`."""
+        """Model (or adapter) and processor in Hugging Face's format, and what `ModelFolder` adds."""
         folder = Path(self.args.output_dir if output_dir is None else output_dir)
         with self.model_folder.saving(folder, self.state.global_step, self.args.should_save, _internal_call):
             super().save_model(output_dir, _internal_call)

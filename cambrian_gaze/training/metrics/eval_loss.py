@@ -18,16 +18,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from cambrian_gaze.data.records.streams import StreamDataset
 from cambrian_gaze.training.launch.requests import outlive_requests
+from cambrian_gaze.training.metrics.meter import model_inputs
 
 logger = logging.getLogger(__name__)
-
-NOT_FOR_THE_MODEL = ("samples", "stream_state")
-"""What the collator says beside the model's inputs and its counts (`num_…`)."""
-
-
-def model_inputs(batch: Mapping[str, Any]) -> dict[str, Any]:
-    """What of a collated batch the model takes."""
-    return {k: v for k, v in batch.items() if k not in NOT_FOR_THE_MODEL and not k.startswith("num_")}
 
 
 def eval_loader(dataset: Dataset, collate: Callable[[list[Any]], dict[str, Any]], args: Any) -> DataLoader:

@@ -31,6 +31,15 @@ BLAMELESS = ("declared", "too_long")
 """Quarantined samples that are no damage: media missing as a recipe declares, and over-long ones; the collator's."""
 
 
+NOT_FOR_THE_MODEL = ("samples", "stream_state")
+"""What the collator says beside the model's inputs and its counts (`num_…`)."""
+
+
+def model_inputs(batch: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a collated batch the model takes."""
+    return {k: v for k, v in batch.items() if k not in NOT_FOR_THE_MODEL and not k.startswith("num_")}
+
+
 def count_batch(batch: Mapping[str, Any]) -> Tensor:
     """int64 [11] on the CPU, see `COUNTS`."""
     types, labels, mask = batch["mm_token_type_ids"], batch["labels"], batch["attention_mask"]
