@@ -1,4 +1,4 @@
-"""The parts of a run, which know nothing of transformers' Trainer: what they are told, and how they are made."""
+"""The parts of a run, which know nothing of transformers' Trainer: their options, and how they are made."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from cambrian_gaze.training.order.order import DataOrder
 
 @dataclass(frozen=True)
 class RunOptions:
-    """What a run tells its trainer beside `TrainingArguments`, model and data."""
+    """What a run hands to its trainer beside `TrainingArguments`, model and data."""
 
     order: EpochOrder | None = None
     """Of the rows of the training data; needed to train."""

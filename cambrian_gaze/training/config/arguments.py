@@ -1,4 +1,4 @@
-"""What a training run can be told. Every field is a key of the YAML files in `train/configs` and a command-line flag.
+"""Settings of a run. Every field is a key of the YAML files in `train/configs` and a command-line flag.
 
 The docstring under a field is its help text. Here are the fields beside transformers' own; those of the model, the
 data and so on lie in modules of their own, and `ARGUMENT_CLASSES` has all.

@@ -1,4 +1,4 @@
-"""What a run can be told about its data: where samples lie, how they are read. `arguments.py` has the other fields."""
+"""Settings of a run: where its samples lie, and how they are read. `arguments.py` has the other fields."""
 
 from dataclasses import dataclass
 from typing import Literal

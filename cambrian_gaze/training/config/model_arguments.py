@@ -1,4 +1,4 @@
-"""What a run can be told about its model: which one, and which of its parts train. `arguments.py` has the other fields.
+"""Settings of a run: its model, and which of its parts train. `arguments.py` has the other fields.
 
 Names are those of LLaVA and Cambrian wherever these have one.
 """
