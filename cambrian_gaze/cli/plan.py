@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 from cambrian_gaze.cli.arguments import positive
 from cambrian_gaze.files import write_json
+from cambrian_gaze.training.config.flags import asks_for, split_files, take
+from cambrian_gaze.training.config.layers import ConfigError
 
 if TYPE_CHECKING:
     from cambrian_gaze.training.estimate.plan import RunEstimate
@@ -37,14 +39,16 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the plans. Returns the exit status."""
-    words = list(sys.argv[1:] if argv is None else argv)
-    configs = []
-    while words and not words[0].startswith("-"):
-        configs.append(words.pop(0))
+    configs, words = split_files(list(sys.argv[1:] if argv is None else argv))
     parser = build_parser()
-    # As `train` has it: hyphens and underscores mean the same.
-    words = [_underscored(word) if word.startswith("--") else word for word in words]
-    options, flags = parser.parse_known_args(words)
+    if asks_for("help", [*configs, *words]):
+        parser.print_help()
+        return 0
+    try:
+        own, flags = take(words, vars(parser.parse_args([])))
+    except ConfigError as error:
+        parser.error(str(error))
+    options = parser.parse_args(own)
     if not configs:
         parser.error("name at least one configuration, before the options")
 
@@ -63,11 +67,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.json is not None:
         write_json(options.json, [plan.as_dict() for plan in plans])
     return 0
-
-
-def _underscored(flag: str) -> str:
-    name, equals, value = flag[2:].partition("=")
-    return f"--{name.replace('-', '_')}{equals}{value}"
 
 
 def table(plan: RunEstimate) -> str:

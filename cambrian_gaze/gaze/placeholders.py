@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from cambrian_gaze.gaze.token_types import CONTEXT_TYPE
+from cambrian_gaze.gaze.token_types import CONTEXT_TYPE, IMAGE_TYPE
 
 
 class Frames(NamedTuple):
@@ -63,6 +63,6 @@ def check_runs(frames: Frames, grids: list[tuple[int, int, int]], context: int, 
             f"row {int(where[first]) // length}, token {int(where[first]) % length}: the placeholders of item {number} "
             f"are not the unbroken run of {t} × ({h}·{w} visual + {context} context) that its grid {(t, h, w)} needs"
         )
-    many = [i for i, (t, _, _) in enumerate(grids) if t > 1 and int(modality[i]) == IMAGE]
+    many = [i for i, (t, _, _) in enumerate(grids) if t > 1 and int(modality[i]) == IMAGE_TYPE]
     if many:
         raise ValueError(f"item {many[0]} has {grids[many[0]][0]} frames but its placeholders are image placeholders")

@@ -1,15 +1,101 @@
-"""Callbacks of a run: the log file, and logging where checkpoints are written."""
+"""Callbacks of a run: each tells one part what transformers' Trainer does."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState
 from transformers import TrainingArguments as HfTrainingArguments
 from transformers.trainer_callback import ProgressCallback
 
-from cambrian_gaze.training.metrics.log import TrainLog
+from cambrian_gaze.training.config.arguments import TrainingArguments
+from cambrian_gaze.training.faults.watchdog import Watchdog
+from cambrian_gaze.training.launch.requests import StopRequest
+from cambrian_gaze.training.metrics.log import LOG_NAME, TrainLog
 from cambrian_gaze.training.metrics.meter import Meter
+from cambrian_gaze.training.order.order import DataOrder
+from cambrian_gaze.training.parts import RunParts
+
+
+def run_callbacks(parts: RunParts, request: StopRequest, args: TrainingArguments) -> Iterator[TrainerCallback]:
+    """Those of every run, in their order: the exact epoch comes before the log, the log before the checkpoint."""
+    yield ExactEpoch(parts.data)
+    yield StopOnRequest(request)
+    yield Heartbeat(parts.guard.watchdog)
+    if not args.disable_tqdm:
+        yield ProgressLine()
+    yield MeterStart(parts.meter)
+    yield LogAtCheckpoints()
+    yield LogFile(TrainLog(Path(args.output_dir) / LOG_NAME), stage=args.stage)
+
+
+class ExactEpoch(TrainerCallback):
+    """Trainer counts an epoch's share from where the run was resumed; this sets what was consumed of its plan."""
+
+    def __init__(self, data: DataOrder) -> None:
+        self.data = data
+
+    def on_step_end(
+        self, args: HfTrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Correct `state.epoch`, before it is logged and saved."""
+        state.epoch = self.data.schedule.progress(state.global_step)
+
+
+class StopOnRequest(TrainerCallback):
+    """Saves and stops after the step in which a rank was asked to."""
+
+    def __init__(self, request: StopRequest) -> None:
+        self.request = request
+
+    def on_train_begin(
+        self, args: HfTrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """From now on there is something to save."""
+        self.request.can_save = True
+
+    def on_step_end(
+        self, args: HfTrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> TrainerControl:
+        """The last step is no stop: the run ends by itself."""
+        if state.global_step < state.max_steps and self.request.agree(args.device):
+            self.request.granted = self.request.status
+            control.should_save = control.should_training_stop = True
+            control.should_evaluate = False
+        return control
+
+
+class Heartbeat(TrainerCallback):
+    """Beats at every micro-batch."""
+
+    def __init__(self, watchdog: Watchdog) -> None:
+        self.watchdog = watchdog
+
+    def on_train_begin(
+        self, args: HfTrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """The loader's workers start, and kernels are compiled."""
+        self.watchdog.beat("the first step", slow=True)
+
+    def on_substep_end(
+        self, args: HfTrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """A micro-batch is done, the step is not."""
+        self.watchdog.beat(f"a micro-batch of step {state.global_step + 1}")
+
+    def on_step_end(
+        self, args: HfTrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """A step is done."""
+        self.watchdog.beat(f"step {state.global_step + 1}")
+
+    def on_prediction_step(
+        self, args: HfTrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """A batch of the evaluation is done."""
+        self.watchdog.beat("a batch of the evaluation")
 
 
 class ProgressLine(ProgressCallback):

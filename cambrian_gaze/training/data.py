@@ -192,8 +192,8 @@ def _report(
     if damaged > data.max_quarantined_share * considered:
         raise TooManyQuarantined(
             f"{damaged} of {considered} samples ({damaged / considered:.1%}) cannot be used, more than "
-            f"max_quarantined_share={data.max_quarantined_share:.1%}. The quarantine log says why for each; mend the "
-            "data, or raise the limit"
+            f"max_quarantined_share={data.max_quarantined_share:.1%}. The quarantine log says why for each; "
+            "correct the data, or raise the limit"
         )
     overlong = counts.get("overlong", 0)
     if quarantine is not None and overlong > data.max_quarantined_share * considered:

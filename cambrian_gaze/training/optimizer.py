@@ -5,10 +5,11 @@ DeepSpeed's JSON holds no `optimizer` block: the Trainer would then pass one fla
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from torch import nn
+from torch.optim import Optimizer
 
 DECODER, PROJECTOR, CONTEXT, TOWER = "decoder", "mm_projector", "context_tokens", "vision_tower"
 MODULES = (DECODER, PROJECTOR, CONTEXT, TOWER)
@@ -63,8 +64,48 @@ def parameter_groups(model: nn.Module, args: Any, decay_names: Iterable[str]) ->
     return sorted(groups.values(), key=lambda group: DECODER not in group["modules"])
 
 
+def build_optimizer(
+    kind: tuple[type[Optimizer], dict[str, Any]], model: nn.Module, args: Any, decay_names: Iterable[str]
+) -> tuple[Optimizer, list[list[str]]]:
+    """The optimizer over `parameter_groups`, and the modules of each of its groups.
+
+    Args:
+        kind: its class and options.
+
+    Raises: ValueError for a class that makes groups of its own, and where nothing is trained.
+    """
+    cls, options = kind
+    if options.keys() & {"params", "model", "optimizer_dict"}:
+        raise ValueError(f"optim={args.optim} builds its own parameter groups; use an AdamW or SGD variant")
+    groups = parameter_groups(model, args, decay_names)
+    if not groups:
+        raise ValueError("every parameter is frozen; check tune_mm_mlp_adapter and freeze_backbone")
+    modules = [group["modules"] for group in groups]
+    return cls(groups, **options), modules
+
+
+def rates_by_module(modules: Sequence[Sequence[str]], rates: Sequence[float]) -> dict[str, float]:
+    """`lr/MODULE` → learning rate, from the modules and the rate of each group."""
+    return {f"lr/{name}": float(rate) for names, rate in zip(modules, rates, strict=True) for name in names}
+
+
+def take_evaluation_weights(optimizer: Any) -> None:
+    """Schedule-free optimizers keep two sets of weights; the next training step takes the others again."""
+    if callable(getattr(optimizer, "eval", None)):
+        optimizer.eval()
+
+
 def frozen_parts(model: nn.Module) -> list[nn.Module]:
     """The largest modules of which no parameter is trained."""
     if not any(p.requires_grad for p in model.parameters()):
         return [model]
     return [part for child in model.children() for part in frozen_parts(child) if any(True for _ in part.parameters())]
+
+
+def set_training_modes(model: nn.Module, frozen: Iterable[nn.Module], adds_noise: bool) -> None:
+    """Frozen modules compute as they will when the model is used (no dropout); NEFTune's noise is added to embeddings
+    in training mode alone, frozen or not."""
+    for part in frozen:
+        part.eval()
+    if adds_noise:
+        model.get_input_embeddings().train()

@@ -20,18 +20,19 @@ from cambrian_gaze.extras import require
 from cambrian_gaze.training.build import build_model
 from cambrian_gaze.training.checkpoint.checkpoint import NotSavedError
 from cambrian_gaze.training.checkpoint.continuation import finished_text, write_run_config
-from cambrian_gaze.training.checkpoint.origin import origin_of
+from cambrian_gaze.training.checkpoint.model_folder import origin_of
 from cambrian_gaze.training.checkpoint.resume import FirstRankFailed, checkpoint_to_resume, first_rank_decides
 from cambrian_gaze.training.config import config as configuration
 from cambrian_gaze.training.config.config import RunConfig
-from cambrian_gaze.training.config.flags import COMMAND_LINE
+from cambrian_gaze.training.config.flags import COMMAND_LINE, asks_for
 from cambrian_gaze.training.config.layers import ConfigError
 from cambrian_gaze.training.config.places import check_folders, check_select_layer
+from cambrian_gaze.training.config.values import gather
 from cambrian_gaze.training.data import build_collator, build_datasets, build_order, expected_missing
 from cambrian_gaze.training.faults.bad_steps import TooManyBadSteps
 from cambrian_gaze.training.faults.lock import RunLock
 from cambrian_gaze.training.faults.orphan import end_with_launcher
-from cambrian_gaze.training.keep_ratio import dense_because
+from cambrian_gaze.training.gaze_schedule import dense_because
 from cambrian_gaze.training.launch.agent import EXIT_INTERRUPTED, EXIT_STOPPED
 from cambrian_gaze.training.launch.ranks import start_ranks, under_launcher
 from cambrian_gaze.training.launch.requests import StopRequest
@@ -39,6 +40,7 @@ from cambrian_gaze.training.metrics.log import read_log
 from cambrian_gaze.training.metrics.samples import GazeSamples
 from cambrian_gaze.training.metrics.summary import write_summary
 from cambrian_gaze.training.metrics.task_scores import OpenBenchmarks, open_benchmarks, try_out
+from cambrian_gaze.training.parts import RunOptions
 from cambrian_gaze.training.trainer import CambrianTrainer
 
 logger = logging.getLogger(__name__)
@@ -54,12 +56,12 @@ def main(
     `benchmarks` reads those that `eval_tasks` names; the command `train` hands in the evaluation's.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
-    if "--help_all" in argv or "--help-all" in argv:
+    if asks_for("help_all", argv):
         print(configuration.help_text())
         return 0
     try:
         argv = start_ranks(argv)
-        values, _ = configuration.gather(argv)
+        values, _ = gather(argv)
         if values.get("deepspeed"):
             prepare_deepspeed()
         run = configuration.load(argv)
@@ -96,7 +98,7 @@ def main(
         except TooManyQuarantined as error:
             return _stopped(error, run, trainer.quarantine.path)
         except TooManyBadSteps as error:
-            return _stopped(error, run, trainer.bad_steps.path)
+            return _stopped(error, run, trainer.guard.bad_steps.path)
         except MachineError as error:
             print(f"cambrian-gaze train: {error}", file=sys.stderr)
             return 2
@@ -157,30 +159,34 @@ def prepare(
         logs_fills=args.process_index % args.sequence_parallel_size == 0,
     )
     train_data, eval_data = build_datasets(run.data, processor, quarantine)
+    options = RunOptions(
+        order=build_order(run.data, args, train_data, quarantine),
+        quarantine=quarantine,
+        max_quarantined_share=run.data.max_quarantined_share,
+        expected_missing=expected_missing(train_data, args),
+        progressive=run.gaze.progressive,
+        request=request or StopRequest(),
+        fits_save_steps=run.sources.get("save_steps") != COMMAND_LINE,
+        origin=origin_of(run) if args.should_save else None,
+        benchmarks=opened,
+        benchmark_steps=run.tasks.eval_tasks_steps,
+    )
     trainer = CambrianTrainer(
+        options,
         model=model,
         args=args,
         train_dataset=train_data,
         eval_dataset=eval_data,
         data_collator=build_collator(run.data, processor),
-        order=build_order(run.data, args, train_data, quarantine),
-        quarantine=quarantine,
         processing_class=processor,
         callbacks=list(callbacks),
-        request=request,
-        progressive=run.gaze.progressive,
-        max_quarantined_share=run.data.max_quarantined_share,
-        expected_missing=expected_missing(train_data, args),
-        origin=origin_of(run) if args.should_save else None,
-        benchmarks=opened,
-        benchmark_steps=run.tasks.eval_tasks_steps,
     )
     trainer.get_optimizer_cls_and_kwargs(args, model)  # Raises where its package is missing.
     if eval_data is not None:
         trainer.get_eval_dataloader()  # Raises where they cannot be evaluated.
-    trainer.fits_save_steps = run.sources.get("save_steps") != COMMAND_LINE
     if args.sample_steps:
-        trainer.add_callback(GazeSamples(trainer, eval_data or train_data, processor))
+        others = trainer.callback_handler.callbacks
+        trainer.add_callback(GazeSamples(eval_data or train_data, processor, trainer.meter, others))
     return trainer, checkpoint
 
 
@@ -192,7 +198,7 @@ def finish(run: RunConfig, trainer: CambrianTrainer, checkpoint: str | None) -> 
     try:
         trainer.train(resume_from_checkpoint=checkpoint)
     finally:
-        trainer.end_workers()
+        trainer.data.end_workers()
     if not trainer.request.granted:
         trainer.save_model()
         trainer.save_state()

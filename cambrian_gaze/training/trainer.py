@@ -1,177 +1,188 @@
-"""`CambrianTrainer`: a trainer with per-module learning rates, Progressive TopK, a loss over all ranks' supervised
-tokens, and logs that say what was attended. Which data a step sees is `OrderedTrainer`'s, what becomes of faults
-`GuardedTrainer`'s, how it is saved `CheckpointedTrainer`'s."""
+"""`CambrianTrainer`: all that a run does otherwise than transformers' Trainer, in the order in which a run meets it."""
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
-import itertools
-import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
+from transformers import Trainer, set_seed
 from transformers.trainer_callback import ProgressCallback
 from transformers.trainer_utils import EvalLoopOutput
 
 from cambrian_gaze.attention.choice.run_choice import in_run
-from cambrian_gaze.data.quarantine import NOTHING_MISSING, ExpectedMissing, TooManyQuarantined
-from cambrian_gaze.gaze.config import GazeConfig
-from cambrian_gaze.models.folders.lineage import write_lineage
-from cambrian_gaze.training.adapters import is_adapted, without_peft_card
-from cambrian_gaze.training.callbacks import LogAtCheckpoints, LogFile, MeterStart, ProgressLine
-from cambrian_gaze.training.checkpoint.projector import EXPORT_NAME, export_projector
-from cambrian_gaze.training.checkpoint.resume import lowest_able_rank_decides
-from cambrian_gaze.training.checkpointed import CheckpointedTrainer
+from cambrian_gaze.training import optimizer
+from cambrian_gaze.training.callbacks import run_callbacks
+from cambrian_gaze.training.checkpoint.model_folder import ModelFolder
+from cambrian_gaze.training.checkpoint.pickles import check_checkpoint
+from cambrian_gaze.training.checkpoint.resume import is_universal, lowest_able_rank_decides
 from cambrian_gaze.training.faults.bad_steps import propagate_nonfinite
-from cambrian_gaze.training.keep_ratio import keep_ratio
-from cambrian_gaze.training.metrics.eval_loss import eval_loader, measure_loss
-from cambrian_gaze.training.metrics.flops import FlopsModel, peak_flops
-from cambrian_gaze.training.metrics.gaze_report import gaze_report
-from cambrian_gaze.training.metrics.log import LOG_NAME, TrainLog
-from cambrian_gaze.training.metrics.meter import Meter
-from cambrian_gaze.training.metrics.probe import MassProbe
-from cambrian_gaze.training.metrics.task_scores import Benchmarks, TaskScores
-from cambrian_gaze.training.optimizer import frozen_parts, parameter_groups
+from cambrian_gaze.training.metrics.eval_loss import LossSum, eval_loader
+from cambrian_gaze.training.metrics.meter import model_inputs
+from cambrian_gaze.training.parts import RunOptions, RunParts
 from cambrian_gaze.training.sequence import check_same_batches, sequence_group
 
-FEWEST_SEEN = 100
-"""As long as fewer samples were seen, `max_quarantined_share` is of these, or of an epoch that has fewer."""
 
+class CambrianTrainer(Trainer):
+    """Trains with this package's `TrainingArguments` a model that takes `gaze`, `return_gaze` and `num_items_in_batch`.
 
-class CambrianTrainer(CheckpointedTrainer):
-    """Takes this package's `TrainingArguments`, and a model with `gaze`, `return_gaze` and `num_items_in_batch`."""
+    Every override of transformers' Trainer is here, in the order in which a run meets it; what it does is left to
+    parts that do not know Trainer. The loop itself is Trainer's (`_inner_training_loop`, `_run_epoch`).
+
+    A run
+        start       `train`: what a checkpoint says goes to the parts; the watchdog begins
+        data        `get_train_dataloader`, `set_initial_training_values`, `_init_training_state`: the steps from the
+                    position of the checkpoint on
+        optimizer   `create_optimizer`, `_load_optimizer_and_scheduler`: a learning rate for each module
+        epochs      `_run_epoch`, `_load_rng_state`: the steps that are left of each
+        end         `_load_best_model`; then the caller's `save_model`
+
+    A step
+        batches     `get_batch_samples`: micro-batches of this rank, and the supervised tokens in those of all ranks
+        losses      for each micro-batch `training_step`, in it `compute_loss`, then backward and `floating_point_ops`
+        guard       `_get_grad_norm`: a bad step is left without gradients
+        update      Trainer's own: clipping, optimizer, learning rates
+        log         `log`
+        evaluation  `evaluate`, `get_eval_dataloader`, `evaluation_loop`, `_determine_best_metric`
+        checkpoint  `_save_checkpoint`, `save_model`
+    """
 
     loss_is_scaled_for_ga = True
+    """`compute_loss` divides by the tokens of the whole step; Trainer must not divide by the micro-batches again."""
 
-    def __init__(
-        self,
-        *args: Any,
-        progressive: bool = True,
-        max_quarantined_share: float = 1.0,
-        expected_missing: ExpectedMissing = NOTHING_MISSING,
-        origin: dict[str, Any] | None = None,
-        benchmarks: Benchmarks | None = None,
-        benchmark_steps: int | None = None,
-        **kwargs: Any,
-    ) -> None:
-        """Args beyond those of `CheckpointedTrainer`, `GuardedTrainer` and `OrderedTrainer`:
-
-        progressive: Progressive TopK in stage 2 (`GazeConfig.schedule`).
-        max_quarantined_share: the run stops with a summary beyond it; over-long samples do not count.
-        expected_missing: samples without their media that do not count either.
-        origin: `parents` and `data` of the lineage beside every model that is saved (`checkpoint/origin.py`).
-        benchmarks: answered in each evaluation, or every `benchmark_steps` steps of those (`metrics/task_scores.py`).
-        """
-        model = kwargs.get("model", args[0] if args else None)
-        self._saved_use_cache = getattr(model.config, "use_cache", None)
-        if benchmarks is not None and kwargs.get("eval_dataset") is None:
+    def __init__(self, options: RunOptions, **kwargs: Any) -> None:
+        """`kwargs`: Trainer's arguments, `model` and `args` among them."""
+        self.model_folder = ModelFolder(kwargs["model"], kwargs["args"].stage, options.origin)
+        if options.benchmarks is not None and kwargs.get("eval_dataset") is None:
             kwargs["eval_dataset"] = []  # Trainer evaluates nothing without data.
-        super().__init__(*args, **kwargs)
-        self.task_scores = None if benchmarks is None else TaskScores(self, benchmarks, benchmark_steps)
-        self.progressive = progressive
-        self.max_quarantined_share = max_quarantined_share
-        self.expected_missing = expected_missing
-        self.origin = origin
-        self.group_modules: list[list[str]] = []
-        self._frozen = frozen_parts(self.model)
-        self._step_rates: list[float] = []
-        self.gaze: GazeConfig = self.model.config.gaze_config
-        self._step_config = self.gaze
-        self._step_gaze: Any = None
-        peak = peak_flops(self.args.device, self.args.peak_tflops)
-        readers = self.args.sequence_parallel_size
-        self.meter = Meter(FlopsModel.of(self.model), peak, max(1, self.args.world_size), readers)
+        super().__init__(**kwargs)
+        self.order, self.quarantine, self.request = options.order, options.quarantine, options.request
+        parts = RunParts(options, self.args, self.model, self.data_collator, self.train_dataset, self.eval_dataset)
+        self.data, self.meter, self.guard, self.checkpoints = parts.data, parts.meter, parts.guard, parts.checkpoints
+        self.gaze_schedule, self.loss_split, self.probe = parts.gaze_schedule, parts.loss_split, parts.probe
+        self.quarantine_limit, self.task_scores = parts.quarantine_limit, parts.task_scores
         self.sequence_group = sequence_group(self.args, self.model)
+        self._frozen = optimizer.frozen_parts(self.model)
+        self._group_modules: list[list[str]] = []
+        self._step_rates: list[float] = []
         if not self.args.disable_tqdm:
             self.remove_callback(ProgressCallback)
-            self.add_callback(ProgressLine)
-        self.probe = MassProbe(self, self.eval_dataset or self.train_dataset, self.args.probe_steps)
-        self.add_callback(MeterStart(self.meter))
-        self.add_callback(LogAtCheckpoints())
-        self.add_callback(LogFile(TrainLog(Path(self.args.output_dir) / LOG_NAME), stage=self.args.stage))
+        for callback in run_callbacks(parts, options.request, self.args):
+            self.add_callback(callback)
 
-    # Data
+    # A run begins
 
-    def pack_cost(self, rows: np.ndarray) -> float:
-        """FLOPs of a pack."""
-        lengths = self.order.lengths[rows].astype(np.float64)
-        return self.meter.flops.total(lengths.sum(), (lengths**2).sum(), float(self.order.units[rows].sum()))
+    def train(self, resume_from_checkpoint: str | None = None, **kwargs: Any) -> Any:
+        """`resume_from_checkpoint`: a folder that `checkpoint_to_resume` gave. Raises ValueError where its position
+        does not fit the data."""
+        checkpoint = resume_from_checkpoint
+        if checkpoint:
+            self.checkpoints.resume_attention(checkpoint)
+        if checkpoint and is_universal(checkpoint):
+            # The universal form has the trained parameters alone, and the frozen ones must be the checkpoint's too.
+            self._load_from_checkpoint(checkpoint)
+        try:
+            if checkpoint:
+                self.guard.load(checkpoint)
+            with in_run(self.checkpoints.attention), self.guard.watchdog.watching():
+                self.data.resume(checkpoint, self.train_dataset)
+                return super().train(resume_from_checkpoint=checkpoint, **kwargs)
+        finally:
+            self.checkpoints.drop_view()
 
-    def get_batch_samples(
-        self, epoch_iterator: Any, num_batches: int, device: torch.device
-    ) -> tuple[list[dict[str, Any]], Tensor | None]:
-        """The micro-batches of one optimizer step and the supervised tokens in them, over all ranks."""
-        batches: list[dict[str, Any]] = []
-        began = time.perf_counter()
-        for batch in itertools.islice(epoch_iterator, num_batches):
-            batches.append(batch)
-            self.watchdog.beat("a micro-batch")
-        self.meter.wait(time.perf_counter() - began)
-        self.take_stream_states(batches)
-        self.take_samples(batches)
-        if self.sequence_group is not None:
-            check_same_batches(batches, self.sequence_group, device)
-        return batches, self.meter.add(batches, device) if batches else None
+    def get_train_dataloader(self) -> DataLoader:
+        """This rank's micro-batches by the plan of each epoch."""
+        return self.data.loader(self.train_dataset, self.data_collator)
 
-    # Optimizer
+    def set_initial_training_values(self, args: Any, dataloader: DataLoader) -> tuple[int, ...]:
+        """Epochs, steps of the first, samples of an epoch and of the run, samples of a step, micro-batches of the first
+        epoch, steps of the run."""
+        run = self.data.begin_run()
+        self.checkpoints.fit_interval(run.max_steps)
+        samples, batch = len(self.order.rows), run.split.global_batch
+        first = run.parts.get(run.epochs.start)
+        steps, micro_steps = (first.steps, first.micro_steps) if first else (1, 1)
+        return run.epochs.stop, steps, samples, samples * len(run.epochs), batch, micro_steps, run.max_steps
+
+    def _init_training_state(self, *args: Any, **kwargs: Any) -> tuple[int, int]:
+        """The epoch that goes on, and no batches to skip: the loader begins where the run stands."""
+        super()._init_training_state(*args, **kwargs)
+        return self.data.schedule.epochs.start, 0
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """One parameter group per module and kind of weight decay, see `optimizer.parameter_groups`."""
         if self.optimizer is None:
             model = self.model if model is None else model
-            cls, options = self.get_optimizer_cls_and_kwargs(self.args, model)
-            if options.keys() & {"params", "model", "optimizer_dict"}:
-                raise ValueError(
-                    f"optim={self.args.optim} builds its own parameter groups; use an AdamW or SGD variant"
-                )
-            groups = parameter_groups(model, self.args, self.get_decay_parameter_names(model))
-            if not groups:
-                raise ValueError("every parameter is frozen; check tune_mm_mlp_adapter and freeze_backbone")
-            self.group_modules = [group["modules"] for group in groups]
-            self.optimizer = cls(groups, **options)
+            kind = self.get_optimizer_cls_and_kwargs(self.args, model)
+            decay_names = self.get_decay_parameter_names(model)
+            self.optimizer, self._group_modules = optimizer.build_optimizer(kind, model, self.args, decay_names)
         return self.optimizer
 
-    # Loss
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """DeepSpeed has loaded before: the universal form has done its service."""
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint and is_universal(checkpoint):
+            self.checkpoints.drop_universal_form(checkpoint, self.model_wrapped)
+
+    def _run_epoch(self, *, epoch: int, **kwargs: Any) -> None:
+        """What is left of an epoch, with the steps of its own plan."""
+        part = self.data.begin_epoch(epoch)
+        kwargs |= {"steps_in_epoch": part.micro_steps, "num_update_steps_per_epoch": part.steps}
+        super()._run_epoch(epoch=epoch, **kwargs)
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        """The rank's own generators as they were; on another number of ranks new ones."""
+        seed = self.checkpoints.new_seed(checkpoint, self.state.global_step)
+        if seed is None:
+            super()._load_rng_state(checkpoint)
+        else:
+            set_seed(seed)
+
+    # A step: batches, losses, guard
+
+    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list, Any]:
+        """The micro-batches of one optimizer step and the supervised tokens in them, over all ranks."""
+        with self.meter.waiting():
+            batches = self.data.take(epoch_iterator, num_batches, self.guard.watchdog.beat)
+        self.guard.expect(batches)
+        self.loss_split.assign(batches, self.sequence_group)
+        if self.sequence_group is not None:
+            check_same_batches(batches, self.sequence_group, device)
+        return batches, self.meter.add(batches, device) if batches else None
+
+    def training_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Tensor:
+        """Forward and backward of a micro-batch. Its loss is kept apart until the step is known to be good."""
+        self.guard.begin_micro_batch(model, self._tr_loss, self.is_deepspeed_enabled)
+        loss = super().training_step(model, inputs, *args, **kwargs)
+        self.guard.end_micro_batch(loss)
+        return loss
 
     def compute_loss(
-        self,
-        model: nn.Module,
-        inputs: dict[str, Any],
-        return_outputs: bool = False,
-        num_items_in_batch: Tensor | None = None,
+        self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Tensor | tuple[Tensor, Any]:
         """Sum of the token losses over the *global* number of supervised tokens of the optimizer step.
 
-        Ranks average their gradients, so the loss is multiplied by their number. A batch without any supervised token
-        has loss zero and takes part in the step. So it is with the ranks of a sequence-parallel group: each has the
-        addends of its tokens. Evaluation is not sequence-parallel, see `evaluation_loop`.
+        Ranks average their gradients, so the loss is multiplied by their number; each rank of a sequence-parallel group
+        has the addends of its tokens. A batch without any supervised token has loss zero and takes part in the step.
         """
         groups = inputs.pop("loss_groups", None)
-        inputs = {key: value for key, value in inputs.items() if key != "samples" and not key.startswith("num_")}
-        training = model.training
+        inputs, state, training = model_inputs(inputs), self.state, model.training
         if training:
-            for part in self._frozen:
-                part.eval()
-            if self.args.neftune_noise_alpha is not None:  # The noise is added in training mode, frozen or not.
-                self.model.get_input_embeddings().train()
-            inputs["gaze"] = self._step_config = self._config_of_step()
+            optimizer.set_training_modes(self.model, self._frozen, adds_noise=self.args.neftune_noise_alpha is not None)
+            inputs["gaze"] = self.gaze_schedule.config(state.global_step, state.max_steps)
             if num_items_in_batch is not None:
                 inputs["num_items_in_batch"] = num_items_in_batch.clamp(min=1)
-            if self.sequence_group is not None:
-                inputs["sequence_group"] = self.sequence_group
-        looks = training and self._counts_gaze_at(self.state.global_step + 1)
-        options = {"return_gaze": looks, "skip_logits": training, "return_token_losses": groups is not None}
-        with in_run(self.attention_choice, lowest_able_rank_decides if training else None):
-            outputs = model(**inputs, **options)
+            inputs["sequence_group"] = self.sequence_group
+        looks = training and self.gaze_schedule.counts_at(state.global_step + 1, state.logging_steps)
+        wanted = {"return_gaze": looks, "skip_logits": training, "return_token_losses": groups is not None}
+        with in_run(self.checkpoints.attention, lowest_able_rank_decides if training else None):
+            outputs = model(**inputs, **wanted)
         if groups is not None:
             self.loss_split.add(groups, outputs.token_losses)
         if looks:
-            self._step_gaze = outputs.gaze
+            self.gaze_schedule.note(outputs.gaze)
         if training:
             self._step_rates = self.lr_scheduler.get_last_lr()
         loss = propagate_nonfinite(outputs.loss) if training else outputs.loss
@@ -179,76 +190,48 @@ class CambrianTrainer(CheckpointedTrainer):
             loss = loss * self.meter.world_size
         return (loss, outputs) if return_outputs else loss
 
-    def keep_ratio(self) -> float:
-        """ρ of the current optimizer step, see `keep_ratio.keep_ratio`."""
-        state = self.state
-        return keep_ratio(self.gaze, self.args.stage, self.progressive, state.global_step, state.max_steps)
-
-    def _config_of_step(self) -> GazeConfig:
-        """The model's gaze configuration with the current ρ."""
-        ratio = self.keep_ratio()
-        if ratio == self._step_config.min_keep_ratio:
-            return self._step_config
-        return dataclasses.replace(self.gaze, min_keep_ratio=ratio)
-
-    def _counts_gaze_at(self, step: int) -> bool:
-        """Whether the attended KV entries of optimizer step `step` (from 1) are counted and logged."""
-        every = self.args.gaze_stats_steps * max(1, int(self.state.logging_steps or 1))
-        return every > 0 and (step % every == 0 or (step == 1 and self.args.logging_first_step))
-
     def floating_point_ops(self, inputs: dict[str, Any]) -> float:
         """FLOPs of the decoder's matrix products, for `total_flos`; Trainer would count the parameters at each step."""
         return self.meter.flops.per_token * inputs["input_ids"].numel() / self.meter.readers
 
-    # Logs
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
+        """Comes after all gradients are there and before the optimizer. Drops those of a bad step."""
+        norm = super()._get_grad_norm(model, grad_norm=grad_norm)
+        verdict = self.guard.judge(norm)
+        self.loss_split.end_step(good=verdict is None)
+        if verdict is not None:
+            self.guard.leave_out(verdict, self.state.global_step + 1, model, self.lr_scheduler, self._tr_loss)
+        return norm
+
+    # After a step: log, evaluation, checkpoint
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds to a training step's logs: learning rates, K, attended KV share, throughput, MFU, padding, quarantined
-        samples; and to those of the run's end the counts of the whole attempt.
+        samples, bad steps; and to those of the run's end the counts of the whole attempt.
 
         Raises: TooManyQuarantined beyond `max_quarantined_share`.
         """
         if "loss" in logs:
-            logs.update({f"lr/{name}": rate for name, rate in self._rates().items()})
-            logs["keep_ratio"] = self._step_config.min_keep_ratio
-            logs.update(self._gaze_report())
-            logs.update(self.probe.report(self.state.global_step))
+            logs.update(optimizer.rates_by_module(self._group_modules, self._step_rates))
+            logs["keep_ratio"] = self.gaze_schedule.latest_keep_ratio
+            logs.update(self.gaze_schedule.report(self.state.global_step, self.state.logging_steps))
+            with self.meter.excluded():
+                logs.update(self.probe.report(self.model, self.state.global_step))
             logs.update(self.meter.report())
+            self.guard.report(logs)
+            logs.update(self.loss_split.report())
+            logs["bad_steps"] = float(len(self.guard.bad_steps.steps))
         if "train_loss" in logs:
             logs.update(self.meter.summary())
             logs.update({f"left_out/{reason}": float(count) for reason, count in self.order.left_out.items()})
         super().log(logs, start_time)
         if "loss" in logs:
-            self._check_quarantine()
+            self.quarantine_limit.check(self.meter, len(self.order.rows))
 
-    def _rates(self) -> dict[str, float]:
-        """Learning rate of each module in the last step."""
-        groups = zip(self.group_modules, self._step_rates, strict=True)
-        return {module: float(rate) for modules, rate in groups for module in modules}
-
-    def _gaze_report(self) -> dict[str, float]:
-        """What the model counted in the last logged step."""
-        gaze, self._step_gaze = self._step_gaze, None
-        if not self._counts_gaze_at(self.state.global_step):
-            return {}
-        return gaze_report(gaze, self.args.device)
-
-    def _check_quarantine(self) -> None:
-        seen = self.meter.seen
-        # At the start of a run one sample is a large share of few.
-        met = max(seen, min(FEWEST_SEEN, len(self.order.rows)))
-        undeclared = self.expected_missing.beyond(self.meter.declared, met)
-        quarantined = self.meter.damaged + undeclared
-        if seen and quarantined > self.max_quarantined_share * met:
-            raise TooManyQuarantined(
-                f"{quarantined} of {seen} samples ({quarantined / seen:.1%}) could not be used, more than "
-                f"max_quarantined_share={self.max_quarantined_share:.1%}"
-                + (f"; {undeclared} of them miss media beyond what the recipe declares. " if undeclared else ". ")
-                + (f"{self.quarantine.path} says why for each; " if self.quarantine else "")
-                + "mend the data, or raise the limit"
-            )
-
-    # Evaluation
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Under a limit of its own per batch; its time does not count as training."""
+        with self.meter.excluded(), in_run(self.checkpoints.attention), self.guard.watchdog.slowly("the evaluation"):
+            return super().evaluate(*args, **kwargs)
 
     def get_eval_dataloader(self, eval_dataset: str | Dataset | None = None) -> DataLoader:
         """This rank's share of the rows, see `eval_loader`."""
@@ -256,65 +239,62 @@ class CambrianTrainer(CheckpointedTrainer):
         return eval_loader(self.eval_dataset[data] if isinstance(data, str) else data, self.data_collator, self.args)
 
     def evaluation_loop(
-        self,
-        dataloader: DataLoader,
-        description: str,
-        prediction_loss_only: bool | None = None,
-        ignore_keys: list[str] | None = None,
-        metric_key_prefix: str = "eval",
+        self, dataloader: DataLoader, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any
     ) -> EvalLoopOutput:
         """The loss over all supervised tokens, where there are data, and the benchmarks' scores; no predictions."""
-        samples = len(dataloader.dataset)
-        metrics = measure_loss(self, dataloader, metric_key_prefix) if samples else {}
-        if self.task_scores is not None and (scores := self.task_scores.measure(metric_key_prefix)):
-            metrics |= scores
-            samples += self.task_scores.benchmarks.questions
+        samples, step, scores = len(dataloader.dataset), self.state.global_step, self.task_scores
+        metrics = self._eval_loss(dataloader, metric_key_prefix) if samples else {}
+        if scores is not None and scores.due(step, self.state.max_steps):
+            optimizer.take_evaluation_weights(self.optimizer)
+            with self.compute_loss_context_manager():
+                found = scores.measure(self.model, self.processing_class, step, metric_key_prefix)
+            metrics |= found
+            samples += scores.benchmarks.questions if found else 0
         return EvalLoopOutput(predictions=None, label_ids=None, metrics=metrics, num_samples=samples)
 
+    def _eval_loss(self, dataloader: DataLoader, prefix: str) -> dict[str, float]:
+        """What `LossSum` reports of this rank's batches, by the model as Trainer wraps it for evaluation."""
+        model = self._wrap_model(self.model, training=False)
+        if not self.accelerator._models and model is self.model and not self.is_deepspeed_enabled:
+            model = self.accelerator.prepare_model(model, evaluation_mode=True)
+        model.eval()
+        optimizer.take_evaluation_weights(self.optimizer)
+        self.callback_handler.eval_dataloader = dataloader
+        losses = LossSum(self.args.device)
+        for batch in dataloader:
+            with self.compute_loss_context_manager():
+                losses.add(model, self._prepare_inputs(batch))
+            self.control = self.callback_handler.on_prediction_step(self.args, self.state, self.control)
+        return losses.report(prefix)
+
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
-        """As Trainer's; an evaluation in which the benchmarks were not due changes nothing."""
+        """An evaluation in which the benchmarks were not due changes nothing."""
         if self.task_scores and self.task_scores.leaves_open(self.args.metric_for_best_model, metrics):
             return False
         return super()._determine_best_metric(metrics=metrics, trial=trial)
 
-    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """As Trainer's; its time does not count as training."""
-        began = time.perf_counter()
-        try:
-            with in_run(self.attention_choice):
-                return super().evaluate(*args, **kwargs)
-        finally:
-            self.meter.exclude(time.perf_counter() - began)
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """Trainer's checkpoint, with what the parts keep. Its time does not count as training.
 
-    # Checkpoints
+        Raises: NotSavedError where it cannot be written.
+        """
+        step = self.state.global_step
+        folder = Path(self._get_output_dir(trial=trial)) / f"checkpoint-{step}"
+        whole = self.checkpoints.writing(folder, step, best=lambda: self.state.best_model_checkpoint)
+        with self.meter.excluded(), self.guard.watchdog.slowly(f"saving step {step}"), whole:
+            super()._save_checkpoint(model, trial)
+            self.guard.save(folder)
+            self.data.save(folder, step)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Model (or adapter, with its configuration) and processor in Hugging Face's format with their lineage; stage 1
-        adds `mm_projector.safetensors`."""
-        config, trained_with = self.model.config, getattr(self.model.config, "use_cache", None)
-        if self._saved_use_cache is not None:
-            config.use_cache = self._saved_use_cache
+        """Model (or adapter) and processor in Hugging Face's format, and what `ModelFolder` adds."""
         folder = Path(self.args.output_dir if output_dir is None else output_dir)
-        writes_adapter = is_adapted(self.model) and self.args.should_save
-        try:
-            with without_peft_card(folder) if writes_adapter else contextlib.nullcontext():
-                super().save_model(output_dir, _internal_call)
-            if writes_adapter:
-                config.save_pretrained(folder)
-        finally:
-            if self._saved_use_cache is not None:
-                config.use_cache = trained_with
-        if self.args.should_save and not _internal_call:
-            (folder / "training_args.bin").unlink(missing_ok=True)  # a pickle; run_config.json says the same
-        if self.args.stage == 1 and self.args.should_save:
-            export_projector(self.model, folder / EXPORT_NAME, step=self.state.global_step)
-        # A sharded save leaves the weights to be gathered later.
-        if self.args.should_save and self.origin is not None and any(folder.glob("*.safetensors")):
-            write_lineage(folder, f"train, stage {self.args.stage}, step {self.state.global_step}", **self.origin)
+        with self.model_folder.saving(folder, self.state.global_step, self.args.should_save, _internal_call):
+            super().save_model(output_dir, _internal_call)
 
-    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        """As `CheckpointedTrainer`'s; its time does not count as training."""
-        began = time.perf_counter()
-        with self.watchdog.slowly(f"saving step {self.state.global_step}"):
-            super()._save_checkpoint(model, trial)
-        self.meter.exclude(time.perf_counter() - began)
+    # A run ends
+
+    def _load_best_model(self) -> None:
+        """Where the best one lies is what `trainer_state.json` says, so it is checked as any checkpoint is."""
+        check_checkpoint(self.state.best_model_checkpoint)
+        super()._load_best_model()

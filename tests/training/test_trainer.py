@@ -8,13 +8,13 @@ import torch
 from pytest import LogCaptureFixture
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from cambrian_gaze.data.quarantine import read_quarantine
+from cambrian_gaze.data.quarantine import TooManyQuarantined, read_quarantine
 from cambrian_gaze.training import run
 from cambrian_gaze.training.checkpoint.checkpoint import MARKER, incomplete_because
 from cambrian_gaze.training.checkpoint.projector import EXPORT_NAME
 from cambrian_gaze.training.config import config
 from cambrian_gaze.training.metrics.log import read_log
-from cambrian_gaze.training.trainer import CambrianTrainer, TooManyQuarantined
+from cambrian_gaze.training.trainer import CambrianTrainer
 from tests.training._runs import flags, write_data
 
 
@@ -35,7 +35,7 @@ def test_gradient_accumulation_changes_nothing(pages: Path, tmp_path: Path) -> N
 def test_the_log_says_what_was_attended(pages: Path, tmp_path: Path) -> None:
     trainer = train(pages, tmp_path, max_steps=6, peak_tflops=1.0, train_sampling_strategy="sequential")
     lines = read_log(tmp_path)
-    schedule = trainer.gaze.schedule
+    schedule = trainer.gaze_schedule.gaze.schedule
     assert [line["keep_ratio"] for line in lines] == [schedule.keep_ratio(step, 6) for step in range(6)]
     assert lines[0]["keep_ratio"] == 1.0
     assert lines[0]["k"] == 16

@@ -6,6 +6,7 @@ listed: it is applied, or refused where the checkpoint's own would stay in force
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import time
@@ -16,11 +17,12 @@ from typing import Any
 from cambrian_gaze.files import write_json
 from cambrian_gaze.models.folders.lineage import read_lineage
 from cambrian_gaze.training.checkpoint.checkpoint import last_complete_checkpoint
-from cambrian_gaze.training.checkpoint.origin import PARENTS, origin_of
+from cambrian_gaze.training.checkpoint.model_folder import PARENTS, origin_of
 from cambrian_gaze.training.checkpoint.states import TRAINER_STATE, StateError, read_json, whole
 from cambrian_gaze.training.config.accepted import follows_a_metric, spelled
 from cambrian_gaze.training.config.arguments import ARGUMENT_CLASSES
 from cambrian_gaze.training.config.config import RunConfig
+from cambrian_gaze.training.config.flags import boolean
 from cambrian_gaze.training.config.lora_arguments import LoraArguments
 
 NAME = "run_config.json"
@@ -131,7 +133,8 @@ def differences(before: Mapping[str, Any], run: RunConfig, checkpoint: Path) -> 
     found = []
     for key in keys:
         then, now = (values.get(key, defaults[key]) for values in (before, run.values))
-        if _compared(key, then) != _compared(key, now) and not _is_same_content(key, run, checkpoint):
+        is_flag = isinstance(defaults[key], bool)
+        if _compared(key, then, is_flag) != _compared(key, now, is_flag) and not _is_same_content(key, run, checkpoint):
             found.append(Difference(key, then, now))
     return found
 
@@ -193,7 +196,10 @@ def _defaults() -> dict[str, Any]:
     return found
 
 
-def _compared(key: str, value: Any) -> str:
+def _compared(key: str, value: Any, is_flag: bool) -> str:
+    if is_flag:
+        with contextlib.suppress(ValueError):
+            value = boolean(value)
     if key not in _PATHS or value is None:
         return spelled(value)
     paths = value if isinstance(value, (list, tuple)) else [value]

@@ -1,1 +1,1 @@
-"""What a run can be told: YAML files, flags, and the arguments they become."""
+"""Settings of a run: YAML files, flags, and the arguments they become."""

@@ -3,17 +3,18 @@
 A field stands in one of three tables. `IN_EFFECT`: any value that the field's type allows. `REFUSED`: only values that
 ask for what is done anyway. `CONDITIONS`: effective, but not together with some other choice. A field that an installed
 transformers has and no table names is refused unless it has its default (a test, `test_accepted.py`, names it).
+Nothing is imported here but what the launcher may wait for.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 from collections.abc import Callable
 from typing import Any
 
-import torch
-import transformers
+from cambrian_gaze.training.config.flags import boolean
 
 IN_EFFECT: dict[str, tuple[str, ...]] = {
     "the run's length and place": ("output_dir", "num_train_epochs", "max_steps", "resume_from_checkpoint"),
@@ -197,6 +198,9 @@ def refusal(name: str, value: Any) -> str | None:
     if name not in REFUSED:
         return None
     taken, reason = REFUSED[name]
+    if any(isinstance(one, bool) for one in taken):
+        with contextlib.suppress(ValueError):
+            value = boolean(value)
     if any(spelled(value) == spelled(one) for one in taken):
         return None
     return f"{name}={spelled(value)} is not offered; {reason}"
@@ -204,6 +208,8 @@ def refusal(name: str, value: Any) -> str | None:
 
 def refusals(args: Any) -> list[str]:
     """Why `args`, before transformers has filled in what follows from others, cannot have all their effects."""
+    import transformers
+
     own = {f.name: f for f in dataclasses.fields(args)}
     # A copy of arguments has what transformers made of them.
     made = {name for name in own if type(getattr(args, name)).__name__ == "AcceleratorConfig"}
@@ -231,7 +237,7 @@ def spelled(value: Any) -> str:
         return ",".join(spelled(one) for one in value)
     if value is None:
         return ""
-    if isinstance(value, torch.dtype | bool):
+    if isinstance(value, bool) or type(value).__module__ == "torch":
         return str(value).lower()
     text = str(value).strip().lower()
     text = {"yes": "true", "no": "no"}.get(text, text)

@@ -1,6 +1,7 @@
-"""What a training run can be told. Every field is a key of the YAML files in `train/configs` and a command-line flag.
+"""Settings of a run. Every field is a key of the YAML files in `train/configs` and a command-line flag.
 
-The docstring under a field is its help text. Names are those of LLaVA and Cambrian wherever these have one.
+The docstring under a field is its help text. Here are the fields beside transformers' own; those of the model, the
+data and so on lie in modules of their own, and `ARGUMENT_CLASSES` has all.
 """
 
 import math
@@ -10,132 +11,15 @@ from typing import Any, Literal
 import torch
 import transformers
 
-from cambrian_gaze.data.media.aspect import check_aspect
 from cambrian_gaze.training.config.accepted import refusals
+from cambrian_gaze.training.config.data_arguments import DataArguments
 from cambrian_gaze.training.config.gaze_arguments import GazeArguments
 from cambrian_gaze.training.config.lora_arguments import LoraArguments
+from cambrian_gaze.training.config.model_arguments import ModelArguments
 from cambrian_gaze.training.config.task_arguments import TaskArguments
 from cambrian_gaze.training.launch.batch import accumulation_steps
 from cambrian_gaze.training.launch.group import start_cpu_group
 from cambrian_gaze.training.launch.ranks import launched_ranks
-
-ProjectorType = Literal["mlp2x_gelu", "conv3x3_mlp2x_gelu", "avgpool2_mlp2x_gelu", "maxpool2_mlp2x_gelu"]
-
-
-@dataclass
-class ModelArguments:
-    """Which model is trained, and which of its parts."""
-
-    model_name_or_path: str | None = None
-    """A saved Cambrian-Gaze model, or the language model (Qwen3, Qwen2.5) to start one from."""
-
-    preset: str | None = None
-    """`tiny`, `4b` or `7b`: sizes of a fresh model. A `model_name_or_path` brings its own; the rest is the preset's."""
-
-    model_overrides: str | None = None
-    """JSON object of options for the preset, such as '{"text_config": {"hidden_size": 96}}'."""
-
-    tokenizer_name_or_path: str | None = None
-    """Folder or Hub name of the processor or tokenizer; by default the model's own."""
-
-    vision_tower: str | None = None
-    """Weights of a vision tower (SigLIP, CLIP, DINOv2), alone or with its text tower, to load into the model's."""
-
-    mm_projector_type: ProjectorType | None = None
-    """Projector of a fresh model. The `conv3x3`, `avgpool2` and `maxpool2` kinds give 4 times fewer visual tokens."""
-
-    mm_vision_select_layer: int | None = None
-    """Only checked: which layer of the tower the model reads (its `vision_feature_layer`); -1: all, as the parent."""
-
-    image_aspect_ratio: str | None = None
-    """`square` (pictures are stretched to the model's square, as the published models do) or `pad` (padded with the
-    mean colour). Default: what the checkpoint was trained with, for a new model `square`."""
-
-    version: Literal["chatml", "qwen", "qwen_2"] = "chatml"
-    """Conversation format. Qwen's ChatML is the only one, by any of these names."""
-
-    pretrain_mm_mlp_adapter: str | None = None
-    """`mm_projector.safetensors` of a stage 1 run: projector and context tokens."""
-
-    tune_mm_mlp_adapter: bool | None = None
-    """Train projector and context tokens (see `tune_context_tokens`) and nothing else. Default: in stage 1."""
-
-    unfreeze_mm_vision_tower: bool = False
-    """Train the vision tower too; `mm_vision_tower_lr` is its learning rate."""
-
-    tune_context_tokens: bool = True
-    """Train the context tokens' embeddings."""
-
-    freeze_backbone: bool | None = None
-    """Keep the language model as it is. Default: in stage 1."""
-
-    attn_implementation: str | None = None
-    """Attention of the vision tower (`sdpa`, `eager`). The decoder's is `gaze_backend`."""
-
-    def __post_init__(self) -> None:
-        if self.image_aspect_ratio is not None:
-            check_aspect(self.image_aspect_ratio)
-
-
-@dataclass
-class DataArguments:
-    """Where the samples come from, and what becomes of those that cannot be read."""
-
-    data_path: list[str] | None = None
-    """Recipes (YAML, see data_recipes/README.md) and JSON, JSONL or Parquet files in LLaVA's form."""
-
-    eval_data_path: list[str] | None = None
-    """As `data_path`, for the loss that `eval_strategy` asks for."""
-
-    image_folder: str = "."
-    """Folder that the records' image paths are relative to, where a recipe names none. No path may leave it."""
-
-    video_folder: str | None = None
-    """Folder that the records' video paths are relative to; by default `image_folder`."""
-
-    image_position: Literal["first", "as_written"] = "first"
-    """Where the pictures of a turn stand: before its text, a line break after each, as LLaVA and Cambrian train; or
-    where the record has them. With `first`, a picture without an `<image>` gets one."""
-
-    video_fps: float = 1.0
-    """Frames per second that are taken of a video."""
-
-    video_max_frames: int = 64
-    """Most frames taken of a video; longer ones are sampled uniformly."""
-
-    video_force_sample: bool = False
-    """Always take `video_max_frames` frames, uniformly."""
-
-    video_backend: Literal["auto", "decord", "pyav"] = "auto"
-    """Decoder of video files. `auto`: decord where its tables are exact for the file, elsewhere PyAV, which is counted
-    and logged. One that is named decodes, or says why it cannot."""
-
-    video_timeout: float = 120.0
-    """Seconds that a video file may take, in a process of its own; 0 decodes in the worker, without a limit."""
-
-    max_length: int = 2048
-    """Most tokens of a sample, or of a row of packed samples, visual and context tokens included."""
-
-    overlong: Literal["quarantine", "truncate_text", "drop", "fewer_frames"] = "quarantine"
-    """What becomes of a longer sample: left out and logged, its text cut at the end, left out and counted, or its video
-    sampled again with the most frames that fit. Images are never cut."""
-
-    packing: bool = False
-    """Put several samples into each row of a batch, up to `max_length` tokens, without attention between them;
-    `per_device_train_batch_size` then counts rows. Tokens are counted once and kept beside the data."""
-
-    exclude: list[str] | None = None
-    """JSONL lists of records to leave out from the start, as `cambrian-gaze data check` and training write them."""
-
-    max_pixels: int = 89_478_485
-    """Larger images are refused as decompression bombs."""
-
-    max_quarantined_share: float = 0.1
-    """The run stops once more than this share of the samples seen was quarantined. What a recipe declares as missing,
-    and samples that are too long, do not count."""
-
-    quarantine_log: str | None = None
-    """JSONL of quarantined samples; by default `quarantine.jsonl` in `output_dir`."""
 
 
 @dataclass

@@ -1,25 +1,19 @@
 """Configuration of a run: a YAML file, the file it is based on, and flags on the command line, in rising precedence.
 
-Keys are flat and are the fields of `arguments.ARGUMENT_CLASSES`; the dataclasses give the types. Nothing is ignored: an
-unknown key fails, names the file (or the command line) that holds it and the nearest known key.
+Keys are flat and are the fields of `arguments.ARGUMENT_CLASSES`; the dataclasses give the types. `values.py` has read
+and checked the names before.
 """
 
 from __future__ import annotations
 
-import ast
+import argparse
 import dataclasses
-import difflib
-import inspect
 import json
-import textwrap
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NoReturn
 
-from transformers import HfArgumentParser
+from transformers.hf_argparser import HfArgumentParser, string_to_bool
 
-from cambrian_gaze.training.config import foreign
-from cambrian_gaze.training.config.accepted import refusal
 from cambrian_gaze.training.config.arguments import (
     ARGUMENT_CLASSES,
     DataArguments,
@@ -27,13 +21,12 @@ from cambrian_gaze.training.config.arguments import (
     ModelArguments,
     TrainingArguments,
 )
-from cambrian_gaze.training.config.flags import COMMAND_LINE, read_layered
+from cambrian_gaze.training.config.flags import COMMAND_LINE, boolean
+from cambrian_gaze.training.config.help import USAGE, documented
 from cambrian_gaze.training.config.layers import ConfigError
 from cambrian_gaze.training.config.lora_arguments import LoraArguments
 from cambrian_gaze.training.config.task_arguments import TaskArguments, choose_times, contradictions
-
-PATH_FIELDS = ("deepspeed", "fsdp_config", "accelerator_config")
-"""Paths of configuration files: where the working directory has no such file, the YAML file's folder is tried."""
+from cambrian_gaze.training.config.values import gather
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,10 +53,10 @@ def load(argv: Sequence[str]) -> RunConfig:
     values, sources = gather(argv)
     if problems := choose_times(values, sources):
         raise ConfigError("\n".join(problems))
-    tokens = [token for key, value in values.items() for token in as_tokens(key, value)]
     parser = _Parser(ARGUMENT_CLASSES, sources)
+    parser.set_defaults(**{key: parser.typed(key, value) for key, value in values.items()})
     try:
-        *parts, training, lora, tasks = parser.parse_args_into_dataclasses(tokens, look_for_args_file=False)
+        *parts, training, lora, tasks = parser.parse_args_into_dataclasses([], look_for_args_file=False)
     except ConfigError:
         raise
     except (ValueError, TypeError) as error:
@@ -74,33 +67,6 @@ def load(argv: Sequence[str]) -> RunConfig:
     return RunConfig(*parts, training, lora, tasks, values, sources)
 
 
-def gather(argv: Sequence[str]) -> tuple[dict[str, Any], dict[str, str]]:
-    """Values and their sources, from the file in `argv` (if the first token is no flag) and the flags after it.
-
-    Checks names, not types.
-    """
-    values: dict[str, Any] = {}
-    sources: dict[str, str] = {}
-    problems: list[str] = []
-    for place, layer in read_layered(argv):
-        layer, refused = foreign.translate(layer, known_keys())
-        problems += [f"{place}: {text}" for text in [*refused, *_unknown(layer), *_without_effect(layer)]]
-        for key, value in layer.items():
-            values[key], sources[key] = _beside(key, value, Path(place)), place
-    if problems:
-        raise ConfigError("\n".join(problems))
-    return {k: v for k, v in values.items() if v is not None}, sources
-
-
-def as_tokens(key: str, value: Any) -> list[str]:
-    """A value as the command line would spell it."""
-    if isinstance(value, dict):
-        return [f"--{key}={json.dumps(value)}"]
-    if isinstance(value, (list, tuple)):
-        return [f"--{key}", *map(str, value)]
-    return [f"--{key}={value}"]
-
-
 def known_keys() -> dict[str, type]:
     """Every key that a configuration may set → the dataclass that owns it."""
     return {f.name: cls for cls in ARGUMENT_CLASSES for f in dataclasses.fields(cls) if f.init}
@@ -108,47 +74,15 @@ def known_keys() -> dict[str, type]:
 
 def field_docs(cls: type) -> dict[str, str]:
     """Field → the docstring under it, for the classes of this project along the inheritance of `cls`."""
-    docs: dict[str, str] = {}
-    for owner in reversed(cls.__mro__):
-        if not owner.__module__.startswith("cambrian_gaze"):
-            continue
-        body = ast.parse(textwrap.dedent(inspect.getsource(owner))).body[0].body
-        for statement, following in zip(body, body[1:], strict=False):
-            if isinstance(statement, ast.AnnAssign) and isinstance(following, ast.Expr):
-                if isinstance(following.value, ast.Constant) and isinstance(following.value.value, str):
-                    docs[statement.target.id] = " ".join(following.value.value.split())
-    return docs
+    ours = documented()
+    return {one.name: one.text for owner in reversed(cls.__mro__) for one in ours.get(owner.__name__, ())}
 
 
 def help_text() -> str:
     """Usage and every key with its help, grouped by dataclass."""
     parser = _Parser(ARGUMENT_CLASSES, {})
-    parser.usage = "cambrian-gaze train [CONFIG.yaml] [--nproc_per_node N] [--key value …]"
+    parser.usage = USAGE
     return parser.format_help()
-
-
-def _unknown(values: dict[str, Any]) -> list[str]:
-    known = known_keys()
-    problems = []
-    for key in values:
-        if key not in known:
-            nearest = difflib.get_close_matches(key, known, n=1, cutoff=0.7)
-            hint = f"; did you mean {nearest[0]!r}?" if nearest else "; see `cambrian-gaze train --help`"
-            problems.append(f"unknown key {key!r}{hint}")
-    return problems
-
-
-def _without_effect(values: dict[str, Any]) -> list[str]:
-    """Keys of `TrainingArguments` that only one value is taken of, see `accepted.REFUSED`."""
-    found = [refusal(key, value) for key, value in values.items() if value is not None]
-    return [text for text in found if text is not None]
-
-
-def _beside(key: str, value: Any, path: Path) -> Any:
-    """Configuration files named in a YAML file may lie beside it."""
-    if key in PATH_FIELDS and isinstance(value, str) and not Path(value).exists() and (path.parent / value).exists():
-        return str(path.parent / value)
-    return value
 
 
 class _Parser(HfArgumentParser):
@@ -162,6 +96,31 @@ class _Parser(HfArgumentParser):
             if action.dest in docs:
                 action.help = docs[action.dest].replace("%", "%%")
 
+            if action.type is string_to_bool:
+                action.type = _boolean
+
+    def typed(self, key: str, value: Any) -> Any:
+        """A value as written, in the type of its field."""
+        action = self._option_string_actions[f"--{key}"]
+        words = value if isinstance(value, (list, tuple)) else [value]
+        is_list = action.nargs == "+"
+        if not words or (len(words) > 1 and not is_list):
+            self.error(f"argument --{key}: takes {'at least ' * is_list}one value, got {len(words)}")
+        try:
+            found = [self._get_value(action, json.dumps(w) if isinstance(w, dict) else str(w)) for w in words]
+            for one in found:
+                self._check_value(action, one)
+        except argparse.ArgumentError as error:
+            self.error(str(error))
+        return found if is_list else found[0]
+
     def error(self, message: str) -> NoReturn:
         option = message.removeprefix("argument ").split(":")[0].split("/")[0].lstrip("-")
         raise ConfigError(f"{self._sources.get(option, COMMAND_LINE)}: {message}")
+
+
+def _boolean(word: str) -> bool:
+    try:
+        return boolean(word)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None

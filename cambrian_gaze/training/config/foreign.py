@@ -24,8 +24,9 @@ class Flag:
     """Our key of the same meaning: it gets the value."""
 
 
-_OFF = ("false", "no", "0", "none", "")
-_ON = ("true", "yes", "1")
+TRUE, FALSE = ("true", "yes", "on", "t", "y", "1"), ("false", "no", "off", "f", "n", "0")
+"""Words for a boolean, in small letters."""
+_OFF, _ON = (*FALSE, "none", ""), TRUE
 
 _ONE_PICTURE = "a picture is one square at the tower's size; crops of it (anyres) are not made"
 _TOKENS = "the tower's grid and mm_projector_type say how many tokens a picture has"

@@ -1,4 +1,4 @@
-"""What a run can be told about Gaze Attention: regions, budget, schedule. `arguments.py` has the other fields."""
+"""Settings of a run: regions, budget and schedule of Gaze Attention. `arguments.py` has the other fields."""
 
 import dataclasses
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What a run can be told about LoRA. Names and defaults are LLaVA's; `arguments.py` has the other fields."""
+"""Settings of a run: LoRA. Names and defaults are LLaVA's; `arguments.py` has the other fields."""
 
 import dataclasses
 from typing import Literal

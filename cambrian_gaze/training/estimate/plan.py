@@ -23,7 +23,9 @@ from cambrian_gaze.gaze.config import GazeConfig
 from cambrian_gaze.training.build import build_shapes
 from cambrian_gaze.training.config import config as configuration
 from cambrian_gaze.training.config.arguments import TrainingArguments
+from cambrian_gaze.training.config.flags import boolean, number, split_files
 from cambrian_gaze.training.config.layers import ConfigError
+from cambrian_gaze.training.config.values import gather
 from cambrian_gaze.training.estimate.data import Workload, workload
 from cambrian_gaze.training.estimate.flops import attended, sample_flops
 from cambrian_gaze.training.estimate.memory import MicroBatch, Placement, saved_bytes, state_bytes
@@ -109,12 +111,12 @@ def make_plan(
         raise ValueError(f"unknown GPU {gpu!r}; known: {', '.join(GPUS)}")
     if not 0 < mfu <= 1 or gpus < 1:
         raise ValueError(f"need at least one GPU and an MFU in (0, 1], got {gpus} and {mfu}")
-    values, _ = configuration.gather(argv)
+    values, _ = gather(argv)
     # The machine that plans may have no GPU, and one rank: what depends on either is read from `values` instead.
     here = ["--use_cpu", "--no_bf16", "--no_fp16", "--report_to", "none"]
     here += [f"--{key}=null" for key in ("torch_empty_cache_steps", "deepspeed", "global_batch_size")]
     here += ["--sequence_parallel_size", "1"]
-    shards = int(values.get("sequence_parallel_size", 1))
+    shards = number("sequence_parallel_size", values.get("sequence_parallel_size", 1))
     if shards < 1 or gpus % shards:
         raise ValueError(f"sequence_parallel_size {shards} must divide the number of GPUs, {gpus}")
     run = configuration.load([*argv, *here, *([] if "output_dir" in values else ["--output_dir=plan"])])
@@ -174,7 +176,7 @@ def make_plan(
     tokens = {"visual": visual, "context": work.visual_share * units * context, "text": float(work.text_tokens)}
     tokens["per_step"] = sum(tokens.values()) * batch["global"]
     return RunEstimate(
-        config=argv[0] if argv and not argv[0].startswith("--") else "flags",
+        config=(split_files(argv)[0] or ["flags"])[0],
         gpus=gpus,
         gpu=gpu,
         mfu=mfu,
@@ -196,12 +198,14 @@ def make_plan(
 def _batch(values: dict[str, Any], training: TrainingArguments, readers: int, warnings: list[str]) -> dict[str, int]:
     """`readers`: GPUs, or groups of them that share a batch."""
     per_device = training.per_device_train_batch_size
-    whole = int(values.get("global_batch_size") or 0)
     steps = training.gradient_accumulation_steps
-    if whole:
+    if "global_batch_size" in values:
+        whole = number("global_batch_size", values["global_batch_size"])
         try:
             steps = accumulation_steps(whole, per_device, readers)
         except ValueError as error:
+            if whole < 1:
+                raise
             warnings.append(f"the batch does not divide: {error}")
             steps = max(1, whole // (per_device * readers))
     return {"global": per_device * readers * steps, "per_device": per_device, "accumulation": steps, "readers": readers}
@@ -220,7 +224,7 @@ def _placement(values: dict[str, Any], training: TrainingArguments, gpus: int) -
     return Placement(
         ranks=gpus,
         zero_stage=stage,
-        bf16=str(values.get("bf16", False)).lower() == "true",
+        bf16=boolean(values.get("bf16", False)),
         checkpointing=any(getattr(training, name, False) for name in names),
         bucket_elements=bucket,
     )

@@ -17,9 +17,6 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from transformers import TrainerCallback, TrainerControl, TrainerState
-from transformers import TrainingArguments as HfTrainingArguments
-
 from cambrian_gaze.training.launch.agent import EXIT_HUNG
 
 SLOW = 4.0
@@ -101,34 +98,3 @@ class Watchdog:
             print(f"{what}; the stacks are in {self.path} (--hang_timeout)", file=sys.stderr, flush=True)
         finally:
             os._exit(EXIT_HUNG)
-
-
-class Heartbeat(TrainerCallback):
-    """Beats at every micro-batch."""
-
-    def __init__(self, watchdog: Watchdog) -> None:
-        self.watchdog = watchdog
-
-    def on_train_begin(
-        self, args: HfTrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """The loader's workers start, and kernels are compiled."""
-        self.watchdog.beat("the first step", slow=True)
-
-    def on_substep_end(
-        self, args: HfTrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """A micro-batch is done, the step is not."""
-        self.watchdog.beat(f"a micro-batch of step {state.global_step + 1}")
-
-    def on_step_end(
-        self, args: HfTrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """A step is done."""
-        self.watchdog.beat(f"step {state.global_step + 1}")
-
-    def on_prediction_step(
-        self, args: HfTrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """A batch of the evaluation is done."""
-        self.watchdog.beat("a batch of the evaluation")

@@ -7,19 +7,23 @@ its ranks start: `scripts/launch.sh` asks it. Nothing here imports torch.
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from cambrian_gaze.training.config.flags import setting
+from cambrian_gaze.training.config.flags import number, read_flags, split_files, take
 from cambrian_gaze.training.config.layers import ConfigError
+from cambrian_gaze.training.config.values import gather
 
+RANKS = "ranks"
+"""How `scripts/launch.sh` says the number of ranks; no key of a run."""
 PER_DEVICE, ACCUMULATION, GLOBAL, SHARERS = (
     "per_device_train_batch_size",
     "gradient_accumulation_steps",
     "global_batch_size",
     "sequence_parallel_size",
 )
-DEFAULTS = {PER_DEVICE: 8, ACCUMULATION: 1, SHARERS: 1}
-"""Those of `TrainingArguments`."""
+DEFAULTS = {RANKS: 1, PER_DEVICE: 8, ACCUMULATION: 1, SHARERS: 1}
+"""Those of `TrainingArguments`, and one rank."""
 
 
 def accumulation_steps(global_batch_size: int, per_device: int, ranks: int) -> int:
@@ -46,42 +50,40 @@ def accumulation_steps(global_batch_size: int, per_device: int, ranks: int) -> i
 def describe(argv: Sequence[str], ranks: int) -> str:
     """`512 samples a step: 64 ranks × 8, accumulated over 1` for a configuration and its flags.
 
-    Raises: ConfigError where the batch does not divide.
+    Raises: ConfigError where they cannot be read, or the batch does not divide.
     """
-    per_device, size = _number(argv, PER_DEVICE), _number(argv, SHARERS)
+    values, _ = gather(argv)
+    per_device, size = _number(values, PER_DEVICE), _number(values, SHARERS)
     if size < 1 or ranks % size:
         raise ConfigError(f"{SHARERS} {size} must divide the number of ranks, {ranks}")
     readers = ranks // size
-    wanted = _number(argv, GLOBAL)
-    if wanted is None:
-        steps = _number(argv, ACCUMULATION)
-        wanted = per_device * steps * readers
-    else:
+    if GLOBAL in values:
+        wanted = _number(values, GLOBAL)
         try:
             steps = accumulation_steps(wanted, per_device, readers)
         except ValueError as error:
             raise ConfigError(str(error)) from error
+    else:
+        steps = _number(values, ACCUMULATION)
+        wanted = per_device * steps * readers
     who = f"{ranks} ranks" if size == 1 else f"{readers} groups of {size} ranks"
     return f"{wanted} samples a step: {who} × {per_device}, accumulated over {steps}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the description, or the reason why there is none. Returns the exit status."""
-    argv = list(sys.argv[1:] if argv is None else argv)
+    files, words = split_files(list(sys.argv[1:] if argv is None else argv))
     try:
-        print(describe(argv, int(setting("ranks", argv) or 1)))
+        own, flags = take(words, [RANKS])
+        print(describe([*files, *flags], _number(read_flags(own), RANKS)))
     except ConfigError as error:
         print(f"batch: {error}", file=sys.stderr)
         return 2
     return 0
 
 
-def _number(argv: Sequence[str], key: str) -> int | None:
-    found = setting(key, argv)
-    try:
-        return DEFAULTS.get(key) if found is None else int(found)
-    except (TypeError, ValueError):
-        raise ConfigError(f"{key} must be a whole number, got {found!r}") from None
+def _number(values: Mapping[str, Any], key: str) -> int:
+    return number(key, values.get(key, DEFAULTS.get(key)))
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from cambrian_gaze.training.config.flags import asks_for
 from cambrian_gaze.training.config.help import short_help
 from cambrian_gaze.training.config.layers import ConfigError
 from cambrian_gaze.training.launch.ranks import start_ranks
@@ -18,7 +19,7 @@ def main(argv: Sequence[str] | None = None, benchmarks: Any = None) -> int:
     `benchmarks`: see `run.main`, an `OpenBenchmarks`.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
-    if not argv or "--help" in argv or "-h" in argv:
+    if not argv or asks_for("help", argv):
         print(short_help())
         return 0 if argv else 2
     try:

@@ -11,8 +11,9 @@ import sys
 from collections.abc import Mapping, Sequence
 
 from cambrian_gaze.children import own_modules
-from cambrian_gaze.training.config.flags import setting
+from cambrian_gaze.training.config.flags import number
 from cambrian_gaze.training.config.layers import ConfigError
+from cambrian_gaze.training.config.values import setting
 
 FLAG = "nproc_per_node"
 """Number of processes, by torchrun's name; Accelerate's `--num_processes` is taken too."""
@@ -51,12 +52,12 @@ def processes_wanted(argv: Sequence[str]) -> int:
     """The number of processes that the command line, or else the YAML file, asks for; 1 by default."""
     wanted = setting(FLAG, argv)
     try:
-        number = 1 if wanted is None else int(wanted)
-    except (TypeError, ValueError):
-        number = 0
-    if number < 1:
+        processes = 1 if wanted is None else number(FLAG, wanted)
+    except ConfigError:
+        processes = 0
+    if processes < 1:
         raise ConfigError(f"{FLAG} must be a whole number of processes from 1, got {wanted!r}")
-    return number
+    return processes
 
 
 def launch_command(processes: int, argv: Sequence[str], module: str = TRAINING) -> list[str]:

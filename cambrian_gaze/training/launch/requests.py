@@ -11,12 +11,9 @@ import os
 import signal
 from collections.abc import Iterator
 from types import FrameType
-from typing import Any
 
 import torch
 import torch.distributed as dist
-from transformers import TrainerCallback, TrainerControl, TrainerState
-from transformers import TrainingArguments as HfTrainingArguments
 
 from cambrian_gaze.training.launch.agent import EXIT_INTERRUPTED, EXIT_REQUEUE, EXIT_TERMINATED
 
@@ -77,29 +74,6 @@ class StopRequest:
             dist.all_reduce(place, dist.ReduceOp.MAX)
             self.status = ranked[int(place)]
         return self.status
-
-
-class StopOnRequest(TrainerCallback):
-    """Saves and stops after the step in which a rank was asked to."""
-
-    def __init__(self, request: StopRequest) -> None:
-        self.request = request
-
-    def on_train_begin(
-        self, args: HfTrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """From now on there is something to save."""
-        self.request.can_save = True
-
-    def on_step_end(
-        self, args: HfTrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> TrainerControl:
-        """The last step is no stop: the run ends by itself."""
-        if state.global_step < state.max_steps and self.request.agree(args.device):
-            self.request.granted = self.request.status
-            control.should_save = control.should_training_stop = True
-            control.should_evaluate = False
-        return control
 
 
 def outlive_requests(worker: int = 0) -> None:

@@ -18,11 +18,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from cambrian_gaze.data.mixture.streams import StreamDataset
 from cambrian_gaze.training.launch.requests import outlive_requests
+from cambrian_gaze.training.metrics.meter import model_inputs
 
 logger = logging.getLogger(__name__)
-
-NOT_FOR_THE_MODEL = ("samples", "stream_state")
-"""What the collator says beside the model's inputs and its counts (`num_…`)."""
 
 
 def eval_loader(dataset: Dataset, collate: Callable[[list[Any]], dict[str, Any]], args: Any) -> DataLoader:
@@ -60,8 +58,8 @@ class LossSum:
     def add(self, model: nn.Module, batch: Mapping[str, Any]) -> None:
         """Count a batch that lies on the model's device."""
         unused = float(batch.get("num_quarantined", 0))
-        inputs = {k: v for k, v in batch.items() if k not in NOT_FOR_THE_MODEL and not k.startswith("num_")}
-        losses: Tensor = model(**inputs, skip_logits=True, return_token_losses=True).token_losses.detach().double()
+        output = model(**model_inputs(batch), skip_logits=True, return_token_losses=True)
+        losses: Tensor = output.token_losses.detach().double()
         self._sums += torch.stack([losses.sum(), self._sums.new_tensor(losses.numel()), self._sums.new_tensor(unused)])
 
     def report(self, prefix: str = "eval") -> dict[str, float]:
@@ -73,25 +71,3 @@ class LossSum:
             logger.warning("the evaluation data hold no supervised token that could be read; its loss is not a number")
         report = {f"{prefix}_loss": total / tokens if tokens else math.nan, f"{prefix}_supervised_tokens": tokens}
         return report | ({f"{prefix}_quarantined": unused} if unused else {})
-
-
-def take_evaluation_weights(trainer: Any) -> None:
-    """Schedule-free optimizers keep two sets of weights; the next training step takes the others again."""
-    if callable(getattr(trainer.optimizer, "eval", None)):
-        trainer.optimizer.eval()
-
-
-def measure_loss(trainer: Any, batches: DataLoader, prefix: str) -> dict[str, float]:
-    """What `LossSum` reports of a trainer's model and its share of the rows, in eval mode."""
-    model = trainer._wrap_model(trainer.model, training=False)
-    if not trainer.accelerator._models and model is trainer.model and not trainer.is_deepspeed_enabled:
-        model = trainer.accelerator.prepare_model(model, evaluation_mode=True)
-    model.eval()
-    take_evaluation_weights(trainer)
-    trainer.callback_handler.eval_dataloader = batches
-    losses = LossSum(trainer.args.device)
-    for batch in batches:
-        with trainer.compute_loss_context_manager():
-            losses.add(model, trainer._prepare_inputs(batch))
-        trainer.control = trainer.callback_handler.on_prediction_step(trainer.args, trainer.state, trainer.control)
-    return losses.report(prefix)

@@ -33,6 +33,12 @@ class LossSplit:
         """Sum of the token losses, and their number, by group."""
         self._step = torch.zeros_like(self._sums)
 
+    def assign(self, batches: Iterable[dict[str, Any]], sharing: SequenceGroup | None = None) -> None:
+        """Put `loss_groups` in the place of the batches' `samples`, see `groups`."""
+        for batch in batches:
+            batch["loss_groups"] = self.groups(batch, sharing)
+            del batch["samples"]
+
     def groups(self, batch: Mapping[str, Any], sharing: SequenceGroup | None = None) -> Tensor:
         """int64 [n], the group of each supervised token of a collated batch, in the order of the shifted labels; of
         this rank's tokens where a sequence-parallel group shares them, sliced as the model slices its labels."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import resource
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -25,6 +26,15 @@ squared; `images` counts images and frames."""
 
 BLAMELESS = ("declared", "too_long")
 """Quarantined samples that are no damage: media missing as a recipe declares, and over-long ones; the collator's."""
+
+
+NOT_FOR_THE_MODEL = ("samples", "stream_state")
+"""What the collator says beside the model's inputs and its counts (`num_…`)."""
+
+
+def model_inputs(batch: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a collated batch the model takes."""
+    return {k: v for k, v in batch.items() if k not in NOT_FOR_THE_MODEL and not k.startswith("num_")}
 
 
 def count_batch(batch: Mapping[str, Any]) -> Tensor:
@@ -93,9 +103,12 @@ class Meter:
         """Begin a window now."""
         self._window, self._steps, self._since, self._waited = None, 0, time.perf_counter(), 0.0
 
-    def wait(self, seconds: float) -> None:
-        """Time that the step waited for the loader."""
-        self._waited += seconds
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """The block waits for the loader."""
+        began = time.perf_counter()
+        yield
+        self._waited += time.perf_counter() - began
 
     def _worst(self, *values: float) -> list[float]:
         """The largest over the ranks of each."""
@@ -106,9 +119,14 @@ class Meter:
         dist.all_reduce(worst, dist.ReduceOp.MAX)
         return worst.tolist()
 
-    def exclude(self, seconds: float) -> None:
-        """Leave time that was not spent on training (checkpoints, evaluation) out of the window."""
-        self._since += seconds
+    @contextlib.contextmanager
+    def excluded(self) -> Iterator[None]:
+        """The time of the block (a checkpoint, an evaluation) is not spent on training: the window leaves it out."""
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._since += time.perf_counter() - began
 
     def report(self) -> dict[str, float]:
         """Rates of the window that ends now; begins another. `data_wait`: share of its time that the slowest rank

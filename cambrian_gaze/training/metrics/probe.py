@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -13,24 +13,21 @@ SAMPLES = 4
 
 
 class MassProbe:
-    """Measures on the first rank, with the model's own K, whatever the schedule's. The ranks' weights are the same."""
+    """Measures with the model's own K, whatever the schedule's. The ranks' weights are the same, so one rank does."""
 
-    def __init__(self, trainer: Any, dataset: Any, every: int) -> None:
-        """`trainer`: a `CambrianTrainer`. `dataset`: the batch is taken from it when the probe is first due. `every`:
-        optimizer steps; 0 never."""
-        self.trainer, self.dataset, self.every = trainer, dataset, every
+    def __init__(self, dataset: Any, collate: Callable[[list[Any]], dict[str, Any]], every: int) -> None:
+        """`dataset`: the batch is taken from it when the probe is first due. `every`: optimizer steps; 0 never."""
+        self.dataset, self.collate, self.every = dataset, collate, every
         self._batch: dict[str, Any] | None = None
 
-    def report(self, step: int) -> dict[str, float]:
+    def report(self, model: Any, step: int) -> dict[str, float]:
         """`probe_mass` where the probe is due: the share of dense attention to visual tokens that lies inside the
         chosen regions, see `GazeStats.topk_mass`."""
-        if not self.every or step % self.every or not self.trainer.is_world_process_zero():
+        if not self.every or step % self.every:
             return {}
-        began = time.perf_counter()
         if self._batch is None:
             samples = samples_with_pictures(self.dataset, SAMPLES)
-            self._batch = self.trainer.data_collator(samples) if samples else {}
-        model = self.trainer.model
+            self._batch = self.collate(samples) if samples else {}
         inputs = {name: x.to(model.device) for name, x in self._batch.items() if isinstance(x, torch.Tensor)}
         inputs.pop("labels", None)
         if not inputs:
@@ -38,5 +35,4 @@ class MassProbe:
         inputs["pixel_values"] = inputs["pixel_values"].to(model.dtype)
         with eval_mode(model):
             mass = model(**inputs, return_gaze="mass", use_cache=False, logits_to_keep=1).gaze.topk_mass
-        self.trainer.meter.exclude(time.perf_counter() - began)
         return {} if mass is None else {"probe_mass": mass}

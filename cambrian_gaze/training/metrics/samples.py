@@ -5,8 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import random
-import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from cambrian_gaze.data.quarantine import Quarantined
 from cambrian_gaze.extras import require
 from cambrian_gaze.files import write_png
 from cambrian_gaze.gaze.token_types import IGNORED_LABEL, IMAGE_TYPE, VIDEO_TYPE
+from cambrian_gaze.training.metrics.meter import Meter
 from cambrian_gaze.viz.overlay import gaze_strip
 
 logger = logging.getLogger(__name__)
@@ -104,9 +104,13 @@ def answer(model: Any, processor: Any, sample: dict[str, Any]) -> tuple[str, Ima
 class GazeSamples(TrainerCallback):
     """Writes `samples/step-N.png` every `sample_steps` steps, on the first rank, always of the same sample."""
 
-    def __init__(self, trainer: Any, dataset: Any, processor: Any) -> None:
-        """`trainer`: a `CambrianTrainer`. `dataset`: a sample with a picture is taken from it when training begins."""
-        self.trainer, self.dataset, self.processor = trainer, dataset, processor
+    def __init__(self, dataset: Any, processor: Any, meter: Meter, others: Sequence[TrainerCallback]) -> None:
+        """Args:
+        dataset: a sample with a picture is taken from it when training begins.
+        meter: the time that answering takes is not training.
+        others: the run's callbacks, among which TensorBoard's may be.
+        """
+        self.dataset, self.processor, self.meter, self.others = dataset, processor, meter, others
         self._sample: dict[str, Any] | None = None
 
     def on_train_begin(
@@ -119,21 +123,22 @@ class GazeSamples(TrainerCallback):
                 logger.warning("sample_steps: no sample with a picture among the first %d rows; none is drawn", _TRIED)
 
     def on_step_end(
-        self, args: HfTrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+        self, args: HfTrainingArguments, state: TrainerState, control: TrainerControl, model: Any, **kwargs: Any
     ) -> None:
         """Answer, write, and show where the run is shown."""
-        if self._sample is None or state.global_step % args.sample_steps:
-            return
-        began = time.perf_counter()
-        text, picture = answer(self.trainer.model, self.processor, self._sample)
-        path = write_png(Path(args.output_dir) / FOLDER / f"step-{state.global_step}.png", picture)
+        if self._sample is not None and state.global_step % args.sample_steps == 0:
+            with self.meter.excluded():
+                self._draw(args, state.global_step, model)
+
+    def _draw(self, args: HfTrainingArguments, step: int, model: Any) -> None:
+        text, picture = answer(model, self.processor, self._sample)
+        path = write_png(Path(args.output_dir) / FOLDER / f"step-{step}.png", picture)
         path.with_suffix(".txt").write_text(text + "\n", encoding="utf-8")
-        for callback in self.trainer.callback_handler.callbacks:
+        for callback in self.others:
             writer = getattr(callback, "tb_writer", None)
             if writer is not None:
-                writer.add_image("gaze", np.asarray(picture), state.global_step, dataformats="HWC")
+                writer.add_image("gaze", np.asarray(picture), step, dataformats="HWC")
         if "wandb" in args.report_to:
             wandb = require("wandb", "wandb")
             shown = wandb.Image(picture, caption=text)
-            wandb.log({"gaze": shown, "train/global_step": state.global_step})
-        self.trainer.meter.exclude(time.perf_counter() - began)
+            wandb.log({"gaze": shown, "train/global_step": step})

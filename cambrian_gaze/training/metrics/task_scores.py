@@ -6,10 +6,8 @@ from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from cambrian_gaze.training.checkpoint.resume import first_rank_decides, zero_stage
-from cambrian_gaze.training.config.accepted import schedules_by_metric
 from cambrian_gaze.training.config.config import RunConfig
 from cambrian_gaze.training.config.task_arguments import FIGURES, metric_problems
-from cambrian_gaze.training.metrics.eval_loss import take_evaluation_weights
 from cambrian_gaze.training.metrics.samples import eval_mode
 
 
@@ -78,28 +76,34 @@ def _raise(problems: list[str]) -> None:
 
 
 class TaskScores:
-    """The benchmarks of a trainer, answered in its evaluations."""
+    """The benchmarks of a run, answered in its evaluations."""
 
-    def __init__(self, trainer: Any, benchmarks: Benchmarks, every: int | None) -> None:
-        """`every`: steps between two measurements; None: at every evaluation."""
-        self.trainer, self.benchmarks, self.every = trainer, benchmarks, every
+    def __init__(
+        self,
+        benchmarks: Benchmarks,
+        every: int | None,
+        beat: Callable[[str], object],
+        stop: Callable[[], bool],
+    ) -> None:
+        """Args:
+        every: steps between two measurements; None: at every evaluation.
+        beat: called as the answering goes on.
+        stop: whether the run is to end, the same on all ranks. A collective.
+        """
+        self.benchmarks, self.every, self._beat, self._stop = benchmarks, every, beat, stop
 
-    def measure(self, prefix: str) -> dict[str, float]:
-        """`PREFIX_NAME_score` and so on where they are due: every `every` steps and at the run's end. Neither modes of
-        modules nor random numbers are changed, and the regions that are kept are the model's own, not the schedule's.
+    def due(self, step: int, last: int) -> bool:
+        """Whether they are answered after this step: every `every` steps and after the run's last."""
+        return self.every is None or step % self.every == 0 or step == last
+
+    def measure(self, model: Any, processor: Any, step: int, prefix: str) -> dict[str, float]:
+        """`PREFIX_NAME_score` and so on. Neither modes of modules nor random numbers are changed, and the regions that
+        are kept are the model's own, not the schedule's.
 
         A request to stop waits for one benchmark at most; those after it have no scores then.
         """
-        trainer, step = self.trainer, self.trainer.state.global_step
-        if self.every is not None and step % self.every and step != trainer.state.max_steps:
-            return {}
-        take_evaluation_weights(trainer)
-        needs_all = schedules_by_metric(trainer.args)  # Trainer ends with an error where it has not the metric.
-        with eval_mode(trainer.model), trainer.compute_loss_context_manager():
-            found = self.benchmarks.scores(
-                *(trainer.model, trainer.processing_class, step, trainer.watchdog.beat),
-                stop=lambda: not needs_all and bool(trainer.request.agree(trainer.args.device)),
-            )
+        with eval_mode(model):
+            found = self.benchmarks.scores(model, processor, step, self._beat, stop=self._stop)
         return {f"{prefix}_{name}": value for name, value in found.items()}
 
     def leaves_open(self, metric: str | None, metrics: Mapping[str, float]) -> bool:

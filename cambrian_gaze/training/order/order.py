@@ -7,47 +7,22 @@ with other shares too.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+import itertools
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from cambrian_gaze.data.mixture.plan import Draw, EpochOrder, PlannedDataset
+from cambrian_gaze.data.mixture.streams import StreamDataset, StreamedPlan
+from cambrian_gaze.data.quarantine import QuarantineLog
+from cambrian_gaze.files import write_json
 from cambrian_gaze.training.launch.requests import outlive_requests
-
-
-@dataclass(frozen=True)
-class Split:
-    """How many packs a step takes, and in which shares."""
-
-    batch_size: int
-    """Packs of a rank's micro-batch."""
-    accumulation: int = 1
-    """Micro-batches of a step."""
-    world_size: int = 1
-    drop_last: bool = False
-    """Leave out the packs at the end of an epoch that do not fill a micro-batch on every rank."""
-
-    @property
-    def micro_batch(self) -> int:
-        """Packs of a micro-batch over all ranks."""
-        return self.batch_size * self.world_size
-
-    @property
-    def global_batch(self) -> int:
-        """Packs of a step."""
-        return self.micro_batch * self.accumulation
-
-    def micro_steps(self, packs: int) -> int:
-        """Micro-batches that `packs` packs make."""
-        return packs // self.micro_batch if self.drop_last else -(-packs // self.micro_batch)
-
-    def steps(self, packs: int) -> int:
-        """Steps that `packs` packs make; the last one may have fewer micro-batches."""
-        return -(-self.micro_steps(packs) // self.accumulation)
+from cambrian_gaze.training.order.position import EpochSegment, Position, Split, StepSchedule
 
 
 class OrderedBatches(Sampler[list[Draw]]):
@@ -143,3 +118,102 @@ def train_loader(
         generator=torch.Generator().manual_seed(batches.order.seed),
         worker_init_fn=outlive_requests,
     )
+
+
+class DataOrder:
+    """Which samples the steps of a run read: from the start, or from the position of a checkpoint on, on any number of
+    ranks.
+
+    transformers' Trainer resumes by reading an epoch's batches again up to the last step, and takes all epochs to have
+    the same number of steps. Here the loader begins at the position, and every epoch has the steps of its own plan.
+    """
+
+    schedule: StepSchedule
+    """Position and steps of the run, once `begin_run` has made it."""
+
+    def __init__(
+        self, order: EpochOrder | None, quarantine: QuarantineLog | None, args: Any, cost: Callable[..., float]
+    ) -> None:
+        """Args:
+        order: of the rows of the training data; without one there is nothing to train on.
+        quarantine: the log that the data write to.
+        args: `TrainingArguments`.
+        cost: FLOPs of a pack by its tokens, the sum over its samples of their length squared, and its pictures.
+        """
+        self.order, self._quarantine, self._args, self._cost = order, quarantine, args, cost
+        self._start = Position()
+        self._stream_state: str | None = None
+        self._loader: DataLoader | None = None
+
+    def resume(self, checkpoint: str | None, dataset: Dataset) -> None:
+        """Begin at the position of a checkpoint, or at the start. Raises ValueError where the file is damaged."""
+        self._start = Position.load(checkpoint) if checkpoint else Position()
+        if checkpoint and isinstance(dataset, StreamDataset):
+            self._stream_state = self._stream_file(checkpoint).read_text(encoding="utf-8")
+            dataset.resume(json.loads(self._stream_state))
+
+    def loader(self, dataset: Dataset, collate: Callable[[list[Any]], dict[str, Any]]) -> DataLoader:
+        """Batches of this rank in the order of `OrderedBatches`."""
+        if self.order is None:
+            raise ValueError("this trainer was made without `order`, and can only evaluate")
+        args = self._args
+        split = Split(
+            args.per_device_train_batch_size,
+            args.gradient_accumulation_steps,
+            args.data_parallel_size,
+            args.dataloader_drop_last,
+        )
+        cost = None if self.order.units is None else self._pack_cost
+        self._batches = OrderedBatches(self.order, split, rank=args.data_parallel_rank, cost=cost)
+        plan = StreamedPlan if isinstance(dataset, StreamDataset) else PlannedDataset
+        planned = plan(dataset, self.order.capacity, self._quarantine)
+        self._loader = train_loader(planned, collate, self._batches, args)
+        return self._loader
+
+    def begin_run(self) -> StepSchedule:
+        """The steps from the position on. Raises ValueError where the position is one of other data."""
+        self._start.check(self.order)
+        args, split = self._args, self._batches.split
+        most = args.max_steps if args.max_steps > 0 else None
+        self.schedule = StepSchedule(self.order, split, self._start, epochs=args.num_train_epochs, max_steps=most)
+        self.schedule.say_changes()
+        return self.schedule
+
+    def begin_epoch(self, epoch: int) -> EpochSegment:
+        """The steps of an epoch that are still to be done, which the loader gives next."""
+        part = self.schedule.parts[epoch]
+        self._batches.begin(epoch, part.start, part.first_step + 1, part.end)
+        return part
+
+    def take(
+        self, batches: Iterable[dict[str, Any]], number: int, beat: Callable[[str], object]
+    ) -> list[dict[str, Any]]:
+        """The next `number` micro-batches, or what is left of them; calls `beat` at each. Of streamed data it remembers
+        where the stream is after these; what was read ahead does not count."""
+        taken = []
+        for batch in itertools.islice(batches, number):
+            taken.append(batch)
+            self._stream_state = batch.pop("stream_state", self._stream_state)
+            beat("a micro-batch")
+        return taken
+
+    def save(self, checkpoint: Path, step: int) -> None:
+        """Write where the data stands after optimizer step `step`, and of streamed data where this rank's stream is."""
+        if self._stream_state is not None:
+            write_json(self._stream_file(checkpoint), json.loads(self._stream_state))
+        if self._args.should_save:
+            self.schedule.position(step).save(checkpoint)
+
+    def end_workers(self) -> None:
+        """End the processes that the loader keeps from epoch to epoch. At the interpreter's exit they would get
+        SIGTERM, which they outlive for a while (`requests.outlive_requests`)."""
+        iterator = getattr(self._loader, "_iterator", None)
+        if iterator is not None:
+            iterator._shutdown_workers()
+
+    def _pack_cost(self, rows: np.ndarray) -> float:
+        lengths = self.order.lengths[rows].astype(np.float64)
+        return self._cost(lengths.sum(), (lengths**2).sum(), float(self.order.units[rows].sum()))
+
+    def _stream_file(self, checkpoint: Path | str) -> Path:
+        return Path(checkpoint) / f"data_stream_{self._args.process_index}.json"

@@ -12,11 +12,41 @@ from typing import Any
 
 from cambrian_gaze.data.mixture.plan import EpochOrder
 from cambrian_gaze.files import write_json
-from cambrian_gaze.training.order.order import Split
 
 logger = logging.getLogger(__name__)
 
 FILE = "data_position.json"
+
+
+@dataclass(frozen=True)
+class Split:
+    """How many packs a step takes, and in which shares."""
+
+    batch_size: int
+    """Packs of a rank's micro-batch."""
+    accumulation: int = 1
+    """Micro-batches of a step."""
+    world_size: int = 1
+    drop_last: bool = False
+    """Leave out the packs at the end of an epoch that do not fill a micro-batch on every rank."""
+
+    @property
+    def micro_batch(self) -> int:
+        """Packs of a micro-batch over all ranks."""
+        return self.batch_size * self.world_size
+
+    @property
+    def global_batch(self) -> int:
+        """Packs of a step."""
+        return self.micro_batch * self.accumulation
+
+    def micro_steps(self, packs: int) -> int:
+        """Micro-batches that `packs` packs make."""
+        return packs // self.micro_batch if self.drop_last else -(-packs // self.micro_batch)
+
+    def steps(self, packs: int) -> int:
+        """Steps that `packs` packs make; the last one may have fewer micro-batches."""
+        return -(-self.micro_steps(packs) // self.accumulation)
 
 
 @dataclass(frozen=True)

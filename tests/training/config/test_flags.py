@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 from cambrian_gaze.training.config import config
-from cambrian_gaze.training.config.flags import read_flags, read_layered, setting
+from cambrian_gaze.training.config.flags import read_flags, read_layered
 from cambrian_gaze.training.config.layers import ConfigError
+from cambrian_gaze.training.config.values import setting
 from cambrian_gaze.training.launch import batch
 from cambrian_gaze.training.launch.ranks import processes_wanted
 

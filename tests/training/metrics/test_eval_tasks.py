@@ -26,7 +26,9 @@ from cambrian_gaze.training.launch.requests import StopRequest
 from cambrian_gaze.training.metrics.log import read_log
 from cambrian_gaze.training.metrics.samples import eval_mode
 from cambrian_gaze.training.metrics.task_scores import TaskScores
+from cambrian_gaze.training.parts import RunOptions, task_scores
 from cambrian_gaze.training.run import main, prepare, train
+from cambrian_gaze.training.trainer import CambrianTrainer
 from tests.training._ranks import launch
 from tests.training._runs import ROOT, flags, run, write_data
 
@@ -254,24 +256,28 @@ def test_it_is_asked_with_the_weights_that_an_optimizer_evaluates() -> None:
             return {} if stop() else {"mme_score": 1.0}
 
     request = StopRequest()
-    trainer = SimpleNamespace(
-        args=SimpleNamespace(device=torch.device("cpu"), lr_scheduler_type=SchedulerType.COSINE),
-        request=request,
-        model=SmallModel(),
-        processing_class=None,
-        optimizer=SimpleNamespace(eval=lambda: order.append("weights")),
-        state=SimpleNamespace(global_step=2, max_steps=8),
-        watchdog=SimpleNamespace(beat=print),
-        compute_loss_context_manager=contextlib.nullcontext,
-    )
-    assert TaskScores(trainer, Benchmarks({}), None).measure("eval") == {"eval_mme_score": 1.0}
+    args = SimpleNamespace(device=torch.device("cpu"), lr_scheduler_type=SchedulerType.COSINE)
+
+    def evaluate(every: int | None = None) -> tuple[dict[str, float], TaskScores]:
+        scores = task_scores(RunOptions(benchmarks=Benchmarks({}), benchmark_steps=every, request=request), args, print)
+        trainer = SimpleNamespace(
+            task_scores=scores,
+            model=SmallModel(),
+            processing_class=None,
+            optimizer=SimpleNamespace(eval=lambda: order.append("weights")),
+            state=SimpleNamespace(global_step=2, max_steps=8),
+            compute_loss_context_manager=contextlib.nullcontext,
+        )
+        return CambrianTrainer.evaluation_loop(trainer, SimpleNamespace(dataset=[])).metrics, scores
+
+    assert evaluate()[0] == {"eval_mme_score": 1.0}
     assert order == ["weights", "asked"]
-    assert TaskScores(trainer, Benchmarks({}), 4).measure("eval") == {} and order == ["weights", "asked"]
+    assert evaluate(every=4)[0] == {} and order == ["weights", "asked"]
     request.status = 85
-    asked = TaskScores(trainer, Benchmarks({}), None)
-    assert asked.measure("eval") == {} and asked.leaves_open("mme_score", {})
-    trainer.args.lr_scheduler_type = SchedulerType.REDUCE_ON_PLATEAU
-    assert asked.measure("eval"), "the schedule needs the score"
+    found, asked = evaluate()
+    assert found == {} and asked.leaves_open("mme_score", {})
+    args.lr_scheduler_type = SchedulerType.REDUCE_ON_PLATEAU
+    assert evaluate()[0], "the schedule needs the score"
 
 
 def test_a_request_to_stop_waits_for_one_benchmark(pages: Path, tmp_path: Path) -> None:

@@ -9,8 +9,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from cambrian_gaze.data.mixture.plan import EpochOrder
-from cambrian_gaze.training.order.order import OrderedBatches, Split, deal_evenly
-from cambrian_gaze.training.order.position import Position, StepSchedule
+from cambrian_gaze.training.order.order import OrderedBatches, deal_evenly
+from cambrian_gaze.training.order.position import Position, Split, StepSchedule
 
 CAPACITY = 100
 

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 
 from cambrian_gaze.data.mixture.plan import EpochOrder
-from cambrian_gaze.training.order.order import Split
-from cambrian_gaze.training.order.position import Position, StepSchedule
+from cambrian_gaze.training.order.position import Position, Split, StepSchedule
 from tests.training.order.test_order import an_order
 
 

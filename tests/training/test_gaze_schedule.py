@@ -8,7 +8,7 @@ import pytest
 from cambrian_gaze.gaze.config import GazeConfig
 from cambrian_gaze.training import run
 from cambrian_gaze.training.config import config
-from cambrian_gaze.training.keep_ratio import dense_because, keep_ratio
+from cambrian_gaze.training.gaze_schedule import dense_because, keep_ratio
 from cambrian_gaze.training.metrics.log import read_log
 from tests.training._runs import flags
 
