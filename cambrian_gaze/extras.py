@@ -18,6 +18,7 @@ EXTRA_MODULES: dict[str, tuple[str, ...]] = {
     "wandb": ("wandb",),
     "flash": ("flash_attn",),
     "routing": ("pycocotools",),
+    "charts": ("matplotlib",),
     "quickstart": ("sklearn",),
 }
 
