@@ -111,15 +111,15 @@ def line_chart(
 
     def draw(figure: Figure) -> None:
         axes = figure.add_subplot()
-        next_colours, handles, ends = list(SERIES), [], []
+        handles, ends, coloured = [], [], 0
         for one, line in zip(series, drawn, strict=True):
-            stroke = one.stroke or next_colours[0]
-            dashes = "--" if one.guide or len(next_colours) <= 3 and one.stroke is None else "-"
-            next_colours = next_colours if one.stroke else [*next_colours[1:], next_colours[0]]
+            stroke = one.stroke or SERIES[coloured % len(SERIES)]
+            dashed = one.guide or coloured >= 3 or line in drawn[: len(handles)]  # what is below shows through
+            coloured += one.stroke is None
             (handle,) = axes.plot(
                 *zip(*line, strict=True),
                 color=colour(stroke),
-                linestyle=dashes,
+                linestyle="--" if dashed else "-",
                 linewidth=1 if one.guide else 2,
                 drawstyle="steps-post" if one.step else "default",
                 marker="o" if _alone(line) or named_at_ends and not one.guide else None,
@@ -171,9 +171,9 @@ def interval_chart(
             axes.plot((row.low, row.high), (place, place), color=stroke, linewidth=4, alpha=0.45)
             axes.plot(row.value, place, "o", color=stroke, markersize=8, clip_on=False)
             for end, text in ((0, plain(row.label)), (1, f"{row.value:.3f}")):
-                axes.annotate(
-                    text, (end, place), (0, 9), BESIDE, "offset points", ha=("left", "right")[end], weight=weight
-                )
+                look = {"ha": ("left", "right")[end], "weight": weight}
+                look["bbox"] = {"facecolor": colour("surface"), "edgecolor": "none", "pad": 0}
+                axes.annotate(text, (end, place), (0, 9), BESIDE, "offset points", **look)
         axes.set_xlabel(plain(x.label))
 
     return svg(width, 64 + 38 * len(rows), label, draw)

@@ -55,7 +55,7 @@ _STYLE = {
     "lines.solid_joinstyle": "round",
     "legend.frameon": False,
     "legend.borderpad": 0,
-    "legend.borderaxespad": 0,
+    "legend.borderaxespad": 0.25,
     "legend.handlelength": 1.3,
     "legend.handletextpad": 0.5,
     "legend.columnspacing": 1.6,

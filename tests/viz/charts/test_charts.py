@@ -106,6 +106,13 @@ def test_names_are_shown_as_they_are():
     assert "$x_1$" in shown and "\u200b_hidden" in shown and "a b c" in shown and "&lt;b&gt;" in shown
 
 
+def test_lines_of_the_same_points_and_many_lines_are_told_apart_by_dashes():
+    same = line_chart([Series("a", [0, 1], [1, 2]), Series("b", [0, 1], [1, 2])], label="l")
+    many = line_chart([Series(name, [0, 1], [n, n + 1]) for n, name in enumerate("abcd")], label="l")
+    for document, dashed in ((same, "series-2"), (many, "series-4")):
+        assert set(re.findall(r'dasharray[^"]*stroke: var\(--([\w-]+)\)', document)) == {dashed}
+
+
 def test_charts_on_one_page_share_no_names():
     documents = [line_chart([Series("s", [0, 1], [1, 2])], label=label, y=Axis(low=0)) for label in "ab"]
     checked("".join(documents))
