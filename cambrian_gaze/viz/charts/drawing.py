@@ -163,8 +163,16 @@ def _tidy(tag: str) -> str:
     colours."""
     if tag.startswith("<g"):
         tag = re.sub(r' id="[^"]*"', "", tag)
-    tag = re.sub(r" font-family: [^;\"]*;?", "", tag)
+    tag = re.sub(r'(?<= style=")[^"]*', lambda style: _look(style.group()), tag)
     tag = re.sub(r' transform="rotate\(-?0 [^"]*\)"', "", tag)
     tag = re.sub(r"#01fe[0-9a-f]{2}", lambda stand_in: _VARIABLES[stand_in.group()], tag)
     tag = re.sub(r"-?\d+\.\d+", lambda figure: f"{round(float(figure.group()), 2):g}", tag)
     return re.sub(r"\s*\n", " ", tag).replace("xlink:href", "href").replace(' z "', 'z"')
+
+
+def _look(style: str) -> str:
+    """Declarations of a style in one order, which releases of matplotlib do not share, without a family of fonts."""
+    parts = dict(part.strip().split(": ", 1) for part in style.split(";") if part.strip())
+    if found := re.match(r"(?:(\d+) )?([\d.]+px) ", parts.pop("font", "")):  # the short form, until 3.10
+        parts |= {"font-size": found[2]} | ({"font-weight": found[1]} if found[1] else {})
+    return "; ".join(f"{name}: {value}" for name, value in sorted(parts.items()) if name != "font-family")
