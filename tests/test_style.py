@@ -13,7 +13,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 MAX_LINES = 450
 LAZY_ONLY = {
     *("deepspeed", "datasets", "pyarrow", "wandb", "decord", "av", "flash_attn", "peft", "torchao", "bitsandbytes"),
-    *("lmms_eval", "fastapi"),
+    *("lmms_eval", "fastapi", "matplotlib"),
 }
 """Imported inside the functions that need them, so that everything else works without them."""
 

@@ -17,6 +17,7 @@ from cambrian_gaze.quickstart.arms import ARMS, CHANCE, CHOOSING_ONCE
 from cambrian_gaze.quickstart.evaluate import cell_regions, load_processor, value_steps
 from cambrian_gaze.training.metrics.log import read_log
 from cambrian_gaze.viz.charts.charts import Series
+from cambrian_gaze.viz.html import Table
 from cambrian_gaze.viz.overlay import TokenPanel, gaze_strip, token_panels
 from cambrian_gaze.viz.report import (
     AnswerToken,
@@ -24,7 +25,6 @@ from cambrian_gaze.viz.report import (
     Example,
     Recall,
     Report,
-    ResultTable,
     arms_intervals,
     arms_table,
     write_report,
@@ -202,7 +202,7 @@ def _titles() -> dict[str, str]:
     return {arm.name: arm.title for arm in ARMS}
 
 
-def _table(results: Mapping[str, Any]) -> ResultTable:
+def _table(results: Mapping[str, Any]) -> Table:
     return arms_table(
         results["arms"],
         _titles(),

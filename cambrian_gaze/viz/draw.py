@@ -27,8 +27,6 @@ def draw_gaze(
     top: int = 1,
     asked: int | None = None,
     grid: bool = True,
-    max_alpha: float = MAX_ALPHA,
-    colour: tuple[int, int, int] = canvas.GAZE,
 ) -> Image.Image:
     """An image with its regions washed by weight.
 
@@ -52,7 +50,7 @@ def draw_gaze(
     picture = canvas.fit(image, side)
     places = [pixel_box(box, grid_hw, picture.size) for box in boxes]
 
-    return wash(picture, places, weights, top=top, asked=asked, grid=grid, max_alpha=max_alpha, colour=colour)
+    return wash(picture, places, weights, top=top, asked=asked, grid=grid)
 
 
 def wash(
@@ -63,17 +61,15 @@ def wash(
     top: int = 1,
     asked: int | None = None,
     grid: bool = True,
-    max_alpha: float = MAX_ALPHA,
-    colour: tuple[int, int, int] = canvas.GAZE,
     thick: int | None = None,
 ) -> Image.Image:
     """An RGB picture with regions washed by weight, at `places` (x0, y0, x1, y1) in its own pixels, ends exclusive;
     empty ones are left out. Outlines are `thick` pixels wide. The rest as in `draw_gaze`."""
-    ground = Image.new("RGB", picture.size, colour)
+    ground = Image.new("RGB", picture.size, canvas.GAZE)
     alpha = Image.new("L", picture.size, 0)
     for place, weight in zip(places, weights, strict=True):
         if weight > 0 and place[2] > place[0] and place[3] > place[1]:
-            alpha.paste(round(255 * max_alpha * min(1.0, weight)), place)
+            alpha.paste(round(255 * MAX_ALPHA * min(1.0, weight)), place)
     picture = Image.composite(ground, picture, alpha)
 
     thick = thick or max(1, round(max(picture.size) / 80))

@@ -8,7 +8,6 @@ from typing import Any
 from cambrian_gaze.data.inspect.preview import CONTROL, Picture, Preview, Token, VisualRun
 from cambrian_gaze.viz import html
 from cambrian_gaze.viz.draw import draw_regions
-from cambrian_gaze.viz.html import Html, element
 
 _SIDE = 232
 """CSS pixels of a picture that stands alone; frames are smaller."""
@@ -27,10 +26,9 @@ _KEY = (
 
 def preview_page(
     title: str, previews: Sequence[Preview], regions: Mapping[str, tuple[int, int]], facts: Mapping[str, Any]
-) -> html.Page:
-    """The page. `regions`: rows and columns of visual tokens in a region, for "image" and "video"; `facts`: what the
-    samples were made with."""
-    page = html.Page(title, "Samples as the model sees them")
+) -> str:
+    """The document. `regions`: rows and columns of visual tokens in a region, for "image" and "video"; `facts`: what
+    the samples were made with."""
     good = [preview for preview in previews if not preview.error]
     tokens = sum(preview.num_tokens for preview in good)
     tiles = [
@@ -39,39 +37,43 @@ def preview_page(
         ("visual and context", _share(sum(p.num_visual for p in good), tokens), "of all tokens"),
         ("supervised", _share(sum(p.num_supervised for p in good), tokens), "of all tokens: what the loss is taken on"),
     ]
-    page.section(None, html.tiles(tiles), html.facts(facts))
-    for source in dict.fromkeys(preview.source for preview in previews):
-        mine = [preview for preview in previews if preview.source == source]
-        page.section(source, _key(), [_sample(preview, regions) for preview in mine], lead=mine[0].file)
-    return page
+    sources: dict[str, dict[str, Any]] = {}
+    for preview in previews:
+        source = {"name": preview.source, "file": preview.file, "samples": []}
+        sources.setdefault(preview.source, source)["samples"].append(_sample(preview, regions))
+    values = {"tiles": tiles, "facts": facts, "sources": list(sources.values()), "key": _KEY}
+    return html.render("preview.html", title=title, subtitle="Samples as the model sees them", **values)
 
 
 def _share(part: int, whole: int) -> str:
     return f"{part / whole:.1%}" if whole else "–"
 
 
-def _key() -> Html:
-    entries = [element("span", name, class_=f"token {role}") for role, name in _KEY]
-    return element("div", entries, element("span", "underlined: supervised", class_="token on"), class_="key")
-
-
-def _sample(preview: Preview, regions: Mapping[str, tuple[int, int]]) -> Html:
-    heading = element("h3", f"row {preview.row} ", element("span", preview.id, class_="quiet"))
+def _sample(preview: Preview, regions: Mapping[str, tuple[int, int]]) -> dict[str, Any]:
+    """What the template shows of a sample."""
+    shown = {"row": preview.row, "id": preview.id, "error": preview.error, "turns": preview.turns}
     if preview.error:
-        written = [[element("dt", speaker), element("dd", text, class_="answer")] for speaker, text in preview.turns]
-        error = element("p", preview.error, class_="error")
-        return element("div", heading, error, element("dl", written) if written else None, class_="example")
+        return shown
     counts = f"{preview.num_tokens:,} tokens: {preview.num_visual:,} visual and context, "
     counts += f"{preview.num_tokens - preview.num_visual:,} text, {preview.num_supervised:,} of these supervised"
-    pictures = [_picture(one, preview, regions) for one in preview.pictures]
-    if preview.hidden_frames:
-        pictures.append(html.paragraph(f"and {preview.hidden_frames} more frames", quiet=True))
-    text = element("div", html.paragraph(counts, quiet=True), _tokens(preview.pieces))
-    left = element("div", pictures, class_="pictures") if pictures else None
-    return element("div", heading, element("div", left, text, class_="sides") if left else text, class_="example")
+    pieces, text_tokens = [], 0
+    for piece in preview.pieces:
+        if isinstance(piece, VisualRun):
+            pieces.append(_visual(piece))
+            continue
+        text_tokens += 1
+        if text_tokens <= _MAX_TOKENS:
+            pieces.append(_token(piece))
+    return shown | {
+        "counts": counts,
+        "pictures": [_picture(one, preview, regions) for one in preview.pictures],
+        "hidden_frames": preview.hidden_frames,
+        "pieces": pieces,
+        "left_out": max(0, text_tokens - _MAX_TOKENS),
+    }
 
 
-def _picture(picture: Picture, preview: Preview, regions: Mapping[str, tuple[int, int]]) -> Html:
+def _picture(picture: Picture, preview: Preview, regions: Mapping[str, tuple[int, int]]) -> dict[str, Any]:
     """The picture with the borders of its regions."""
     rows, columns = preview.grid
     tall, wide = regions["video" if picture.name.startswith("video") else "image"]
@@ -85,38 +87,26 @@ def _picture(picture: Picture, preview: Preview, regions: Mapping[str, tuple[int
     side = _SIDE if alone else _FRAME_SIDE
     drawn = draw_regions(picture.image, boxes, grid_hw=(rows, columns), side=2 * side)
     size = f"{-(-rows // tall)} x {-(-columns // wide)} regions of {tall} x {wide} tokens"
-    shown = html.picture(drawn, f"{picture.name} as the model sees it", width=side)
-    return html.figure(shown, f"{picture.name}: {size}" if alone else picture.name)
+    caption = f"{picture.name}: {size}" if alone else picture.name
+    return {"image": drawn, "name": picture.name, "side": side, "caption": caption}
 
 
-def _tokens(pieces: Sequence[Token | VisualRun]) -> Html:
-    spans, text_tokens = [], 0
-    for piece in pieces:
-        if isinstance(piece, VisualRun):
-            spans.append(_visual(piece))
-            continue
-        text_tokens += 1
-        if text_tokens <= _MAX_TOKENS:
-            spans.append(_token(piece))
-    left_out = max(0, text_tokens - _MAX_TOKENS)
-    more = html.paragraph(f"and {left_out:,} more text tokens", quiet=True) if left_out else None
-    return element("div", spans, more, class_="tokens")
-
-
-def _visual(run: VisualRun) -> Html:
+def _visual(run: VisualRun) -> dict[str, Any]:
     rows, columns = run.grid
     visual, context = run.frames * rows * columns, run.frames * run.num_context_tokens
     text = f"{run.name}: " + (f"{run.frames} frames of " if run.frames > 1 else "") + f"{rows} x {columns}"
     if run.num_context_tokens:
         text += f" + {run.num_context_tokens}"
     title = f"tokens {run.place} to {run.place + visual + context - 1}: {visual} visual, {context} context"
-    return element("span", text, class_="token visual", title=title)
+    return {"shown": text, "marks": "token visual", "title": title, "ends_line": False}
 
 
-def _token(token: Token) -> Html:
+def _token(token: Token) -> dict[str, Any]:
+    supervised = "supervised" if token.supervised else "not supervised"
     kind = token.role if token.role in ("system", "user", "assistant") else CONTROL
-    shown = token.text.replace("\n", "\u23ce").replace("\t", "\u21e5") or "\u00b7"
-    ends_line = element("br") if token.text.endswith("\n") else None
-    marks = f"token {kind} on" if token.supervised else f"token {kind}"
-    title = f"token {token.place}, id {token.id}, {kind}, {'supervised' if token.supervised else 'not supervised'}"
-    return html.markup([element("span", shown, class_=marks, title=title), ends_line])
+    return {
+        "shown": token.text.replace("\n", "\u23ce").replace("\t", "\u21e5") or "\u00b7",
+        "marks": f"token {kind} on" if token.supervised else f"token {kind}",
+        "title": f"token {token.place}, id {token.id}, {kind}, {supervised}",
+        "ends_line": token.text.endswith("\n"),
+    }

@@ -12,21 +12,31 @@ from PIL import Image
 
 from cambrian_gaze.viz import html
 from cambrian_gaze.viz.canvas import token_label
-from cambrian_gaze.viz.charts.charts import Interval, Series, heat_map, interval_chart, line_chart
-from cambrian_gaze.viz.html import Column, Html, element
+from cambrian_gaze.viz.charts.charts import (
+    Axis,
+    Interval,
+    Series,
+    interval_chart,
+    interval_numbers,
+    line_chart,
+    line_numbers,
+)
+from cambrian_gaze.viz.charts.drawing import available
+from cambrian_gaze.viz.charts.heat_map import heat_map, heat_numbers
+from cambrian_gaze.viz.html import Column, Html, Table
 from cambrian_gaze.viz.overlay import TokenPanel, share_text
 
 
 @dataclass(frozen=True)
-class ResultTable:
-    """A table of results."""
+class Chart:
+    """A chart as a page shows it."""
 
-    columns: Sequence[Column | str]
-    rows: Sequence[Sequence[Any]]
+    drawing: Html | None
+    """Its picture; None without matplotlib."""
+    numbers: Table
+    """What it shows, as a table."""
     title: str = ""
     note: str = ""
-    strong: Sequence[int] = ()
-    """Rows (from 0) to set off."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +73,25 @@ class AnswerToken:
 
     @property
     def correct(self) -> bool | None:
-        return None if self.truth is None else self.text.strip() == self.truth.strip()
+        return None if self.truth is None else self.read == self.truth.strip()
+
+    @property
+    def read(self) -> str:
+        return self.text.strip()
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether there is nothing to judge."""
+        return self.correct is None or not self.read and self.correct
+
+    @property
+    def before(self) -> str:
+        """Spaces before what was read."""
+        return self.text[: len(self.text) - len(self.text.lstrip())] if self.read else ""
+
+    @property
+    def after(self) -> str:
+        return self.text[len(self.text.rstrip()) :] if self.read else self.text
 
 
 @dataclass(frozen=True)
@@ -80,6 +108,25 @@ class Example:
     truth: str = ""
     """The whole expected answer, where pieces cannot be compared one by one."""
     note: str = ""
+
+    @property
+    def crisp(self) -> bool:
+        """Whether hard pixels are kept when the picture is enlarged."""
+        return self.image is not None and max(self.image.size) < 480
+
+    @property
+    def shown_panels(self) -> list[dict[str, Any]]:
+        """Picture, name, share and verdict of each panel."""
+        verdicts = {None: None, True: "right", False: "wrong"}
+        return [
+            {
+                "image": panel.image,
+                "label": token_label(panel.token),
+                "share": share_text(panel),
+                "verdict": verdicts[panel.correct],
+            }
+            for panel in self.panels
+        ]
 
 
 @dataclass(frozen=True)
@@ -102,7 +149,7 @@ class Report:
     summary: Sequence[str] = ()
     tiles: Sequence[tuple[Any, Any, Any]] = ()
     """Key numbers: (label, value, hint)."""
-    tables: Sequence[ResultTable] = ()
+    tables: Sequence[Table] = ()
     intervals: Sequence[Intervals] = ()
     examples: Sequence[Example] = ()
     recalls: Sequence[Recall] = ()
@@ -113,6 +160,12 @@ class Report:
     more_examples: Sequence[Example] = ()
     """Further examples, folded."""
 
+    @property
+    def asked(self) -> bool:
+        """Whether some panel marks a region that the question asked for."""
+        examples = (*self.examples, *self.more_examples)
+        return any(panel.asked_share is not None for one in examples for panel in one.panels)
+
 
 def arms_table(
     arms: Mapping[str, Mapping[str, Any]],
@@ -121,7 +174,7 @@ def arms_table(
     strong: Sequence[str] = (),
     title: str = "",
     note: str = "",
-) -> ResultTable:
+) -> Table:
     """The table of evaluated arms: NAME -> {accuracy, ci95: [low, high], accuracy_global?, attended_visual_kv,
     retained_visual_kv?, visual_tokens, tokens_per_s, n}. A number that is missing is shown as a dash. `names` gives the
     shown names."""
@@ -146,7 +199,7 @@ def arms_table(
         row += [arm.get("retained_visual_kv")] if with_retained else []
         rows.append([*row, arm.get("tokens_per_s"), arm.get("n")])
     places = [place for place, name in enumerate(arms) if name in strong]
-    return ResultTable(columns, rows, title, note, places)
+    return Table(columns, rows, title, note, places)
 
 
 def arms_intervals(
@@ -171,139 +224,42 @@ def arms_intervals(
 
 def render_report(report: Report) -> str:
     """The whole HTML document."""
-    return build_page(report).render()
+    return html.render("report.html", **report_values(report))
 
 
 def write_report(path: str | os.PathLike, report: Report) -> Path:
     """Writes the report to one file, atomically, and returns its path."""
-    return build_page(report).write(path)
+    return html.write(path, "report.html", **report_values(report))
 
 
-def build_page(report: Report) -> html.Page:
-    """The page of a report, open for further sections."""
-    page = html.Page(report.title, report.subtitle)
-    if report.summary or report.tiles:
-        lines = html.bullets(report.summary) if len(report.summary) > 1 else html.paragraph(*report.summary)
-        page.section(None, html.tiles(report.tiles) if report.tiles else None, lines if report.summary else None)
-    if report.tables or report.intervals:
-        page.section("Results", [_table(one) for one in report.tables], [_intervals(one) for one in report.intervals])
-    if report.examples or report.more_examples:
-        folded = [_example(example) for example in report.more_examples]
-        page.section(
-            "Where it looked",
-            _key(any(p.asked_share is not None for e in (*report.examples, *report.more_examples) for p in e.panels)),
-            [_example(example) for example in report.examples],
-            html.details(f"More examples ({len(folded)})", folded) if folded else None,
-        )
-    if report.recalls:
-        lead = "How often the region that the question asks for is among the chosen K, for each layer and head."
-        page.section("Routing recall", html.grid(*[_recall(recall) for recall in report.recalls]), lead=lead)
-    if report.curves:
-        page.section("Training", html.grid(*[_curve(curve) for curve in report.curves]))
-    if report.facts or report.notes:
-        notes = html.bullets(report.notes) if report.notes else None
-        page.section("How it ran", html.facts(report.facts) if report.facts else None, notes)
-    return page
+def report_values(report: Report) -> dict[str, Any]:
+    """What `report.html`, and templates that extend it, are filled with. Without matplotlib its charts have numbers
+    alone."""
+    return {
+        "title": report.title,
+        "subtitle": report.subtitle,
+        "report": report,
+        "intervals": [interval_figure(one) for one in report.intervals],
+        "recalls": [_recall(one) for one in report.recalls],
+        "curves": [_curve(one) for one in report.curves],
+    }
 
 
-def _table(result: ResultTable) -> Html:
-    table = html.table(result.columns, result.rows, caption=result.title or None, strong=result.strong)
-    return html.markup([table, html.paragraph(result.note, quiet=True) if result.note else None])
+def interval_figure(one: Intervals) -> Chart:
+    """The chart of some intervals with its numbers."""
+    axis = Axis(one.x_label, 0.0, 1.0)
+    label = one.title or one.x_label
+    drawn = interval_chart(one.rows, label=label, x=axis, references=one.references) if available() else None
+    return Chart(drawn, interval_numbers(one.rows, one.x_label), one.title, one.note)
 
 
-def _intervals(chart: Intervals) -> Html:
-    drawing = interval_chart(
-        chart.rows, label=chart.title or chart.x_label, x_label=chart.x_label, references=chart.references, width=860
-    )
-    return html.figure(drawing, chart.note or None, title=chart.title or None)
+def _curve(one: Curve) -> Chart:
+    y = Axis(one.y_label, one.y_min, one.y_max, one.log_y)
+    drawn = line_chart(one.series, label=one.title, x=Axis(one.x_label), y=y) if available() else None
+    return Chart(drawn, line_numbers(one.series, one.x_label), one.title, one.note)
 
 
-def _curve(curve: Curve) -> Html:
-    drawing = line_chart(
-        curve.series,
-        label=curve.title,
-        x_label=curve.x_label,
-        y_label=curve.y_label,
-        y_min=curve.y_min,
-        y_max=curve.y_max,
-        log_y=curve.log_y,
-    )
-    return html.figure(drawing, curve.note or None, title=curve.title)
-
-
-def _recall(recall: Recall) -> Html:
-    chance = recall.chance if recall.chance < 1 else None  # K = R: every head finds everything
-    drawing = heat_map(recall.values, label=recall.title or "routing recall", chance=chance)
-    return html.figure(drawing, recall.note or None, title=recall.title or None)
-
-
-def _key(asked: bool) -> Html:
-    def swatch(style: str) -> Html:
-        return element("span", class_="swatch", style=style)
-
-    parts = [
-        element(
-            "span",
-            swatch("background:linear-gradient(90deg,#fff,#ffa24d);border:1px solid var(--line)"),
-            "share of heads and layers that chose the region, 0 to 100 %",
-        ),
-        element("span", swatch("border:2px solid #dc2626;width:14px"), "chosen most"),
-    ]
-    if asked:
-        parts.append(element("span", swatch("border:2px dashed #0e91ff;width:14px"), "asked for (corners)"))
-    return element("div", parts, class_="key")
-
-
-def _verdict(correct: bool | None) -> str | None:
-    return {None: None, True: "right", False: "wrong"}[correct]
-
-
-def _answer(tokens: Sequence[AnswerToken]) -> list[Html]:
-    """Judged pieces as chips, their outer spaces kept outside."""
-    parts = []
-    for token in tokens:
-        read, plain = token.text.strip(), token.correct is None
-        if plain or not read and token.correct:
-            parts.append(element("span", token.text))
-            continue
-        before = token.text[: len(token.text) - len(token.text.lstrip())] if read else ""
-        after = token.text[len(token.text.rstrip()) :] if read else token.text
-        if token.correct:
-            chip = element("span", read, class_="tok right")
-        else:
-            truth = element("b", token.truth.strip())
-            chip = element("span", element("s", read or "nothing"), " ", truth, class_="tok wrong", title="read, truth")
-        parts += [html.markup(before), chip, html.markup(after)]
-    return parts
-
-
-def _panel(panel: TokenPanel) -> Html:
-    name = " ".join(filter(None, ("name", _verdict(panel.correct))))
-    return element(
-        "figure",
-        html.picture(panel.image, f"gaze while writing {panel.token!r}"),
-        element("div", token_label(panel.token), class_=name),
-        element("div", share_text(panel), class_="share"),
-        class_="panel",
-    )
-
-
-def _example(example: Example) -> Html:
-    pairs = [element("dt", "question"), element("dd", example.question)]
-    pairs += [element("dt", "answer"), element("dd", _answer(example.answer), class_="answer")]
-    if example.truth:
-        pairs += [element("dt", "truth"), element("dd", example.truth)]
-    page = None
-    if example.image is not None:
-        crisp = max(example.image.size) < 480
-        picture = html.picture(example.image, "the picture as the model sees it", crisp=crisp)
-        page = element("div", picture, class_="page")
-    panels = element("div", [_panel(panel) for panel in example.panels], class_="panels") if example.panels else None
-    text = element("div", element("dl", pairs, class_="qa"), panels)
-    return element(
-        "div",
-        element("h3", example.title) if example.title else None,
-        element("div", page, text, class_="sides") if page else text,
-        html.paragraph(example.note, quiet=True) if example.note else None,
-        class_="example",
-    )
+def _recall(one: Recall) -> Chart:
+    chance = one.chance if one.chance < 1 else None  # K = R: every head finds everything
+    drawn = heat_map(one.values, label=one.title or "routing recall", chance=chance) if available() else None
+    return Chart(drawn, heat_numbers(one.values), one.title, one.note)

@@ -16,7 +16,7 @@ def test_the_page_shows_tokens_pictures_and_errors():
     good = Preview("s", "rows.jsonl", 3, "id<1>", "", pieces, (4, 4), [Picture("image 1", Image.new("RGB", (64, 64)))])
     good.num_tokens, good.num_supervised, good.num_visual, good.hidden_frames = 22, 2, 18, 5
     bad = Preview("s", "rows.jsonl", 4, "x", "no such file", turns=[("human", "<image>?")])
-    text = preview_page("recipe", [good, bad], {"image": (2, 2), "video": (1, 1)}, {"processor": "p"}).render()
+    text = preview_page("recipe", [good, bad], {"image": (2, 2), "video": (1, 1)}, {"processor": "p"})
     assert 'class="token assistant on"' in text and 'title="token 20, id 6, assistant, supervised"' in text
     assert "&lt;b&gt;\u23ce" in text and "id&lt;1&gt;" in text and "<b>" not in text.split("</style>")[1]
     assert "image 1: 4 x 4 + 2" in text and "tokens 1 to 18: 16 visual, 2 context" in text

@@ -88,6 +88,18 @@ def test_the_report_is_written(tmp_path):
     assert list(path.parent.iterdir()) == [path]
 
 
+def test_without_matplotlib_charts_are_tables_and_the_remedy_is_named(monkeypatch):
+    drawn = render_report(full_report())
+    assert drawn.count("<svg") == 5 and "pip install" not in drawn and "<details><summary>Numbers</summary>" in drawn
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    document = render_report(full_report())
+    checked(document)
+    assert "<svg" not in document and document.count('<code>pip install "cambrian-gaze[charts]"</code>') == 1
+    assert document.count("<table>") == drawn.count("<table>") and ">0.951</td>" in document
+    bare = render_report(Report("t", tables=[arms_table(ARMS)]))
+    assert "pip install" not in bare, "nothing is missing where there is no chart"
+
+
 def test_pictures_and_pages_need_no_plotting_library():
     code = (
         "import sys; import cambrian_gaze.viz.report, cambrian_gaze.viz.overlay;"

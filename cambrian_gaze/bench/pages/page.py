@@ -10,11 +10,13 @@ from cambrian_gaze import measure
 from cambrian_gaze.bench import registry, results
 from cambrian_gaze.bench.decode import SIZES
 from cambrian_gaze.bench.pages.findings import find
-from cambrian_gaze.bench.pages.pictures import Picture, draw
+from cambrian_gaze.bench.pages.picture import Picture
+from cambrian_gaze.bench.pages.pictures import draw
 from cambrian_gaze.bench.pages.texts import TEXTS, Text
 from cambrian_gaze.bench.results import Run
 from cambrian_gaze.files import write_text
 from cambrian_gaze.machine import machine_line
+from cambrian_gaze.viz.charts.drawing import available
 from cambrian_gaze.viz.html import element
 
 PAGE = "docs/benchmarks.md"
@@ -22,6 +24,7 @@ PAGE = "docs/benchmarks.md"
 
 DEVICES = {"cpu": "On a CPU", "cuda": "On a GPU"}
 OPENING, CLOSING = "<!-- measured -->", "<!-- /measured -->"
+UNDRAWN = 'Pictures are missing: `pip install "cambrian-gaze[charts]"`, then `cambrian-gaze bench page` draws them.'
 HINT = "<!-- Made by `cambrian-gaze bench page` of the JSON files here; words: cambrian_gaze/bench/pages/texts.py -->"
 
 Results = dict[str, dict[str, list[Run]]]
@@ -95,7 +98,7 @@ def _results(folder: Path) -> Results:
 
 def _front(found: Results, pictures: Mapping[tuple[str, str], Sequence[Picture]], folder: str) -> str:
     """Findings and pictures per device, then what was not measured."""
-    parts = []
+    parts = [] if available() else [UNDRAWN]
     for device, heading in DEVICES.items():
         here = {bench: devices[device] for bench, devices in found.items() if device in devices}
         if not here:

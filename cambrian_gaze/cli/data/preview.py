@@ -46,6 +46,7 @@ def write(arguments: argparse.Namespace) -> str:
     from cambrian_gaze.data.dataset import SampleOptions
     from cambrian_gaze.data.inspect.preview import preview_row
     from cambrian_gaze.data.mixture.mixture import Mixture, MixtureDataset
+    from cambrian_gaze.files import write_text
     from cambrian_gaze.viz.preview import preview_page
 
     recipe = recipe_from(arguments)
@@ -75,7 +76,7 @@ def write(arguments: argparse.Namespace) -> str:
         "regions": ", ".join(f"{kind}s {tall} x {wide} tokens" for kind, (tall, wide) in regions.items()),
         "rows": f"{len(mixture):,} in an epoch of {recipe.name}",
     }
-    path = preview_page(recipe.name, previews, regions, facts).write(arguments.out)
+    path = write_text(arguments.out, preview_page(recipe.name, previews, regions, facts))
     bad = sum(bool(preview.error) for preview in previews)
     return f"{path}: {len(previews)} samples, {bad} of them with an error"
 

@@ -30,12 +30,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = build_parser().parse_args(argv)
     from cambrian_gaze.data.inspect.record import Inspector
     from cambrian_gaze.data.inspect.survey import WorkerDied
+    from cambrian_gaze.extras import require
 
     try:
+        require("matplotlib", "charts")
         recipe = recipe_from(arguments)
         options = {"processor": processor_from(arguments, default="tiny"), "image_position": arguments.image_position}
         inspector = Inspector("header", sampling_from(arguments), **options)
-    except (OSError, ValueError) as error:
+    except (ImportError, OSError, ValueError) as error:
         print(f"cambrian-gaze data stats: {error}", file=sys.stderr)
         return 2
     try:

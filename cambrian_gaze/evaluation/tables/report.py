@@ -8,14 +8,14 @@ import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from cambrian_gaze.evaluation.benchmarks import PROTOCOLS
 from cambrian_gaze.evaluation.tables.fill import Cell, Filled, kv_text
 from cambrian_gaze.evaluation.tables.table import MME_COLUMN, MME_SCALE
 from cambrian_gaze.files import write_text
 from cambrian_gaze.viz import html
-from cambrian_gaze.viz.charts.charts import Interval, interval_chart
+from cambrian_gaze.viz.charts.charts import Interval
+from cambrian_gaze.viz.report import Chart, Intervals, interval_figure
 
 HEADINGS = ("column", "measured", "95 % CI", "paper", "Δ", "n", "KV attended", "undecided", "revision", "status")
 LEAD = (
@@ -32,7 +32,7 @@ def write_reports(filled: Filled, output: Path) -> str:
     write_text(output / "table.md", text)
     write_text(output / "table.csv", csv_text(filled))
     write_text(output / "table.json", json_text(filled))
-    page(filled).write(output / "table.html")
+    write_text(output / "table.html", page(filled))
     return text
 
 
@@ -121,28 +121,32 @@ def json_text(filled: Filled) -> str:
     return json.dumps(values, indent=2, ensure_ascii=False) + "\n"
 
 
-def page(filled: Filled) -> html.Page:
+def page(filled: Filled) -> str:
     """A self-contained page: key numbers, the row per protocol, intervals, the paper's rows."""
     other = "" if filled.against is None else f"; other: {filled.against}, paired by scoring group"
-    whole = html.Page(f"{filled.table.title}: {filled.row.name}", f"Model {filled.model}{other}")
-    whole.section(None, html.tiles(_tiles(filled)), html.bullets(filled.notes) if filled.notes else None, lead=LEAD)
     columns = [html.Column(name, number=name not in ("column", "revision", "status")) for name in headings(filled)]
+    protocols = []
     for protocol in _protocols(filled):
         own = _of(filled, protocol)
         # The reasons are long: the table has the word, a list below it the rest.
         rows = [[*cells(filled, cell)[:-1], cell.status.split(":")[0].split(" (")[0]] for cell in own]
+        strong = [place for place, cell in enumerate(own) if cell.average]
         reasons = [f"{cell.title}: {cell.status}" for cell in own if cell.status != "complete"]
-        whole.section(
-            f"Protocol {protocol}",
-            html.table(columns, rows, strong=[place for place, cell in enumerate(own) if cell.average]),
-            html.details(f"{len(reasons)} not complete", html.bullets(reasons)) if reasons else None,
-            _chart(own, protocol),
-        )
+        table = html.Table(columns, rows, strong=strong)
+        protocols.append({"name": protocol, "table": table, "reasons": reasons, "chart": _chart(own, protocol)})
     heads, rows = _published(filled)
-    table = html.table([heads[0], heads[1], *(html.Column(head, number=True) for head in heads[2:])], rows,
-                       strong=range(len(_protocols(filled))))  # fmt: skip
-    whole.section("The paper's rows", table, lead="The first rows are measured, the others are the paper's figures.")
-    return whole
+    numbers = [html.Column(head, number=True) for head in heads[2:]]
+    published = html.Table([*heads[:2], *numbers], rows, strong=range(len(_protocols(filled))))
+    return html.render(
+        "results_table.html",
+        title=f"{filled.table.title}: {filled.row.name}",
+        subtitle=f"Model {filled.model}{other}",
+        lead=LEAD,
+        tiles=_tiles(filled),
+        notes=filled.notes,
+        protocols=protocols,
+        published=published,
+    )
 
 
 def _tiles(filled: Filled) -> list[tuple[str, str, str]]:
@@ -159,7 +163,7 @@ def _tiles(filled: Filled) -> list[tuple[str, str, str]]:
     return tiles
 
 
-def _chart(own: Sequence[Cell], protocol: str) -> Any:
+def _chart(own: Sequence[Cell], protocol: str) -> Chart | None:
     """Intervals of all columns on one axis, as shares; MME-P of its 2,000 points."""
     rows = []
     for cell in own:
@@ -170,8 +174,8 @@ def _chart(own: Sequence[Cell], protocol: str) -> Any:
             rows.append(Interval(title, cell.measured / scale, low, high, strong=cell.average))
     if not rows:
         return None
-    chart = interval_chart(rows, label=f"Measured, protocol {protocol}", x_label="share of the maximum")
-    return html.figure(chart, "Measured figures as shares of the maximum, with their 95 % intervals.")
+    note = f"Measured figures, protocol {protocol}, as shares of the maximum, with their 95 % intervals."
+    return interval_figure(Intervals("", rows, "share of the maximum", note=note))
 
 
 def _published(filled: Filled) -> tuple[list[str], list[list[str]]]:

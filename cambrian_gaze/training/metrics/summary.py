@@ -16,8 +16,8 @@ from cambrian_gaze.training.metrics.log import LOG_NAME, read_log
 from cambrian_gaze.training.metrics.samples import FOLDER as SAMPLES
 from cambrian_gaze.viz import html
 from cambrian_gaze.viz.charts.charts import Series
-from cambrian_gaze.viz.html import Column
-from cambrian_gaze.viz.report import Curve, Report, build_page
+from cambrian_gaze.viz.html import Column, Table
+from cambrian_gaze.viz.report import Curve, Report, report_values
 
 NAME = "summary.html"
 SHOWN_SAMPLES = 6
@@ -39,26 +39,21 @@ def write_summary(run_dir: Path | str, output: Path | str | None = None) -> Path
     ends, last = read_log(run_dir, "end"), lines[-1]
     starts = [line for line in _read_lines(run_dir / LOG_NAME) if line["event"] == "start"]
     planned = starts[-1].get("max_steps")
-    page = build_page(
-        Report(
-            title=f"Training: {config.get('run_name') or run_dir.resolve().name}",
-            subtitle=f"step {last['step']:,}" + (f" of {planned:,}" if planned else ""),
-            tiles=_tiles(lines),
-            curves=_curves(lines, read_log(run_dir, "eval")),
-            facts={name: _short(value) for name, value in sorted(config.items())},
-            notes=_notes(lines, ends),
-        )
+    report = Report(
+        title=f"Training: {config.get('run_name') or run_dir.resolve().name}",
+        subtitle=f"step {last['step']:,}" + (f" of {planned:,}" if planned else ""),
+        tiles=_tiles(lines),
+        curves=_curves(lines, read_log(run_dir, "eval")),
+        facts={name: _short(value) for name, value in sorted(config.items())},
+        notes=_notes(lines, ends),
     )
-    if shown := _samples(run_dir / SAMPLES):
-        lead = "The same sample, answered greedily as training went on. Shares are of heads and layers."
-        page.section("Where it looked", *shown, lead=lead)
-    bad = read_quarantine(run_dir / "quarantine.jsonl")
-    if bad:
-        page.section("Samples that could not be used", _faults(bad))
-    skipped = _read_lines(run_dir / BAD_STEPS)
-    if skipped:
-        page.section("Steps left out", _faults(skipped))
-    return page.write(run_dir / NAME if output is None else output)
+    faults = [
+        _faults("Samples that could not be used", read_quarantine(run_dir / "quarantine.jsonl")),
+        _faults("Steps left out", _read_lines(run_dir / BAD_STEPS)),
+    ]
+    values = {"samples": _samples(run_dir / SAMPLES), "faults_found": [one for one in faults if one[1].rows]}
+    target = run_dir / NAME if output is None else output
+    return html.write(target, "training.html", **report_values(report), **values)
 
 
 def _tiles(lines: Lines) -> list[tuple[str, str, str]]:
@@ -126,27 +121,27 @@ def _notes(lines: Lines, ends: Lines) -> list[str]:
     return notes
 
 
-def _samples(folder: Path) -> list[html.Html]:
+def _samples(folder: Path) -> list[dict[str, Any]]:
+    """Step, picture and answer of the sample at some steps."""
     found = sorted((int(path.stem.removeprefix("step-")), path) for path in folder.glob("step-*.png"))
     if len(found) > SHOWN_SAMPLES:
         places = {round(n * (len(found) - 1) / (SHOWN_SAMPLES - 1)) for n in range(SHOWN_SAMPLES)}
         found = [found[place] for place in sorted(places)]
-    figures = []
+    shown = []
     for step, path in found:
         answer = path.with_suffix(".txt")
         said = answer.read_text(encoding="utf-8").strip() if answer.exists() else ""
         with Image.open(path) as picture:
-            drawing = html.picture(picture.convert("RGB"), f"gaze at step {step}")
-        figures.append(html.figure(drawing, said or None, title=f"Step {step:,}"))
-    return figures
+            shown.append({"step": step, "picture": picture.convert("RGB"), "said": said})
+    return shown
 
 
-def _faults(entries: Lines, most: int = 50) -> html.Html:
+def _faults(title: str, entries: Lines, most: int = 50) -> tuple[str, Table, int]:
+    """Title, the first entries as a table, and how many more there are."""
     columns = ["step", "rank", "source", "file", Column("row", number=True), "id", "why"]
     keys = ("step", "rank", "source", "file", "row", "id", "reason")
-    shown = html.table(columns, [[entry.get(key) for key in keys] for entry in entries[:most]])
-    left = len(entries) - most
-    return html.markup([shown, html.paragraph(f"and {left:,} more", quiet=True) if left > 0 else None])
+    rows = [[entry.get(key) for key in keys] for entry in entries[:most]]
+    return title, Table(columns, rows), max(0, len(entries) - most)
 
 
 def _short(value: Any) -> str:

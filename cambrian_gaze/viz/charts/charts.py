@@ -1,16 +1,25 @@
-"""Charts as inline SVG: lines, intervals and heat maps that follow the page's colours in light and dark."""
+"""Charts for pages: lines, intervals and heat maps, as inline SVG, and the numbers that they show as tables."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from cambrian_gaze.viz.charts.axes import Scale, line, number, svg, text, ticks
-from cambrian_gaze.viz.html import Html, element
+from cambrian_gaze.viz.charts.drawing import SERIES, colour, number, plain, svg
+from cambrian_gaze.viz.html import Column, Html, Table, escape
 
-SERIES_COLOURS = 6
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
 POINTS = 400  # a longer series is thinned to the lowest and highest point of each bucket
+ROWS = 12
+"""Rows of the table of a line chart."""
+ABOVE = ("data", "axes fraction")
+BESIDE = ("axes fraction", "data")
+"""Where a note stands: one coordinate as the data, the other from one end of the chart (0) to the other (1)."""
 
 
 @dataclass(frozen=True)
@@ -22,9 +31,6 @@ class Series:
     y: Sequence[float]
     step: bool = False
     """Draws stairs: a value holds until the next point."""
-    faint: bool = False
-    """Thin and pale, for raw values behind a smoothed line. It has no place in the key and takes the colour of the
-    series that follows."""
     stroke: str | None = None
     """Its colour, by default the next of the page's colours for series."""
     guide: bool = False
@@ -33,6 +39,23 @@ class Series:
     def __post_init__(self) -> None:
         if len(self.x) != len(self.y):
             raise ValueError(f"series {self.name!r} has {len(self.x)} x values and {len(self.y)} y values")
+
+
+@dataclass(frozen=True)
+class Axis:
+    """What one axis says and spans."""
+
+    label: str = ""
+    low: float | None = None
+    high: float | None = None
+    """Ends that the values do not decide."""
+    log: bool = False
+    """A logarithmic axis leaves out what is not positive."""
+    ticks: Sequence[float] | None = None
+    form: Callable[[float], str] = number
+
+    def takes(self, value: float) -> bool:
+        return math.isfinite(value) and (value > 0 or not self.log)
 
 
 @dataclass(frozen=True)
@@ -63,96 +86,182 @@ def thinned(x: Sequence[float], y: Sequence[float], points: int = POINTS) -> lis
     return [pairs[place] for place in sorted(kept)]
 
 
-def _path(points: Sequence[tuple[float, float]], step: bool) -> str:
-    """SVG path data; a point with a NaN lifts the pen."""
-    parts, pen, last_y = [], False, 0.0
-    for x, y in points:
-        if not (math.isfinite(x) and math.isfinite(y)):
-            pen = False
-            continue
-        if step and pen:
-            parts.append(f"L{x:.1f},{last_y:.1f}")
-        parts.append(f"{'L' if pen else 'M'}{x:.1f},{y:.1f}")
-        pen, last_y = True, y
-    return "".join(parts)
-
-
 def line_chart(
     series: Sequence[Series],
     *,
     label: str,
-    x_label: str = "",
-    y_label: str = "",
-    width: int = 500,
-    height: int = 270,
-    y_min: float | None = None,
-    y_max: float | None = None,
-    log_y: bool = False,
-    log_x: bool = False,
-    x_ticks: Sequence[float] | None = None,
-    x_format: Callable[[float], str] = number,
-    y_format: Callable[[float], str] = number,
+    x: Axis = Axis(),
+    y: Axis = Axis(),
+    size: tuple[int, int] = (450, 260),
     named_at_ends: bool = False,
 ) -> Html:
-    """Lines over a common x axis, with a key above them. `label` is read out in place of the picture. The y axis
-    spans the data unless `y_min` or `y_max` say otherwise; a logarithmic axis wants positive values and leaves out
-    others. `named_at_ends`: each line's name stands at its last point in place of the key, and points have dots, which
-    suits a few lines of a few points."""
-    points = [
-        (a, b)
-        for s in series
-        for a, b in zip(s.x, s.y, strict=True)
-        if math.isfinite(a) and math.isfinite(b) and (a > 0 or not log_x) and (b > 0 or not log_y)
-    ]
+    """Lines over a common x axis, with a key above them. `label` is read out in place of the picture.
+
+    `named_at_ends`: each line's name stands at its last point in place of the key, and points have dots, which suits a
+    few lines of a few points.
+    """
+    drawn = [[(a, b if x.takes(a) and y.takes(b) else math.nan) for a, b in thinned(s.x, s.y)] for s in series]
+    points = [(a, b) for line in drawn for a, b in line if math.isfinite(b)]
     if not points:
-        return element("p", f"{label}: no points", class_="quiet")
-    names = max(len(s.name) for s in series) if named_at_ends else 0
-    right, top, bottom = width - 24 - round(7.2 * names), 30 if named_at_ends else 44, height - 40
-    py = Scale.around([b for _, b in points], bottom, top, log=log_y, margin=0.04, low=y_min, high=y_max)
-    left = max(52, 12 + round(6.9 * max(len(y_format(tick)) for tick in py.ticks())))
-    px = Scale.around([a for a, _ in points], left, right, log=log_x, margin=0.03 * named_at_ends)
+        return nothing(label, "points")
+    width, height = size
+    key = key_rows([one.name for one in series], width)
+    if not named_at_ends:
+        height += 18 * (key - 1)
 
-    parts = [text(2, top - 12, y_label, class_="quiet")]
-    for tick in py.ticks():
-        parts.append(line(left, py(tick), right, py(tick), class_="rule"))
-        parts.append(text(left - 8, py(tick) + 4, y_format(tick), anchor="end", class_="quiet"))
-    for tick in px.ticks(6) if x_ticks is None else x_ticks:
-        parts.append(text(px(tick), bottom + 17, x_format(tick), anchor="middle", class_="quiet"))
-    parts.append(text((left + right) / 2, height - 5, x_label, anchor="middle", class_="quiet"))
+    def draw(figure: Figure) -> None:
+        axes = figure.add_subplot()
+        handles, ends, coloured = [], [], 0
+        for one, line in zip(series, drawn, strict=True):
+            stroke = one.stroke or SERIES[coloured % len(SERIES)]
+            dashed = one.guide or coloured >= 3 or line in drawn[: len(handles)]  # what is below shows through
+            coloured += one.stroke is None
+            (handle,) = axes.plot(
+                *zip(*line, strict=True),
+                color=colour(stroke),
+                linestyle="--" if dashed else "-",
+                linewidth=1 if one.guide else 2,
+                drawstyle="steps-post" if one.step else "default",
+                marker="o" if _alone(line) or named_at_ends and not one.guide else None,
+                clip_on=y.low is not None or y.high is not None,
+                zorder=1 if one.guide else 2,
+            )
+            handles.append(handle)
+            last = next(((a, b) for a, b in reversed(line) if math.isfinite(b)), None)
+            if last is not None:
+                ends.append((last, one, stroke))
+        _span(axes, "x", x, [a for a, _ in points], 0.03 if named_at_ends else 0.0)
+        _span(axes, "y", y, [b for _, b in points], 0.04)
+        axes.grid(axis="y", color=colour("line"), linewidth=1)
+        axes.set_title(plain(y.label), color=colour("quiet"))
+        axes.set_xlabel(plain(x.label))
+        if named_at_ends:
+            _name_ends(axes, ends, 15 / (height - 85))
+        else:
+            names = [plain(one.name) for one in series]
+            names = ["\u200b" + name if name.startswith("_") else name for name in names]  # else it is left out
+            figure.legend(handles, names, loc="outside upper left", ncols=math.ceil(len(names) / key))
 
-    behind, before, place, colour, ends = [], [], float(left), 0, []
-    for one in series:
-        stroke = one.stroke or f"var(--series-{colour % SERIES_COLOURS + 1})"
-        drawn = [(px(a), py(b)) for a, b in thinned(one.x, one.y)]
-        path = element(
-            "path",
-            element("title", one.name),
-            d=_path(drawn, one.step),
-            fill="none",
-            stroke=stroke,
-            stroke_width=1 if one.faint or one.guide else 2,
-            stroke_opacity=0.3 if one.faint else None,
-            stroke_linejoin="round",
-            stroke_dasharray="4 4" if one.guide else None,
-        )
-        (behind if one.faint or one.guide else before).append(path)
-        if one.faint:
-            continue
-        colour += one.stroke is None
-        if not named_at_ends:
-            parts.append(line(place, 11, place + 16, 11, stroke=stroke, stroke_width=3))
-            parts.append(text(place + 22, 15, one.name))
-            place += 22 + 7.0 * len(one.name) + 22
-            continue
-        seen = [(x, y) for x, y in drawn if math.isfinite(x) and math.isfinite(y)]
-        if not one.guide:
-            before += [element("circle", cx=f"{x:.1f}", cy=f"{y:.1f}", r=3.5, fill=stroke) for x, y in seen]
-        if seen:
-            ends.append((seen[-1][1] + 4, one, stroke))
-    ends.sort(key=lambda end: end[0])
-    for y, (_, one, stroke) in zip(spread([y for y, _, _ in ends], 15, top, bottom + 4), ends, strict=True):
-        before.append(text(right + 10, y, one.name, style=f"fill:{stroke}", font_weight=None if one.guide else 600))
-    return svg(width, height, label, parts, behind, before)
+    return svg(width, height, label, draw)
+
+
+def interval_chart(
+    rows: Sequence[Interval],
+    *,
+    label: str,
+    x: Axis = Axis(low=0.0, high=1.0),
+    references: Mapping[str, float] | None = None,
+) -> Html:
+    """One row per value: a dot with its interval on a common axis, above it its label and the value; `references` are
+    named upright lines (chance). Rows with a number that is not finite are left out. Long labels make it wider."""
+    rows = [row for row in rows if all(map(math.isfinite, (row.value, row.low, row.high)))]
+    if not rows:
+        return nothing(label, "rows")
+    width = max(450, 80 + round(7.2 * max(len(row.label) for row in rows)))
+
+    def draw(figure: Figure) -> None:
+        axes = figure.add_subplot(ylim=(len(rows) - 0.6, -0.8), yticks=[])
+        _span(axes, "x", x, [end for row in rows for end in (row.low, row.high)], 0.0)
+        axes.grid(axis="x", color=colour("line"), linewidth=1)
+        for name, value in (references or {}).items():
+            axes.axvline(value, color=colour("quiet"), linestyle=(0, (4, 3)), linewidth=1, zorder=1)
+            axes.annotate(plain(name), (value, 1), (0, 4), ABOVE, "offset points", ha="center", color=colour("quiet"))
+        for place, row in enumerate(rows):
+            stroke, weight = (colour("accent"), "bold") if row.strong else (colour("series-6"), "normal")
+            axes.plot((row.low, row.high), (place, place), color=stroke, linewidth=4, alpha=0.45)
+            axes.plot(row.value, place, "o", color=stroke, markersize=8, clip_on=False)
+            for end, text in ((0, plain(row.label)), (1, f"{row.value:.3f}")):
+                look = {"ha": ("left", "right")[end], "weight": weight}
+                look["bbox"] = {"facecolor": colour("surface"), "edgecolor": "none", "pad": 0}
+                axes.annotate(text, (end, place), (0, 9), BESIDE, "offset points", **look)
+        axes.set_xlabel(plain(x.label))
+
+    return svg(width, 64 + 38 * len(rows), label, draw)
+
+
+def nothing(label: str, what: str) -> Html:
+    """What stands in the place of a chart that has nothing to draw."""
+    return Html(f'<p class="quiet">{escape(label)}: no {what}</p>')
+
+
+def line_numbers(series: Sequence[Series], x_label: str) -> Table:
+    """Values of the lines at some places of x: each the latest at or before it."""
+    places = sorted({float(a) for one in series for a in one.x if math.isfinite(a)})
+    shown = [places[round(at * (len(places) - 1) / (ROWS - 1))] for at in range(ROWS)] if len(places) > ROWS else places
+    rows = []
+    for place in shown:
+        cells = []
+        for one in series:
+            known = [(a, b) for a, b in zip(one.x, one.y, strict=True) if a <= place and math.isfinite(b)]
+            cells.append(max(known, key=lambda point: point[0])[1] if known else None)
+        rows.append([place, *cells])
+    note = f"{len(shown)} of {len(places):,} places; each value is the latest up to there." if shown != places else ""
+    return Table(
+        [Column(x_label or "x", True, number), *(Column(s.name, True, number) for s in series)], rows, note=note
+    )
+
+
+def interval_numbers(rows: Sequence[Interval], x_label: str) -> Table:
+    """The rows with their values and the ends of their intervals."""
+    columns = [Column("row"), *(Column(name, True, "{:.3f}") for name in (x_label or "value", "low", "high"))]
+    strong = [place for place, row in enumerate(rows) if row.strong]
+    return Table(columns, [[row.label, row.value, row.low, row.high] for row in rows], strong=strong)
+
+
+def key_rows(names: Sequence[str], width: int) -> int:
+    """Rows of a key whose names stand in columns."""
+    columns = max(1, int(width / (40 + 7.4 * max(map(len, names), default=0))))
+    return math.ceil(len(names) / columns)
+
+
+def _alone(line: Sequence[tuple[float, float]]) -> bool:
+    """Whether a line has but one point, which no stroke would show."""
+    return sum(math.isfinite(b) for _, b in line) == 1
+
+
+def _span(axes: Axes, which: str, axis: Axis, values: Sequence[float], margin: float) -> None:
+    """Scale, ends and ticks of one axis: all values, and a share of their span at each end."""
+    from matplotlib import ticker
+
+    low, high = (math.log10(end(values)) if axis.log else float(end(values)) for end in (min, max))
+    room = margin * (high - low or abs(low) or 1.0)
+    low, high = low - room, high + room
+    low = low if axis.low is None else math.log10(axis.low) if axis.log else axis.low
+    high = high if axis.high is None else math.log10(axis.high) if axis.log else axis.high
+    if not high > low:
+        low, high = low - (room := max(0.5, 1e-3 * abs(low))), low + room
+    ends = [10 ** min(max(end, -300), 300) if axis.log else end for end in (low, high)]
+    axes.set(**{f"{which}scale": "log" if axis.log else "linear", f"{which}lim": ends})
+    ticks = axis.ticks if axis.ticks is not None else round_ticks(*ends, axis.log)
+    one = axes.xaxis if which == "x" else axes.yaxis
+    one.set_major_locator(ticker.FixedLocator(ticks))
+    one.set_major_formatter(ticker.FuncFormatter(lambda value, _: axis.form(value)))
+    one.set_minor_locator(ticker.NullLocator())
+
+
+def round_ticks(low: float, high: float, log: bool = False) -> list[float]:
+    """A few round values inside [low, high]; on a logarithmic scale 1, 2 and 5 times powers of ten, or powers alone."""
+    from matplotlib import ticker
+
+    even = ticker.MaxNLocator(6, steps=[1, 2, 2.5, 5, 10])
+    scales = [ticker.LogLocator(subs=(1, 2, 5), numticks=99), ticker.LogLocator(numticks=8)] if log else []
+    found: list[float] = []
+    for locator in (*scales, even):
+        found = [float(tick) for tick in locator.tick_values(low, high) if low <= tick <= high]
+        if 3 <= len(found) <= 8:
+            break
+    return found or [low]
+
+
+def _name_ends(axes: Axes, ends: Sequence[tuple[tuple[float, float], Series, str]], gap: float) -> None:
+    """The names of lines at their last points, moved apart by `gap` shares of the axis."""
+    inside = axes.transData + axes.transAxes.inverted()
+    placed = sorted(((inside.transform(last)[1], one, stroke) for last, one, stroke in ends), key=lambda end: end[0])
+    for y, (_, one, stroke) in zip(spread([y for y, _, _ in placed], gap, -0.02, 1.02), placed, strict=True):
+        axes.annotate(
+            plain(one.name), (1, y), (8, 0), "axes fraction", "offset points", va="center_baseline",
+            color=colour(stroke), weight="normal" if one.guide else "bold",
+        )  # fmt: skip
 
 
 def spread(places: Sequence[float], gap: float, low: float, high: float) -> list[float]:
@@ -165,126 +274,3 @@ def spread(places: Sequence[float], gap: float, low: float, high: float) -> list
         moved[at] = min(moved[at], limit)
         limit = moved[at] - gap
     return moved
-
-
-def interval_chart(
-    rows: Sequence[Interval],
-    *,
-    label: str,
-    x_label: str = "",
-    low: float = 0.0,
-    high: float = 1.0,
-    references: Mapping[str, float] | None = None,
-    width: int = 500,
-) -> Html:
-    """One row per value: a dot with its interval on a common axis; `references` are named upright lines (chance). Rows
-    with a number that is not finite are left out. Long labels make it wider than `width`."""
-    rows = [row for row in rows if all(map(math.isfinite, (row.value, row.low, row.high)))]
-    if not rows:
-        return element("p", f"{label}: no rows", class_="quiet")
-    left = 20 + round(6.6 * max(len(row.label) for row in rows))
-    width = max(width, left + 270)
-    right, top, step = width - 58, 22, 27
-    bottom = top + step * len(rows)
-
-    def px(x: float) -> float:
-        return left + (min(max(x, low), high) - low) / (high - low) * (right - left)
-
-    parts = []
-    for tick in ticks(low, high):
-        parts.append(line(px(tick), top, px(tick), bottom, class_="rule"))
-        parts.append(text(px(tick), bottom + 16, number(tick), anchor="middle", class_="quiet"))
-    for name, value in (references or {}).items():
-        parts.append(line(px(value), top - 4, px(value), bottom, stroke="var(--quiet)", stroke_dasharray="4 3"))
-        parts.append(text(px(value), top - 9, name, anchor="middle", class_="quiet"))
-    for place, row in enumerate(rows):
-        y = top + step * (place + 0.5)
-        colour = "var(--accent)" if row.strong else "var(--series-6)"
-        weight = "600" if row.strong else None
-        parts += [
-            text(left - 12, y + 4, row.label, anchor="end", font_weight=weight),
-            line(px(row.low), y, px(row.high), y, stroke=colour, stroke_width=4, stroke_opacity=0.45),
-            element(
-                "circle",
-                element("title", f"{row.label}: {row.value:.3f} [{row.low:.3f}, {row.high:.3f}]"),
-                cx=f"{px(row.value):.1f}",
-                cy=f"{y:.1f}",
-                r=4,
-                fill=colour,
-            ),
-            text(right + 12, y + 4, f"{row.value:.3f}", font_weight=weight),
-        ]
-    parts.append(text((left + right) / 2, bottom + 34, x_label, anchor="middle", class_="quiet"))
-    return svg(width, bottom + 40, label, parts)
-
-
-def heat_map(
-    values: Sequence[Sequence[float]],
-    *,
-    label: str,
-    row_name: str = "layer",
-    column_name: str = "head",
-    chance: float | None = None,
-    low: float = 0.0,
-    high: float = 1.0,
-    cell: tuple[int, int] = (50, 32),
-) -> Html:
-    """Cells with their numbers, rows x columns. With `chance`, colour grows from chance up to `high` in the accent
-    colour, and from chance down to `low` in grey, so that what is no better than chance looks empty."""
-    if not values or not values[0]:
-        return element("p", f"{label}: no values", class_="quiet")
-    columns = len(values[0])
-    if any(len(row) != columns for row in values):
-        raise ValueError(f"heat map rows differ in length: {[len(row) for row in values]}")
-    base = low if chance is None else chance
-    if not low <= base < high:
-        raise ValueError(f"chance must lie in [low, high): {low} <= {base} < {high}")
-    wide, tall = cell
-    left, top = 30 + 7 * len(row_name), 42
-
-    def wash(value: float) -> tuple[str, float]:
-        if value >= base:
-            return "var(--accent)", min(1.0, (value - base) / (high - base))
-        return "var(--below)", 0.6 * min(1.0, (base - value) / (base - low))
-
-    def block(x: float, y: float, w: float, h: float, value: float, title: str, gap: float) -> list[Html]:
-        where = {"x": f"{x:.1f}", "y": f"{y:.1f}", "width": f"{w - gap:.1f}", "height": f"{h - gap:.1f}"}
-        radius = 4 if gap else 0
-        colour, opacity = wash(value) if math.isfinite(value) else ("none", 0.0)
-        return [
-            element("rect", **where, rx=radius, class_="surface"),
-            element("rect", element("title", title), **where, rx=radius, fill=colour, fill_opacity=f"{opacity:.3f}"),
-        ]
-
-    parts = [text(left + columns * wide / 2, 14, column_name, anchor="middle", class_="quiet")]
-    parts += [text(left + (c + 0.5) * wide - 1, 34, str(c), anchor="middle", class_="quiet") for c in range(columns)]
-    for r, row in enumerate(values):
-        y = top + r * tall
-        parts.append(text(left - 10, y + tall / 2 + 3, f"{row_name} {r}", anchor="end", class_="quiet"))
-        for c, value in enumerate(row):
-            x = left + c * wide
-            known = math.isfinite(value)
-            shown = f"{value:.2f}" if known else "–"
-            parts += block(x, y, wide, tall, value, f"{row_name} {r}, {column_name} {c}: {shown}", 2)
-            if wide >= 34:
-                dark = known and value >= base and wash(value)[1] > 0.5
-                class_ = "on" if dark else None
-                parts.append(text(x + wide / 2 - 1, y + tall / 2 + 3, shown, anchor="middle", class_=class_))
-
-    bar_y, bar_w, pieces = top + len(values) * tall + 12, max(160, min(columns * wide, 240)), 40
-    for piece in range(pieces):
-        value = low + (high - low) * (piece + 0.5) / pieces
-        parts += block(left + piece * bar_w / pieces, bar_y, bar_w / pieces + 0.5, 8, value, number(value), 0)
-    marks = {low: number(low), high: number(high)}
-    if chance is not None:
-        marks[chance] = f"chance {number(chance)}" if chance - low > 0.08 * (high - low) else "chance"
-    for value, name in marks.items():
-        x = left + (value - low) / (high - low) * bar_w
-        anchor = "start" if value == low and value != chance else "end" if value == high else "middle"
-        if value == chance:
-            parts.append(line(x, bar_y - 3, x, bar_y + 11, stroke="var(--text)", stroke_width=1.5))
-            anchor = "start"
-        elif chance is not None and value == low:
-            anchor = "end"
-        parts.append(text(x, bar_y + 24, name, anchor=anchor, class_="quiet"))
-    return svg(max(left + columns * wide, left + bar_w) + 12, bar_y + 32, label, parts)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping
 
 from cambrian_gaze.data.inspect.stats import aspect_ratios, even_bins, summary, used_share
 from cambrian_gaze.data.inspect.survey import Facts
-from cambrian_gaze.viz.charts.axes import ticks
 from cambrian_gaze.viz.charts.histograms import Histogram
 
 _BARS = 40
@@ -54,10 +54,16 @@ def _counted(
     if not counts:
         return None
     numbers, top = summary(counts), max(counts)
-    step = max(1, round(ticks(0, max(top, 2), _BARS)[1]))
+    step = _round_step(top / _BARS)
     edges = [step * i for i in range(top // step + 2)]
     note = f"median {numbers['median']:,}, 95 % up to {numbers['p95']:,}, at most {numbers['max']:,}"
     return Histogram(title, edges, even_bins(counts, edges), unit, note, marks=marks or {})
+
+
+def _round_step(least: float) -> int:
+    """The first of 1, 2, 5, 10, 20, ... that is at least so large."""
+    power = 10 ** max(0, math.floor(math.log10(max(least, 1))))
+    return next(factor * power for factor in (1, 2, 5, 10) if factor * power >= least)
 
 
 def _shapes(ratios: Mapping[float, int]) -> Histogram:

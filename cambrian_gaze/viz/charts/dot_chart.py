@@ -5,9 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
-from cambrian_gaze.viz.charts.axes import Scale, line, number, svg, text
-from cambrian_gaze.viz.html import Html, element
+from cambrian_gaze.viz.charts.charts import ABOVE, key_rows, nothing, round_ticks
+from cambrian_gaze.viz.charts.drawing import colour, number, plain, svg
+from cambrian_gaze.viz.html import Html
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 ROW = 21
 """Pixels from one row to the next."""
@@ -21,13 +26,17 @@ class Mark:
     hollow: bool = False
     square: bool = False
 
-    def at(self, x: float, y: float, title: str | None = None) -> Html:
-        """The mark around a point."""
-        look = dict(stroke=self.stroke, stroke_width=2, fill="var(--surface)" if self.hollow else self.stroke)
-        inside = None if title is None else element("title", title)
-        if self.square:
-            return element("rect", inside, x=f"{x - 4:.1f}", y=f"{y - 4:.1f}", width=8, height=8, **look)
-        return element("circle", inside, cx=f"{x:.1f}", cy=f"{y:.1f}", r=4.5, **look)
+    def look(self) -> dict[str, Any]:
+        """As matplotlib's `plot` takes it."""
+        fill = colour("surface") if self.hollow else colour(self.stroke)
+        return {
+            "marker": "s" if self.square else "o",
+            "color": colour(self.stroke),
+            "markerfacecolor": fill,
+            "markersize": 8,
+            "markeredgewidth": 2,
+            "linestyle": "none",
+        }
 
 
 @dataclass(frozen=True)
@@ -51,36 +60,38 @@ def dot_chart(
     are not positive are left out."""
     values = [v for row in rows for v in row.values.values() if v > 0 and math.isfinite(v)]
     if not values:
-        return element("p", f"{label}: no values", class_="quiet")
-    left, right, top = 16 + round(6.9 * max(len(row.label) for row in rows)), width - 20, 62
-    bottom = top + ROW * len(rows)
-    px = Scale.around([*values, 0.5, 1.25], left, right, log=True, margin=0.04)
-    parts: list[Html] = []
-    for tick in px.ticks():
-        parts.append(line(px(tick), top, px(tick), bottom, class_="rule"))
-        parts.append(text(px(tick), bottom + 17, f"{number(tick)}×", anchor="middle", class_="quiet"))
-    one = px(1)
-    parts.append(line(one, top - 6, one, bottom, stroke="var(--text)", stroke_width=1.5))
-    slower, faster = sides
-    if one - left > 7.0 * len(slower):
-        parts.append(text(one - 8, top - 10, f"← {slower}", anchor="end", class_="quiet"))
-    if right - one > 7.0 * len(faster):
-        parts.append(text(one + 8, top - 10, f"{faster} →", class_="quiet"))
-    place = 8.0
-    for name, mark in marks.items():
-        if any(name in row.values for row in rows):
-            parts += [mark.at(place, 14), text(place + 12, 18, name)]
-            place += 12 + 7.2 * len(name) + 20
-    for at, row in enumerate(rows):
-        y = top + ROW * (at + 0.5)
-        parts.append(text(left - 12, y + 4, row.label, anchor="end"))
-        for place_of_mark, (name, mark) in enumerate(marks.items()):  # a little apart, so that none hides another
-            if row.values.get(name, 0) > 0:
-                below = 3 * (place_of_mark - (len(marks) - 1) / 2)
-                title = f"{row.label}, {name}: {row.values[name]:.2f}×"
-                parts.append(mark.at(px(row.values[name]), y + below, title))
-    parts.append(text((left + right) / 2, bottom + 36, x_label, anchor="middle", class_="quiet"))
-    return svg(width, bottom + 44, label, parts)
+        return nothing(label, "values")
+    shown = {name: mark for name, mark in marks.items() if any(name in row.values for row in rows)}
+    low, high = 0.93 * min(*values, 0.5), 1.08 * max(*values, 1.25)
+    key = key_rows(list(shown), width)
+    height = 86 + ROW * len(rows) + 18 * key
+
+    def draw(figure: Figure) -> None:
+        from matplotlib.lines import Line2D
+        from matplotlib.transforms import ScaledTranslation
+
+        axes = figure.add_subplot(xscale="log", xlim=(low, high), ylim=(len(rows) - 0.4, -0.6))
+        ticks = round_ticks(low, high, log=True)
+        axes.set_xticks(ticks, [f"{number(tick)}×" for tick in ticks])
+        axes.set_xticks([], minor=True)
+        axes.grid(axis="x", color=colour("line"), linewidth=1)
+        axes.axvline(1, color=colour("text"), linewidth=1.5, zorder=1)
+        axes.set_yticks(range(len(rows)), [plain(row.label) for row in rows], color=colour("text"))
+        axes.set_xlabel(plain(x_label))
+        for name, shift, anchor in ((f"← {sides[0]}", -8, "right"), (f"{sides[1]} →", 8, "left")):
+            axes.annotate(name, (1, 1), (shift, 6), ABOVE, "offset points", ha=anchor, color=colour("quiet"))
+        for at, row in enumerate(rows):
+            for order, (name, mark) in enumerate(marks.items()):  # a little apart, so that none hides another
+                if row.values.get(name, 0) > 0:
+                    shift = ScaledTranslation(0, -3 / 72 * (order - (len(marks) - 1) / 2), figure.dpi_scale_trans)
+                    place = axes.transData + shift
+                    axes.plot(row.values[name], at, clip_on=False, transform=place, **mark.look())
+        handles = [Line2D([], [], **mark.look()) for mark in shown.values()]
+        figure.legend(
+            handles, [plain(name) for name in shown], loc="outside upper left", ncols=math.ceil(len(shown) / key)
+        )
+
+    return svg(width, height, label, draw)
 
 
 def bar_chart(
@@ -94,18 +105,18 @@ def bar_chart(
     """Bars from zero on, one below the other: (label, value, colour). The values stand at their ends, by `form`."""
     bars = [bar for bar in bars if math.isfinite(bar[1]) and bar[1] >= 0]
     if not bars:
-        return element("p", f"{label}: no values", class_="quiet")
-    left, right, top, step = 16 + round(6.9 * max(len(name) for name, _, _ in bars)), width - 76, 12, 40
-    bottom = top + step * len(bars)
-    px = Scale(0.0, max(value for _, value, _ in bars) or 1.0, left, right)
-    parts: list[Html] = []
-    for at, (name, value, colour) in enumerate(bars):
-        y, long = top + step * at, max(px(value) - left, 1.5)
-        parts += [
-            text(left - 12, y + step / 2 + 4, name, anchor="end"),
-            element("rect", x=left, y=y + 7, width=f"{long:.1f}", height=step - 14, rx=2, fill=colour),
-            text(left + long + 8, y + step / 2 + 4, form(value), font_weight=600),
-        ]
-    parts.append(line(left, top, left, bottom, stroke="var(--quiet)"))
-    parts.append(text((left + right) / 2, bottom + 22, x_label, anchor="middle", class_="quiet"))
-    return svg(width, bottom + 32, label, parts)
+        return nothing(label, "values")
+    names, values, strokes = zip(*bars, strict=True)
+
+    def draw(figure: Figure) -> None:
+        most = max(values) or 1.0
+        axes = figure.add_subplot(xlim=(0, 1.14 * most), xticks=[], ylim=(len(bars) - 0.5, -0.5))
+        drawn = axes.barh(range(len(bars)), [max(value, most / 300) for value in values], 0.65)
+        for one, stroke in zip(drawn, strokes, strict=True):
+            one.set_facecolor(colour(stroke))
+        axes.bar_label(drawn, [form(value) for value in values], padding=6, weight="bold")
+        axes.set_yticks(range(len(bars)), [plain(name) for name in names], color=colour("text"))
+        axes.spines["left"].set(visible=True, color=colour("quiet"), linewidth=1)
+        axes.set_xlabel(plain(x_label))
+
+    return svg(width, 44 + 40 * len(bars), label, draw)

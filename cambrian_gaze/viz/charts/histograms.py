@@ -1,22 +1,22 @@
-"""Histograms as a PNG, drawn with Pillow alone: for folders and machines where no page is opened."""
+"""Histograms as a PNG: for folders and machines where no page is opened."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from PIL import Image, ImageDraw
+from PIL import Image
 
-from cambrian_gaze.viz import canvas
-from cambrian_gaze.viz.charts.axes import number, ticks
+from cambrian_gaze.viz.charts import drawing
+from cambrian_gaze.viz.charts.charts import ABOVE
+from cambrian_gaze.viz.charts.drawing import drawable, number
 
-_SCALE = 2
-"""Pixels per unit of the layout, so that text is crisp on dense screens."""
-_PANEL = (520, 250)
-_LEFT, _RIGHT, _TOP, _BOTTOM = 58, 18, 56, 44
-_EDGE = 22
-_BAR = (37, 99, 235)
-_MARK = (224, 112, 11)
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_PANEL = (540, 265)
 
 
 @dataclass(frozen=True)
@@ -41,70 +41,58 @@ class Histogram:
 
 
 def draw_histograms(panels: Sequence[Histogram], title: str, subtitle: str = "", columns: int = 2) -> Image.Image:
-    """The panels side by side below a title. Raises ValueError without a panel."""
+    """The panels side by side below a title.
+
+    Raises: ValueError without a panel, ImportError without matplotlib.
+    """
     if not panels:
         raise ValueError("no histogram to draw: there are no values")
     columns = min(columns, len(panels))
     rows = -(-len(panels) // columns)
-    head = 74 if subtitle else 54
-    size = (_EDGE * 2 + columns * _PANEL[0] + (columns - 1) * _EDGE, head + rows * (_PANEL[1] + _EDGE))
-    paper = Image.new("RGB", (size[0] * _SCALE, size[1] * _SCALE), canvas.PAPER)
-    pen = _Pen(ImageDraw.Draw(paper))
-    pen.text((_EDGE, 16), title, 22, width=size[0] - 2 * _EDGE)
-    if subtitle:
-        pen.text((_EDGE, 45), subtitle, 13, fill=canvas.QUIET, width=size[0] - 2 * _EDGE)
-    for place, panel in enumerate(panels):
-        row, column = divmod(place, columns)
-        _draw_panel(pen, panel, _EDGE + column * (_PANEL[0] + _EDGE), head + row * (_PANEL[1] + _EDGE))
-    return paper
+    head = 70 if subtitle else 48
+    width, height = columns * _PANEL[0], head + rows * _PANEL[1]
+
+    def draw(figure: Figure) -> None:
+        figure.get_layout_engine().set(w_pad=12 / 72, h_pad=10 / 72, rect=(0, 0, 1, 1 - head / height))
+        heads = ((title, 36, 19, drawing.INK), (subtitle, 58, 12, drawing.QUIET))
+        for text, below, size, ink in heads:
+            figure.text(14 / width, 1 - below / height, drawable(text), size=size, color=ink)
+        grid = figure.subplots(rows, columns, squeeze=False).ravel()
+        for axes, panel in zip(grid, panels, strict=False):
+            _draw_panel(axes, panel)
+        for axes in grid[len(panels) :]:
+            axes.set_axis_off()
+
+    return drawing.picture(width, height, draw)
 
 
-class _Pen:
-    """Draws in units of the layout."""
+def _draw_panel(axes: Axes, panel: Histogram) -> None:
+    from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-    def __init__(self, draw: ImageDraw.ImageDraw) -> None:
-        self.draw = draw
-
-    def text(self, xy: tuple[float, float], text: str, size: int, **options) -> None:
-        if options.get("width"):
-            options["width"] *= _SCALE
-        canvas.write(self.draw, (xy[0] * _SCALE, xy[1] * _SCALE), text, size * _SCALE, **options)
-
-    def line(self, x0: float, y0: float, x1: float, y1: float, fill, width: float = 1) -> None:
-        self.draw.line([v * _SCALE for v in (x0, y0, x1, y1)], fill=fill, width=round(width * _SCALE))
-
-    def bar(self, x0: float, y0: float, x1: float, y1: float, fill) -> None:
-        x0, y0, x1, y1 = (round(v * _SCALE) for v in (x0, y0, x1, y1))
-        self.draw.rectangle((x0, min(y0, y1 - 2), max(x0, x1 - 1), y1 - 1), fill=fill)
-
-
-def _draw_panel(pen: _Pen, panel: Histogram, x: float, y: float) -> None:
-    left, right, top, bottom = x + _LEFT, x + _PANEL[0] - _RIGHT, y + _TOP, y + _PANEL[1] - _BOTTOM
-    pen.text((x, y), panel.title, 15, width=_PANEL[0])
-    pen.text((x, y + 21), panel.note, 12, fill=canvas.QUIET, width=_PANEL[0])
-    highest = max(*panel.counts, 1) * 1.06
-    for tick in (tick for tick in ticks(0, highest, 4) if tick == int(tick)):
-        level = bottom - tick / highest * (bottom - top)
-        pen.line(left, level, right, level, canvas.LINE)
-        pen.text((left - 8, level), number(tick), 11, fill=canvas.QUIET, anchor="rm")
-    step = (right - left) / len(panel.counts)
-    for place, count in enumerate(panel.counts):
-        if count:
-            height = count / highest * (bottom - top)
-            pen.bar(left + step * place + 0.5, bottom - height, left + step * (place + 1) - 0.5, bottom, _BAR)
-    pen.line(left, bottom, right, bottom, canvas.QUIET)
-    every = -(-len(panel.edges) * 52 // int(right - left))
+    bars = len(panel.counts)
+    most = max(*panel.counts, 1)
+    seen = [max(count, most / 120) if count else 0 for count in panel.counts]  # a single sample can be seen
+    axes.bar(range(bars), seen, 0.9, align="edge", color=drawing.BAR)
+    axes.set(xlim=(0, bars), ylim=(0, most * 1.06))
+    axes.yaxis.set_major_locator(MaxNLocator(4, integer=True, steps=[1, 2, 2.5, 5, 10]))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: number(value)))
+    axes.tick_params(labelcolor=drawing.QUIET, labelsize=11)
+    axes.grid(axis="y", color=drawing.LINE, linewidth=1)
+    axes.spines["bottom"].set(visible=True, color=drawing.QUIET, linewidth=1)
+    every = max(1, -(-len(panel.edges) * 52 // (_PANEL[0] - 80)))
     labels = [(place, number(edge)) for place, edge in enumerate(panel.edges)][::every]
     if panel.names is not None:
-        labels = [(place + 0.5, name) for place, name in enumerate(panel.names) if name]
-    for place, name in labels:
-        pen.text((left + step * place, bottom + 6), name, 11, fill=canvas.QUIET, anchor="ma")
-    pen.text(((left + right) / 2, bottom + 25), panel.x_label, 12, fill=canvas.QUIET, anchor="ma")
+        labels = [(place + 0.45, name) for place, name in enumerate(panel.names) if name]
+    axes.set_xticks([place for place, _ in labels], [name for _, name in labels])
+    axes.set_xlabel(drawable(panel.x_label), color=drawing.QUIET, size=12)
+    axes.set_title(drawable(panel.note), size=11.5, color=drawing.QUIET, pad=8)
+    axes.annotate(drawable(panel.title), (0, 1), (0, 26), "axes fraction", "offset points", size=14, color=drawing.INK)
     for name, value in panel.marks.items():
         if (at := _position(panel.edges, value)) is not None:
-            pen.line(left + step * at, top - 6, left + step * at, bottom, _MARK, 1.5)
-            anchor = "rs" if at > 0.6 * len(panel.counts) else "ls"
-            pen.text((left + step * at + (-5 if anchor == "rs" else 5), top + 3), name, 11, fill=_MARK, anchor=anchor)
+            axes.axvline(at, color=drawing.MARK, linewidth=1.5)
+            left = at > 0.6 * bars
+            options = {"size": 11, "color": drawing.MARK, "ha": "right" if left else "left", "va": "top"}
+            axes.annotate(drawable(name), (at, 1), (-5 if left else 5, -2), ABOVE, "offset points", **options)
 
 
 def _position(edges: Sequence[float], value: float) -> float | None:

@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import re
 
-from cambrian_gaze.viz.charts.axes import text
 from cambrian_gaze.viz.html import Html, element
-
-DENSE, FIRST, SECOND, THIRD = (f"var(--{name})" for name in ("dense", "first", "second", "third"))
-"""Colours of lines and marks: dark enough to write with, and told apart by the colour-blind."""
 
 STYLE = """
 :root { --surface:#fff; --text:#181c25; --quiet:#566070; --line:#e2e6ec; --dense:#4b5563; --first:#1d5fd6;
@@ -17,11 +13,10 @@ STYLE = """
   :root { --surface:#151a21; --text:#e7eaf0; --quiet:#a3adbb; --line:#2b313a; --dense:#b6c0cd; --first:#7aaaff;
     --second:#ffa45c; --third:#45d0a8 }
 }
-text { fill:var(--text); font-size:12.5px; font-family:system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue",Arial,
+text { fill:var(--text); font-family:system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue",Arial,
   "DejaVu Sans",sans-serif; font-variant-numeric:tabular-nums }
-.quiet { fill:var(--quiet) }
-.rule { stroke:var(--line); stroke-width:1 }
 .title { font-size:15px; font-weight:650 }
+.note { font-size:12.5px; fill:var(--quiet) }
 """
 
 HEAD, EDGE = 56, 14
@@ -39,13 +34,13 @@ def picture(chart: Html, title: str, note: str) -> str:
     ground = element(
         "rect", x=0.5, y=0.5, width=whole[0] - 1, height=whole[1] - 1, rx=8, fill="var(--surface)", stroke="var(--line)"
     )
-    drawing = element("g", chart, transform=f"translate({EDGE},{HEAD})")
+    drawing = element("g", Html(re.sub(r' style="[^"]*"', "", chart, count=1)), transform=f"translate({EDGE},{HEAD})")
     document = element(
         "svg",
         element("style", Html(STYLE)),
         ground,
-        text(EDGE + 2, 27, title, class_="title"),
-        text(EDGE + 2, 46, note, class_="quiet"),
+        element("text", title, x=EDGE + 2, y=27, class_="title"),
+        element("text", note, x=EDGE + 2, y=46, class_="note"),
         drawing,
         xmlns="http://www.w3.org/2000/svg",
         viewBox=f"0 0 {whole[0]} {whole[1]}",

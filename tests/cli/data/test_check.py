@@ -1,6 +1,7 @@
 """`data check`, `stats` and `preview` as a user runs them."""
 
 import json
+import sys
 
 import pytest
 from PIL import Image
@@ -43,6 +44,12 @@ def test_findings(folder, capsys):
 def test_wrong_usage(folder, arguments, capsys):
     assert main(["data", "check", "good.jsonl", *arguments]) == 2
     assert "cambrian-gaze data check: " in capsys.readouterr().err
+
+
+def test_stats_without_matplotlib_are_refused_with_the_remedy(folder, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert main(["data", "stats", "good.jsonl", "--out", "stats"]) == 2
+    assert "pip install 'cambrian-gaze[charts]'" in capsys.readouterr().err and not (folder / "stats").exists()
 
 
 def test_stats_and_preview(folder, capsys):
