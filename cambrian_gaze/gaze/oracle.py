@@ -2,6 +2,7 @@
 
 Written from equations (1)-(4) of the paper and the project's table of decisions, for reading and for tests, never for
 speed: one query at a time, one key at a time, no masks, no shared code with `visibility`, `descriptors` or `routing`.
+A descriptor of one's own brings its loops along (`RegionDescriptor.twin_describe` and `twin_score`).
 
 Legend: B rows, S tokens, H query heads, Hkv key heads, D head size, R regions of a row. `b, h, i, j, g` index them.
 """
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor
 
 from cambrian_gaze.gaze.config import GazeConfig, RegionBudget
+from cambrian_gaze.gaze.descriptors import descriptor_named
 from cambrian_gaze.gaze.layout import CONTEXT, IMAGE, PAD, TEXT, VIDEO, VISUAL, TokenLayout
 
 
@@ -214,7 +216,7 @@ def _describe(keys: Tensor, descriptor: str) -> tuple[Tensor, ...]:
         return keys.amin(dim=0), keys.amax(dim=0)
     if descriptor == "oracle":
         return (keys,)
-    raise ValueError(f"unknown descriptor {descriptor!r}")
+    return descriptor_named(descriptor).twin_describe(keys)
 
 
 def _score(q: Tensor, summary: tuple[Tensor, ...], descriptor: str, scaling: float) -> float:
@@ -225,7 +227,9 @@ def _score(q: Tensor, summary: tuple[Tensor, ...], descriptor: str, scaling: flo
     if descriptor == "oracle":
         (keys,) = summary
         return torch.logsumexp(keys @ q * scaling, dim=0).item()
-    return (q @ summary[0]).item()
+    if descriptor in ("mean", "max"):
+        return (q @ summary[0]).item()
+    return descriptor_named(descriptor).twin_score(q, summary, scaling)
 
 
 def _top_k(scores: dict[int, float], modality: list[int], config: GazeConfig) -> list[int]:

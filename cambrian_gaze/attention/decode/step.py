@@ -22,6 +22,7 @@ from cambrian_gaze.attention.counted import every_region
 from cambrian_gaze.attention.decode import cpu as decode_cpu
 from cambrian_gaze.attention.decode import native as decode_native
 from cambrian_gaze.attention.decode import reference as decode_torch
+from cambrian_gaze.gaze.descriptors import descriptor_named
 from cambrian_gaze.gaze.layout import CONTEXT, TEXT
 from cambrian_gaze.gaze.visibility import structure
 
@@ -110,7 +111,8 @@ def _in_torch(grouped: Tensor, ctx: GazeContext, layer: int, routes: bool, scali
 
 def _choose(grouped: Tensor, ctx: GazeContext, layer: int, scaling: float) -> Tensor:
     """The regions int64 [B, H or G, 1, K] that the queries [B, G, n, D] look at."""
-    every_key = ctx.cache.layers[layer].page_keys.flatten(2, 3) if ctx.config.descriptor == "oracle" else None
+    needs_keys = descriptor_named(ctx.config.descriptor).needs_keys
+    every_key = ctx.cache.layers[layer].page_keys.flatten(2, 3) if needs_keys else None
     return ctx.choose(layer, grouped.flatten(1, 2)[:, :, None], every_key, ctx.cache.page_layout.region, scaling)
 
 
