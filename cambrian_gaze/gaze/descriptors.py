@@ -1,7 +1,7 @@
 """Region descriptors and the scores of queries against them (paper, section 3.2 and eq. 2). All in fp32, no gradient.
 
-A descriptor is one `RegionDescriptor`: what is kept of a region's keys, and how a query scores it. `GazeConfig.descriptor`
-names one: "mean" (the paper), "max", "minmax", "oracle", or a name given to `register_descriptor`.
+A descriptor is one `RegionDescriptor`: what is kept of a region's keys, and how a query scores it.
+`GazeConfig.descriptor` names one: "mean" (the paper), "max", "minmax", "oracle", or one of `register_descriptor`.
 
 Shapes: B rows, H query heads, G KV heads, n = H/G query heads per KV head, S keys, Q queries, R regions, D head size,
 W width of a descriptor.
@@ -19,8 +19,8 @@ MASS_PAIRS = 2**24
 class RegionDescriptor:
     """What is kept of a region and how queries score it. Subclass it and give an instance to `register_descriptor`.
 
-    A subclass writes `describe` and `score`, or with `needs_keys` only `score_keys`; and always the two `twin_` methods:
-    the same for one region and one query, as plainly as possible, which `oracle.py` runs in tests.
+    A subclass writes `describe` and `score`, or with `needs_keys` only `score_keys`; and always the two `twin_`
+    methods: the same for one region and one query, as plainly as possible, which `oracle.py` runs in tests.
     """
 
     name: str = ""
@@ -153,7 +153,7 @@ def describe(keys: Tensor, region: Tensor, num_regions: int, kind: str) -> Tenso
 
 
 def reduce_regions(keys: Tensor, region: Tensor, num_regions: int, *how: str) -> list[Tensor]:
-    """[B, G, R, D] for each `how` ("mean", "amin", "amax") over the keys [B, G, S, D] of each region; 0 without keys."""
+    """[B, G, R, D] for each `how` ("mean", "amin", "amax") of the keys [B, G, S, D] of a region; 0 without keys."""
     batch, heads, length, dim = keys.shape
     flat = keys.transpose(1, 2).reshape(batch * length, heads * dim)
     bucket = torch.where(region < 0, num_regions, region)
