@@ -111,7 +111,7 @@ def test_scores_equal_the_twin(toy, seed):
 
 
 @pytest.mark.parametrize("backend", ["masked", "varlen_reference"])
-@pytest.mark.parametrize("seed", [3, 16])
+@pytest.mark.parametrize("seed", [3, 15])
 def test_backends_equal_the_oracle(toy, seed, backend):
     one = dict(image=RegionBudget((1, 2, 2), top_k=1), video=None, min_keep_ratio=0.0, visual_queries="causal")
     case = draw_case(seed, descriptor=toy.name, backend=backend, **one)
