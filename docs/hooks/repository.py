@@ -57,7 +57,9 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
             return match.group()
         uri = posixpath.relpath(uri_of(resolve(path, where)), here or ".")
         if match.re is HTML_LINK:  # mkdocs looks at Markdown's links only
-            uri = re.sub(r"(README|index)\.md$", "index.html", uri).removesuffix(".md") + (".html" * uri.endswith(".md"))
+            uri = re.sub(r"(README|index)\.md$", "index.html", uri).removesuffix(".md") + (
+                ".html" * uri.endswith(".md")
+            )
         return before + uri + mark + anchor + after
 
     markdown = outside_code(LINK, target, outside_code(HTML_LINK, target, markdown))
