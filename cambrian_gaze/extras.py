@@ -19,6 +19,7 @@ EXTRA_MODULES: dict[str, tuple[str, ...]] = {
     "flash": ("flash_attn",),
     "routing": ("pycocotools",),
     "quickstart": ("sklearn",),
+    "docs": ("mkdocs", "mkdocstrings"),
 }
 
 
