@@ -20,7 +20,9 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(folder)]
     environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
     result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, timeout=300)
-    assert result.returncode == 0, result.stderr + "\nmkdocs.yml lists the pages; docs/hooks/repository.py brings others"
+    assert result.returncode == 0, (
+        result.stderr + "\nmkdocs.yml lists the pages; docs/hooks/repository.py brings others"
+    )
     return folder
 
 

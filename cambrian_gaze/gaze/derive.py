@@ -71,7 +71,7 @@ def derive_layout(
     table = _table(past, rows, device)
     if mm_token_type_ids is not None:
         opened = _Continued(continues, past, mask, types)
-        tokens, table = _place_units(types, role, index, sample, grid_thw, config, tokens, table, opened)
+        tokens, table = _place_units((types, role, index, sample), grid_thw, config, tokens, table, opened)
     elif grid_thw is not None and len(grid_thw):
         raise ValueError(f"{len(grid_thw)} image or video grids were given but no mm_token_type_ids")
     return TokenLayout(
@@ -127,17 +127,16 @@ def _item_regions(grid: tuple[int, int, int], size: tuple[int, int, int]) -> tup
 
 
 def _place_units(
-    types: Tensor,
-    role: Tensor,
-    index: Tensor,
-    sample: Tensor,
+    new: tuple[Tensor, Tensor, Tensor, Tensor],
     grid_thw: Tensor | None,
     config: GazeConfig,
     tokens: dict[str, Tensor],
     table: dict[str, Tensor],
     continued: _Continued,
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Number units, regions and slots of the new visual and context tokens, and extend the region table."""
+    """Number units, regions and slots of the new visual and context tokens, and extend the region table. `new`: types,
+    role, index and sample of this call's tokens, each [B, S]."""
+    types, role, index, sample = new
     device, (rows, length) = types.device, types.shape
     grids = [] if grid_thw is None else [tuple(g) for g in grid_thw.tolist()]
     context = config.num_context_tokens
@@ -149,7 +148,7 @@ def _place_units(
         return tokens, table
     frame_of = torch.repeat_interleave(torch.arange(len(frame_tokens)), frame_tokens)
     starts = frame_tokens.cumsum(0) - frame_tokens
-    _check_runs(where, kinds, frame_of, starts, frame_tokens, grids, context, length, sample.flatten().cpu())
+    _check_runs(where, kinds, frame_tokens, grids, context, length, sample.flatten().cpu())
 
     frame_row = where[starts] // length
     new_units = torch.bincount(frame_row, minlength=rows)
@@ -264,8 +263,6 @@ def _check_counts(kinds: Tensor, grids: list[tuple[int, int, int]], context: int
 def _check_runs(
     where: Tensor,
     kinds: Tensor,
-    frame_of: Tensor,
-    starts: Tensor,
     frame_tokens: Tensor,
     grids: list[tuple[int, int, int]],
     context: int,
@@ -273,7 +270,8 @@ def _check_runs(
     sample: Tensor,
 ) -> None:
     """Each unit is one unbroken run of h·w visual and |C| context placeholders; frames of a video are adjacent."""
-    offset = torch.arange(len(where)) - starts[frame_of]
+    frame_of = torch.repeat_interleave(torch.arange(len(frame_tokens)), frame_tokens)
+    offset = torch.arange(len(where)) - (frame_tokens.cumsum(0) - frame_tokens)[frame_of]
     is_context = offset >= (frame_tokens[frame_of] - context)
     item_of_frame = torch.repeat_interleave(torch.arange(len(grids)), torch.tensor([t for t, _, _ in grids]))
     item = item_of_frame[frame_of]

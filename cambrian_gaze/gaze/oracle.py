@@ -54,8 +54,7 @@ def oracle_attention(
     *,
     scaling: float,
     layer: int = 0,
-    routing_q: Tensor | None = None,
-    routing_k: Tensor | None = None,
+    routing: tuple[Tensor, Tensor] | None = None,
 ) -> tuple[Tensor, list[list[list[list[int] | None]]]]:
     """Attention of every query of every row and head, by equations (1)-(4).
 
@@ -66,7 +65,7 @@ def oracle_attention(
         config: the method's decisions and budgets.
         scaling: factor on q.k inside the softmax (1/sqrt(D) in equation 1). Routing scores do not use it.
         layer: index of the layer, for `config.dense_layers`.
-        routing_q, routing_k: queries and keys that scores and descriptors are made of, where they are not q and k
+        routing: queries and keys that scores and descriptors are made of, where they are not q and k
             (`descriptor_keys="pre_rope"`). Same shapes as q and k.
 
     Returns:
@@ -75,14 +74,7 @@ def oracle_attention(
     """
     q, k, v = q.double(), k.double(), v.double()
     group = q.shape[1] // k.shape[1]
-    selected = oracle_selection(
-        q if routing_q is None else routing_q,
-        k if routing_k is None else routing_k,
-        layout,
-        config,
-        scaling=scaling,
-        layer=layer,
-    )
+    selected = oracle_selection(*(routing or (q, k)), layout, config, scaling=scaling, layer=layer)
     rows = []
     for b in range(q.shape[0]):
         heads = []
