@@ -166,6 +166,23 @@ def test_the_floors_of_contributing_are_those_of_import_linter() -> None:
     assert there == set().union(*told), "each package stands on one floor"
 
 
+@pytest.mark.parametrize(
+    ("section", "test"),
+    [
+        ("A region descriptor", "descriptor"),
+        ("A benchmark", "benchmark"),
+        ("An attention backend", "backend"),
+        ("A vision tower", "tower"),
+        ("An eviction policy", "policy"),
+    ],
+)
+def test_what_newcomers_add_takes_ten_lines_and_was_done(section: str, test: str) -> None:
+    contributing = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    (text,) = re.findall(rf"^### {section}\n(.*?)(?=^##)", contributing, re.MULTILINE | re.DOTALL)
+    assert len([line for line in text.splitlines() if line]) <= 10
+    assert f"`tests/newcomer/test_{test}.py`" in text and (ROOT / "tests" / "newcomer" / f"test_{test}.py").is_file()
+
+
 def write_package(folder: Path, **modules: str) -> Path:
     """A package `p` with these modules; `a__b` is `a/b.py`."""
     package = folder / "p"

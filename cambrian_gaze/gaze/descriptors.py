@@ -101,7 +101,8 @@ class _AttentionMass(RegionDescriptor):
 _OWN = (_Product("mean", "mean"), _Product("max", "amax"), _Box(), _AttentionMass())
 """The twins of these are loops of `oracle.py` itself."""
 
-_DESCRIPTORS: dict[str, RegionDescriptor] = {descriptor.name: descriptor for descriptor in _OWN}
+DESCRIPTORS: dict[str, RegionDescriptor] = {descriptor.name: descriptor for descriptor in _OWN}
+"""By name. `register_descriptor` adds to it."""
 
 
 def register_descriptor(descriptor: RegionDescriptor) -> RegionDescriptor:
@@ -109,32 +110,25 @@ def register_descriptor(descriptor: RegionDescriptor) -> RegionDescriptor:
 
     Raises: ValueError where the name is missing or taken, or where a method is missing.
     """
-    if not descriptor.name or descriptor.name in _DESCRIPTORS:
-        taken = ", ".join(_DESCRIPTORS)
+    if not descriptor.name or descriptor.name in DESCRIPTORS:
+        taken = ", ".join(DESCRIPTORS)
         raise ValueError(f"a descriptor needs a name of its own, got {descriptor.name!r}; taken: {taken}")
     wanted = ("score_keys",) if descriptor.needs_keys else ("describe", "score")
     for method in (*wanted, "twin_describe", "twin_score"):
         if getattr(type(descriptor), method) is getattr(RegionDescriptor, method):
             raise ValueError(f"descriptor {descriptor.name!r} has no method {method}; see RegionDescriptor.{method}")
-    _DESCRIPTORS[descriptor.name] = descriptor
+    DESCRIPTORS[descriptor.name] = descriptor
     return descriptor
-
-
-def unregister_descriptor(name: str) -> None:
-    """Forget a descriptor that `register_descriptor` was given. Raises: ValueError for any other name."""
-    if name not in _DESCRIPTORS or _DESCRIPTORS[name] in _OWN:
-        raise ValueError(f"no descriptor {name!r} was registered")
-    del _DESCRIPTORS[name]
 
 
 def descriptor_named(name: str) -> RegionDescriptor:
     """Raises: ValueError for a name that nobody registered."""
-    if name not in _DESCRIPTORS:
+    if name not in DESCRIPTORS:
         raise ValueError(
-            f"descriptor must be one of {', '.join(_DESCRIPTORS)}, got {name!r}; one of your own is given to "
+            f"descriptor must be one of {', '.join(DESCRIPTORS)}, got {name!r}; one of your own is given to "
             "gaze.descriptors.register_descriptor first"
         )
-    return _DESCRIPTORS[name]
+    return DESCRIPTORS[name]
 
 
 @torch.no_grad()
