@@ -20,8 +20,8 @@ EXTRA_MODULES: dict[str, tuple[str, ...]] = {
     "routing": ("pycocotools",),
     "charts": ("matplotlib",),
     "demo": ("gradio",),
-    "docs": ("material", "mkdocstrings"),
     "quickstart": ("sklearn",),
+    "docs": ("mkdocs", "mkdocstrings"),
 }
 
 

@@ -186,6 +186,11 @@ def check_place(words: list[str]) -> None:
     assert words[0] != "source" or words[1] == ".venv/bin/activate"
 
 
+def check_site(words: list[str]) -> None:
+    """`tests/test_site.py` runs it."""
+    assert words == ["mkdocs", "build", "--strict"] and importlib.util.find_spec("mkdocs"), words
+
+
 def check_tool(words: list[str]) -> None:
     assert shutil.which(words[0], path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"), words[0]
 
@@ -208,6 +213,7 @@ HANDLERS: dict[str, Callable[[list[str]], None]] = {
     "cd": check_place,
     "source": check_place,
     "git": check_place,
+    "mkdocs": check_site,
     "hf": check_tool,
     "ruff": check_tool,
     "lint-imports": check_tool,

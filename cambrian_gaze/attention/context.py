@@ -20,7 +20,7 @@ from cambrian_gaze.attention.record import GazeRecorder
 from cambrian_gaze.attention.rotary import unrotate
 from cambrian_gaze.attention.sequence import SequenceShards
 from cambrian_gaze.gaze.config import GazeConfig
-from cambrian_gaze.gaze.descriptors import attention_mass_scores, describe, region_scores
+from cambrian_gaze.gaze.descriptors import attention_mass_scores, describe, descriptor_named, region_scores
 from cambrian_gaze.gaze.layout import TokenLayout
 from cambrian_gaze.gaze.routing import Pool, as_mask, choose_from, pools
 from cambrian_gaze.gaze.visibility import less_hidden, regions_offered, routing_queries
@@ -180,7 +180,7 @@ class GazeContext:
     @property
     def ranks_products(self) -> bool:
         """Whether `choose` does nothing but rank products of queries and the cache's one-vector descriptors."""
-        plain = self.config.descriptor in ("mean", "max") and self.config.descriptor_keys == "post_rope"
+        plain = descriptor_named(self.config.descriptor).is_product and self.config.descriptor_keys == "post_rope"
         return plain and self.cache is not None and self.saved is None and self.mass is None
 
     def of_queries(self, tokens: Tensor) -> GazeContext:
@@ -248,8 +248,9 @@ class GazeContext:
 
     def _scores(self, layer: int, q: Tensor, k: Tensor | None, key_region: Tensor, scaling: float) -> Tensor:
         config, num_regions = self.config, self.layout.num_regions
-        if config.descriptor == "oracle":
-            return attention_mass_scores(q, k, key_region, num_regions, scaling, config.head_granularity)
+        descriptor = descriptor_named(config.descriptor)
+        if descriptor.needs_keys:
+            return descriptor.score_keys(q, k, key_region, num_regions, scaling, config.head_granularity)
         if config.descriptor_keys == "pre_rope":
             q = unrotate(q, *self.rotary)
         if self.cache is not None:

@@ -7,10 +7,10 @@ import difflib
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args, get_type_hints
 
+from cambrian_gaze.gaze.descriptors import descriptor_named
 from cambrian_gaze.gaze.schedule import TopKSchedule
 
 HeadGranularity = Literal["q_head", "kv_group"]
-Descriptor = Literal["mean", "max", "minmax", "oracle"]
 DescriptorKeys = Literal["post_rope", "pre_rope"]
 VisualQueries = Literal["causal", "unit", "gaze"]
 
@@ -92,9 +92,9 @@ class GazeConfig:
     """`q_head`: each query head selects by itself (the paper). `kv_group`: scores averaged over the query heads that
     share a KV head, so that they read the same regions."""
 
-    descriptor: Descriptor = "mean"
+    descriptor: str = "mean"
     """`mean` of a region's keys (the paper), `max`, `minmax` (upper bound of q·k over the box of the keys), or
-    `oracle` (the region's true attention mass; costs dense attention)."""
+    `oracle` (the region's true attention mass; costs dense attention), or a name given to `register_descriptor`."""
 
     descriptor_keys: DescriptorKeys = "post_rope"
     """Keys as cached, after RoPE and q/k-norm, or with the rotation undone (ablation)."""
@@ -144,9 +144,10 @@ class GazeConfig:
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"{name} must be true or false, got {getattr(self, name)!r}")
         hints = get_type_hints(GazeConfig)
-        for name in ("head_granularity", "descriptor", "descriptor_keys", "visual_queries"):
+        for name in ("head_granularity", "descriptor_keys", "visual_queries"):
             if getattr(self, name) not in (choices := get_args(hints[name])):
                 raise ValueError(f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}")
+        descriptor_named(self.descriptor)
 
     def budget(self, modality: int) -> RegionBudget:
         """The regions and budget of a modality (`layout.IMAGE` or `layout.VIDEO`)."""

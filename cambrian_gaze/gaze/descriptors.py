@@ -1,6 +1,10 @@
 """Region descriptors and the scores of queries against them (paper, section 3.2 and eq. 2). All in fp32, no gradient.
 
-Shapes: B rows, H query heads, G KV heads, S keys, Q queries, R regions, D head size.
+A descriptor is one `RegionDescriptor`: what is kept of a region's keys, and how a query scores it.
+`GazeConfig.descriptor` names one: "mean" (the paper), "max", "minmax", "oracle", or one of `register_descriptor`.
+
+Shapes: B rows, H query heads, G KV heads, n = H/G query heads per KV head, S keys, Q queries, R regions, D head size,
+W width of a descriptor.
 """
 
 from __future__ import annotations
@@ -12,6 +16,121 @@ MASS_PAIRS = 2**24
 """Pairs of a query (of a head) and a key whose logits `attention_mass_scores` holds at once."""
 
 
+class RegionDescriptor:
+    """What is kept of a region and how queries score it. Subclass it and give an instance to `register_descriptor`.
+
+    A subclass writes `describe` and `score`, or with `needs_keys` only `score_keys`; and always the two `twin_`
+    methods: the same for one region and one query, as plainly as possible, which `oracle.py` runs in tests.
+    """
+
+    name: str = ""
+    """What `GazeConfig.descriptor` calls it."""
+
+    is_product: bool = False
+    """True where W = D and the score is q · d. Decoding kernels then rank the regions themselves."""
+
+    needs_keys: bool = False
+    """True where scores are made of all keys at each query, and nothing is kept of a region: costs dense attention."""
+
+    def describe(self, keys: Tensor, region: Tensor, num_regions: int) -> Tensor:
+        """Descriptors [B, G, R, W] of fp32 or fp64 keys [B, G, S, D]; `region` is int64 [B, S], -1 for keys of none.
+
+        The cache describes a region again from all its keys whenever some arrive. `reduce_regions` helps.
+        """
+        raise NotImplementedError
+
+    def score(self, q: Tensor, descriptors: Tensor) -> Tensor:
+        """Scores [B, G, n, Q, R] of queries [B, G, n, Q, D] against descriptors [B, G, R, W]; the higher the better."""
+        raise NotImplementedError
+
+    def score_keys(
+        self, q: Tensor, keys: Tensor, region: Tensor, num_regions: int, scaling: float, granularity: str
+    ) -> Tensor:
+        """Scores as `region_scores` returns them, of queries [B, H, Q, D] and keys [B, G, S, D]."""
+        raise NotImplementedError
+
+    def twin_describe(self, keys: Tensor) -> tuple[Tensor, ...]:
+        """What is kept of the float64 keys [t, D] of one region, t of at least 1."""
+        raise NotImplementedError
+
+    def twin_score(self, q: Tensor, kept: tuple[Tensor, ...], scaling: float) -> float:
+        """Score of one float64 query [D]; `kept` is what `twin_describe` returned, `scaling` the softmax's factor."""
+        raise NotImplementedError
+
+
+class _Product(RegionDescriptor):
+    """One vector per region; the score is q · d."""
+
+    is_product = True
+
+    def __init__(self, name: str, how: str) -> None:
+        self.name, self._how = name, how
+
+    def describe(self, keys: Tensor, region: Tensor, num_regions: int) -> Tensor:
+        return reduce_regions(keys, region, num_regions, self._how)[0]
+
+    def score(self, q: Tensor, descriptors: Tensor) -> Tensor:
+        return _products(q.flatten(2, 3), descriptors).view(*q.shape[:-1], -1)
+
+
+class _Box(RegionDescriptor):
+    """Minimum and maximum of the keys side by side, W = 2·D; the score is the upper bound of q · k over that box."""
+
+    name = "minmax"
+
+    def describe(self, keys: Tensor, region: Tensor, num_regions: int) -> Tensor:
+        return torch.cat(reduce_regions(keys, region, num_regions, "amin", "amax"), dim=-1)
+
+    def score(self, q: Tensor, descriptors: Tensor) -> Tensor:
+        low, high = (d.unsqueeze(2).transpose(-1, -2) for d in descriptors.split(q.shape[-1], dim=-1))
+        return q.clamp(min=0) @ high + q.clamp(max=0) @ low
+
+
+class _AttentionMass(RegionDescriptor):
+    """The region's share of the dense attention."""
+
+    name = "oracle"
+    needs_keys = True
+
+    def score_keys(
+        self, q: Tensor, keys: Tensor, region: Tensor, num_regions: int, scaling: float, granularity: str
+    ) -> Tensor:
+        return attention_mass_scores(q, keys, region, num_regions, scaling, granularity)
+
+
+_OWN = (_Product("mean", "mean"), _Product("max", "amax"), _Box(), _AttentionMass())
+"""The twins of these are loops of `oracle.py` itself."""
+
+DESCRIPTORS: dict[str, RegionDescriptor] = {descriptor.name: descriptor for descriptor in _OWN}
+"""By name. `register_descriptor` adds to it."""
+
+
+def register_descriptor(descriptor: RegionDescriptor) -> RegionDescriptor:
+    """Make `GazeConfig(descriptor=descriptor.name)` mean this one, in this process; returns it.
+
+    Raises: ValueError where the name is missing or taken, or where a method is missing.
+    """
+    if not descriptor.name or descriptor.name in DESCRIPTORS:
+        taken = ", ".join(DESCRIPTORS)
+        raise ValueError(f"a descriptor needs a name of its own, got {descriptor.name!r}; taken: {taken}")
+    wanted = ("score_keys",) if descriptor.needs_keys else ("describe", "score")
+    for method in (*wanted, "twin_describe", "twin_score"):
+        if getattr(type(descriptor), method) is getattr(RegionDescriptor, method):
+            raise ValueError(f"descriptor {descriptor.name!r} has no method {method}; see RegionDescriptor.{method}")
+    DESCRIPTORS[descriptor.name] = descriptor
+    return descriptor
+
+
+def descriptor_named(name: str) -> RegionDescriptor:
+    """Raises: ValueError for a name that nobody registered."""
+    if name not in DESCRIPTORS:
+        raise ValueError(
+            f"descriptor must be one of {', '.join(DESCRIPTORS)}, got {name!r}; one of your own is given to "
+            "gaze.descriptors.register_descriptor first"
+        )
+    return DESCRIPTORS[name]
+
+
 @torch.no_grad()
 def describe(keys: Tensor, region: Tensor, num_regions: int, kind: str) -> Tensor:
     """Descriptor of every region from its keys.
@@ -19,13 +138,18 @@ def describe(keys: Tensor, region: Tensor, num_regions: int, kind: str) -> Tenso
     Args:
         keys: [B, G, S, D].
         region: int64 [B, S], -1 for keys of no region.
-        kind: "mean", "max", or "minmax" (minimum and maximum side by side).
+        kind: a descriptor's name; not one that `needs_keys`.
 
-    Returns: fp32 (fp64 for fp64 keys) [B, G, R, D], or [B, G, R, 2·D] for "minmax"; 0 where a region has no key.
+    Returns: fp32 (fp64 for fp64 keys) [B, G, R, W]; for those of this module 0 where a region has no key.
     """
-    batch, heads, length, dim = keys.shape
     wide = torch.promote_types(keys.dtype, torch.float32)
-    flat = keys.transpose(1, 2).reshape(batch * length, heads * dim).to(wide)
+    return descriptor_named(kind).describe(keys.to(wide), region, num_regions)
+
+
+def reduce_regions(keys: Tensor, region: Tensor, num_regions: int, *how: str) -> list[Tensor]:
+    """[B, G, R, D] for each `how` ("mean", "amin", "amax") of the keys [B, G, S, D] of a region; 0 without keys."""
+    batch, heads, length, dim = keys.shape
+    flat = keys.transpose(1, 2).reshape(batch * length, heads * dim)
     bucket = torch.where(region < 0, num_regions, region)
     bucket = bucket + torch.arange(batch, device=keys.device)[:, None] * (num_regions + 1)
     bucket = bucket.flatten()
@@ -40,32 +164,29 @@ def describe(keys: Tensor, region: Tensor, num_regions: int, kind: str) -> Tenso
             out = out.scatter_reduce_(0, bucket[:, None].expand_as(flat), flat, how, include_self=False)
         return out.view(batch, num_regions + 1, heads, dim)[:, :num_regions].transpose(1, 2)
 
-    if kind == "minmax":
-        return torch.cat([reduce("amin"), reduce("amax")], dim=-1)
-    return reduce("mean" if kind == "mean" else "amax")
+    return [reduce(one) for one in how]
 
 
 @torch.no_grad()
 def region_scores(q: Tensor, descriptors: Tensor, kind: str, granularity: str) -> Tensor:
-    """s = q · d of every query and region (eq. 2), no 1/√d.
+    """Score of every query and region: s = q · d (eq. 2), no 1/√d, or what else the descriptor says.
 
     Args:
         q: [B, H, Q, D].
         descriptors: as `describe` returns them.
+        kind: the descriptor's name.
         granularity: "q_head" → [B, H, Q, R]; "kv_group" (averaged over the heads of a KV head) → [B, G, Q, R].
     """
+    descriptor = descriptor_named(kind)
     groups = descriptors.shape[1]
     batch, heads, length, dim = q.shape
     average = granularity == "kv_group"
     grouped = q.reshape(batch, groups, heads // groups, length, dim)
-    if average and kind != "minmax":
-        return _products(grouped.mean(2, dtype=descriptors.dtype), descriptors)
-    grouped = grouped.to(descriptors.dtype)
-    if kind == "minmax":
-        low, high = (d.unsqueeze(2).transpose(-1, -2) for d in descriptors.split(dim, dim=-1))
-        scores = grouped.clamp(min=0) @ high + grouped.clamp(max=0) @ low
-        return scores.mean(2) if average else scores.flatten(1, 2)
-    return _products(grouped.flatten(2, 3), descriptors).view(batch, heads, length, -1)
+    if average and descriptor.is_product:  # linear in q: one product for all heads of a KV head
+        mean = grouped.mean(2, keepdim=True, dtype=descriptors.dtype)
+        return descriptor.score(mean, descriptors).squeeze(2)
+    scores = descriptor.score(grouped.to(descriptors.dtype), descriptors)
+    return scores.mean(2) if average else scores.flatten(1, 2)
 
 
 def _products(q: Tensor, descriptors: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 Written from equations (1)-(4) of the paper and the project's table of decisions, for reading and for tests, never for
 speed: one query at a time, one key at a time, no masks, no shared code with `visibility`, `descriptors` or `routing`.
+A descriptor of one's own brings its loops along (`RegionDescriptor.twin_describe` and `twin_score`).
 
 Legend: B rows, S tokens, H query heads, Hkv key heads, D head size, R regions of a row. `b, h, i, j, g` index them.
 """
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor
 
 from cambrian_gaze.gaze.config import GazeConfig, RegionBudget
+from cambrian_gaze.gaze.descriptors import descriptor_named
 from cambrian_gaze.gaze.layout import CONTEXT, IMAGE, PAD, TEXT, VIDEO, VISUAL, TokenLayout
 
 
@@ -52,8 +54,7 @@ def oracle_attention(
     *,
     scaling: float,
     layer: int = 0,
-    routing_q: Tensor | None = None,
-    routing_k: Tensor | None = None,
+    routing: tuple[Tensor, Tensor] | None = None,
 ) -> tuple[Tensor, list[list[list[list[int] | None]]]]:
     """Attention of every query of every row and head, by equations (1)-(4).
 
@@ -64,7 +65,7 @@ def oracle_attention(
         config: the method's decisions and budgets.
         scaling: factor on q.k inside the softmax (1/sqrt(D) in equation 1). Routing scores do not use it.
         layer: index of the layer, for `config.dense_layers`.
-        routing_q, routing_k: queries and keys that scores and descriptors are made of, where they are not q and k
+        routing: queries and keys that scores and descriptors are made of, where they are not q and k
             (`descriptor_keys="pre_rope"`). Same shapes as q and k.
 
     Returns:
@@ -73,14 +74,7 @@ def oracle_attention(
     """
     q, k, v = q.double(), k.double(), v.double()
     group = q.shape[1] // k.shape[1]
-    selected = oracle_selection(
-        q if routing_q is None else routing_q,
-        k if routing_k is None else routing_k,
-        layout,
-        config,
-        scaling=scaling,
-        layer=layer,
-    )
+    selected = oracle_selection(*(routing or (q, k)), layout, config, scaling=scaling, layer=layer)
     rows = []
     for b in range(q.shape[0]):
         heads = []
@@ -214,7 +208,7 @@ def _describe(keys: Tensor, descriptor: str) -> tuple[Tensor, ...]:
         return keys.amin(dim=0), keys.amax(dim=0)
     if descriptor == "oracle":
         return (keys,)
-    raise ValueError(f"unknown descriptor {descriptor!r}")
+    return descriptor_named(descriptor).twin_describe(keys)
 
 
 def _score(q: Tensor, summary: tuple[Tensor, ...], descriptor: str, scaling: float) -> float:
@@ -225,7 +219,9 @@ def _score(q: Tensor, summary: tuple[Tensor, ...], descriptor: str, scaling: flo
     if descriptor == "oracle":
         (keys,) = summary
         return torch.logsumexp(keys @ q * scaling, dim=0).item()
-    return (q @ summary[0]).item()
+    if descriptor in ("mean", "max"):
+        return (q @ summary[0]).item()
+    return descriptor_named(descriptor).twin_score(q, summary, scaling)
 
 
 def _top_k(scores: dict[int, float], modality: list[int], config: GazeConfig) -> list[int]:

@@ -102,7 +102,7 @@ class Trace:
     """float32 [T, A]: theirs."""
 
     top_tokens: list[list[str]] = field(default_factory=list)
-    """[T][A] texts of `top_ids`, each decoded alone."""
+    """Texts [T, A] of `top_ids`, each decoded alone."""
 
     gaze: dict[str, Any] = field(default_factory=dict)
     """The `GazeConfig` of this answer."""

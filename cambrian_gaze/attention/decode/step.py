@@ -25,6 +25,7 @@ from cambrian_gaze.attention.decode import cpu as decode_cpu
 from cambrian_gaze.attention.decode import native as decode_native
 from cambrian_gaze.attention.decode import reference as decode_torch
 from cambrian_gaze.attention.record import Counts
+from cambrian_gaze.gaze.descriptors import descriptor_named
 from cambrian_gaze.gaze.layout import CONTEXT, TEXT
 from cambrian_gaze.gaze.visibility import structure
 
@@ -54,7 +55,8 @@ class LayerStep(NamedTuple):
         """The regions int64 [B, H or G, 1, K] that the queries look at; None: every one."""
         if not self.routes:
             return None
-        every_key = self.pages.page_keys.flatten(2, 3) if self.ctx.config.descriptor == "oracle" else None
+        needs_keys = descriptor_named(self.ctx.config.descriptor).needs_keys
+        every_key = self.pages.page_keys.flatten(2, 3) if needs_keys else None
         q = self.queries.flatten(1, 2)[:, :, None]
         return self.ctx.choose(self.layer, q, every_key, self.ctx.cache.page_layout.region, self.scaling)
 

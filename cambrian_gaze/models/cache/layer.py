@@ -15,7 +15,7 @@ from transformers.cache_utils import CacheLayerMixin
 
 from cambrian_gaze.attention.rotary import unrotate
 from cambrian_gaze.gaze.config import GazeConfig
-from cambrian_gaze.gaze.descriptors import describe
+from cambrian_gaze.gaze.descriptors import describe, descriptor_named
 
 
 @dataclass
@@ -193,7 +193,7 @@ class GazeCacheLayer(CacheLayerMixin):
         config, places = self.cache.config, plan.pages
         described = self._write("keys", keys, places)
         self._write("values", values, places)
-        if config.descriptor == "oracle":
+        if descriptor_named(config.descriptor).needs_keys:
             return
         if config.descriptor_keys == "pre_rope":
             if "bare" not in self.stores:

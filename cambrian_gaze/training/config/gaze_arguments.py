@@ -45,8 +45,8 @@ class GazeArguments:
     head_granularity: Literal["q_head", "kv_group"] | None = None
     """Each query head selects by itself, or each group of heads that shares a KV head."""
 
-    descriptor: Literal["mean", "max", "minmax", "oracle"] | None = None
-    """How a region's keys become one descriptor."""
+    descriptor: str | None = None
+    """How a region's keys become one descriptor: mean, max, minmax, oracle, or one given to `register_descriptor`."""
 
     descriptor_keys: Literal["post_rope", "pre_rope"] | None = None
     """Whether descriptors are made of rotated keys."""

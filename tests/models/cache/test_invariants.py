@@ -64,7 +64,7 @@ def test_descriptors_of_keys_before_the_rotary_embedding(descriptor, kind):
     bare_q, bare_k, v = draw_tensors(case, dim=DIM, scaling=SCALING)
     rotary = random_rotary(layout, 7)
     q, k = rotate(bare_q, rotary), rotate(bare_k, rotary)
-    options = dict(scaling=SCALING, routing_q=bare_q, routing_k=bare_k)
+    options = dict(scaling=SCALING, routing=(bare_q, bare_k))
     want, selected = oracle_attention(q, k, v, layout, case.config, **options)
     _, after = oracle_attention(q, k, v, layout, case.config, scaling=SCALING)
     assert selected != after, "the choice of keys matters here"

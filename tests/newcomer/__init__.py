@@ -1,0 +1,1 @@
+"""What a newcomer adds, each done once with a toy, without editing the package; CONTRIBUTING tells how."""
