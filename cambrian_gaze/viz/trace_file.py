@@ -11,7 +11,7 @@ import json
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -20,11 +20,14 @@ from safetensors.numpy import save_file
 import cambrian_gaze
 from cambrian_gaze.data.media.aspect import check_aspect
 from cambrian_gaze.files import replacing
-from cambrian_gaze.viz.trace import ALL, Trace, TraceItem
+from cambrian_gaze.viz.trace_data import ALL, TraceData, TraceItem
 
 FORMAT, VERSION = "cambrian-gaze trace", 1
 MAX_BYTES = 4 << 30
 """Larger files are refused before they are read, and not written."""
+Kind = TypeVar("Kind", bound=TraceData)
+Reader = Callable[[dict[str, Any], dict[str, np.ndarray]], dict[str, Any]]
+"""From the header's facts and the arrays to the fields of a trace."""
 _PER_ARRAY = 200
 """More bytes than an array takes in a file's header."""
 
@@ -33,7 +36,7 @@ class TraceError(ValueError):
     """A file that is no whole trace of a known version; one line that names it."""
 
 
-def write_trace_file(path: str | os.PathLike, trace: Trace) -> Path:
+def write_trace_file(path: str | os.PathLike, trace: TraceData) -> Path:
     """Writes a trace of the newest version atomically and returns its path. Raises `TraceError` for one that would have
     more than `MAX_BYTES`."""
     arrays = {
@@ -77,8 +80,9 @@ def write_trace_file(path: str | os.PathLike, trace: Trace) -> Path:
     return Path(path)
 
 
-def read_trace_file(path: str | os.PathLike) -> Trace:
-    """The trace in a file. Raises `TraceError` for a missing, damaged, foreign or newer one."""
+def read_trace_file(path: str | os.PathLike, kind: type[Kind] = TraceData) -> Kind:
+    """The trace in a file, as a `TraceData` or a class made of it. Raises `TraceError` for a missing, damaged,
+    foreign or newer one."""
     path = Path(path)
     try:
         if path.is_dir():
@@ -95,7 +99,7 @@ def read_trace_file(path: str | os.PathLike) -> Trace:
         raise TraceError(f"{path} is no gaze trace, or a damaged one (no safetensors: {error})") from error
     try:
         facts = json.loads(metadata["trace"])
-        trace = reader(facts, arrays)
+        trace = kind(**reader(facts, arrays))
         _check(trace)
     except TraceError as error:
         raise TraceError(f"{path}: damaged gaze trace: {error}") from error
@@ -104,7 +108,7 @@ def read_trace_file(path: str | os.PathLike) -> Trace:
     return trace
 
 
-def _reader(path: Path, metadata: Mapping[str, str]) -> Callable[[dict[str, Any], dict[str, np.ndarray]], Trace]:
+def _reader(path: Path, metadata: Mapping[str, str]) -> Reader:
     if metadata.get("format") != FORMAT:
         raise TraceError(f"{path} is a safetensors file, but no gaze trace; `generate --trace_file` writes one")
     version = metadata.get("version", "")
@@ -118,14 +122,14 @@ def _reader(path: Path, metadata: Mapping[str, str]) -> Callable[[dict[str, Any]
     raise TraceError(f"{path}: damaged gaze trace: its version is {version[:20]!r}")
 
 
-def _version_1(facts: dict[str, Any], arrays: dict[str, np.ndarray]) -> Trace:
+def _version_1(facts: dict[str, Any], arrays: dict[str, np.ndarray]) -> dict[str, Any]:
     items = []
     for number, told in enumerate(facts["items"]):
         grid, size = (tuple(map(int, told[name])) for name in ("grid", "size"))
         frames = [arrays[f"picture.{number}.{frame}"].tobytes() for frame in range(grid[0])]
         more = {name: told[name] for name in ("source", "sha256", "lossless")}
         items.append(TraceItem(told["kind"], grid, size, frames, **more))
-    return Trace(
+    return dict(
         prompt=facts["prompt"],
         tokens=facts["tokens"],
         token_ids=arrays["token_ids"],
@@ -146,11 +150,11 @@ def _version_1(facts: dict[str, Any], arrays: dict[str, np.ndarray]) -> Trace:
     )
 
 
-READERS: dict[str, Callable[[dict[str, Any], dict[str, np.ndarray]], Trace]] = {"1": _version_1}
+READERS: dict[str, Reader] = {"1": _version_1}
 """Version → what reads it."""
 
 
-def _check(trace: Trace) -> None:
+def _check(trace: TraceData) -> None:
     """Raises TraceError where parts do not fit each other, so that whoever draws a trace need not look."""
 
     def want(condition: Any, reason: str) -> None:

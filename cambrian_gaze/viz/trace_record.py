@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import io
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -15,7 +14,8 @@ from PIL import Image
 
 import cambrian_gaze
 from cambrian_gaze.viz.regions import RegionBox, grid_extent
-from cambrian_gaze.viz.trace import ALL, NONE, Trace, TraceItem
+from cambrian_gaze.viz.trace import Trace
+from cambrian_gaze.viz.trace_data import ALL, NONE, TraceItem, encode_picture
 
 if TYPE_CHECKING:
     import torch
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
 ALTERNATIVES = 5
 """Likeliest tokens kept per step."""
-MAX_PNG = 8 << 20
-"""A picture whose PNG is larger is kept as JPEG, and the trace says that it is not lossless."""
 MISSING = {
     "scores": "the routing scores of the regions are not kept by the attention backends",
     "attention": "attention inside the regions is not kept: the backends compute no matrix of weights",
@@ -189,18 +187,6 @@ def _items(boxes: Sequence[Sequence[int]], pictures: Sequence[Any], sources: Seq
         kind = "video" if video else "image"
         items.append(TraceItem(kind, grid, frames[0].size, data, source, digest.hexdigest(), lossless))
     return items
-
-
-def encode_picture(image: Image.Image, largest: int = MAX_PNG, quality: int = 95) -> tuple[bytes, bool]:
-    """The bytes of a picture, and whether they are lossless: PNG if it has at most `largest` bytes, else JPEG."""
-    buffer = io.BytesIO()
-    if largest:
-        image.save(buffer, format="PNG")
-        if buffer.tell() <= largest:
-            return buffer.getvalue(), True
-    buffer = io.BytesIO()
-    image.save(buffer, format="JPEG", quality=quality)
-    return buffer.getvalue(), False
 
 
 def _add_probabilities(trace: Trace, output: Any, row: int, text: Callable[[int], str]) -> None:

@@ -24,8 +24,7 @@ from PIL import Image
 from cambrian_gaze.files import write_text
 from cambrian_gaze.viz.html import element
 from cambrian_gaze.viz.style import STYLE
-from cambrian_gaze.viz.trace import ALL, NONE, Trace
-from cambrian_gaze.viz.trace_record import encode_picture
+from cambrian_gaze.viz.trace_data import ALL, NONE, TraceData, encode_picture
 
 SIDES = (1280, 800, 480, 320, 224, 160, 96)
 """Longest side of a picture in the page, in pixels: the first with which all of them fit."""
@@ -35,7 +34,7 @@ CRISP, SMALL_PNG = 256, 150_000
 """A picture goes into the page as PNG up to this longest side and so many bytes, as JPEG beyond."""
 
 
-def viewer_page(trace: Trace) -> str:
+def viewer_page(trace: TraceData) -> str:
     """The whole document. Raises ValueError where a picture of the trace cannot be read."""
     script = "".join(map(_asset, ("trace.js", "draw.js", "viewer.js")))
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
@@ -52,12 +51,12 @@ def viewer_page(trace: Trace) -> str:
     return re.sub(r"\{(\w+)\}", lambda match: parts[match.group(1)], _asset("page.html"))
 
 
-def write_viewer(path: str | os.PathLike, trace: Trace) -> Path:
+def write_viewer(path: str | os.PathLike, trace: TraceData) -> Path:
     """Writes the page atomically and returns its path."""
     return write_text(path, viewer_page(trace))
 
 
-def frame(trace: Trace, height: int = 720) -> str:
+def frame(trace: TraceData, height: int = 720) -> str:
     """An `iframe` that holds the page, `height` CSS pixels tall: for notebooks. Its script cannot reach the page around
     it."""
     return element(
@@ -70,7 +69,7 @@ def frame(trace: Trace, height: int = 720) -> str:
     )
 
 
-def viewer_data(trace: Trace) -> dict[str, Any]:
+def viewer_data(trace: TraceData) -> dict[str, Any]:
     """What the page's script reads: see `assets/viewer/trace.js`."""
     packing, packed = pack_regions(trace.regions, len(trace.boxes))
     regions, attended = _deflated(packed), _deflated(trace.attended.astype("<u4"))
@@ -118,7 +117,7 @@ def pack_regions(regions: np.ndarray, count: int) -> tuple[str, np.ndarray]:
     return f"list{8 * size}", numbers.astype(f"<u{size}")
 
 
-def facts_line(trace: Trace) -> str:
+def facts_line(trace: TraceData) -> str:
     """Model, budget and sizes in one line."""
     steps, layers, heads, _ = trace.regions.shape
     budget = trace.gaze.get("image") if isinstance(trace.gaze.get("image"), Mapping) else {}
@@ -135,7 +134,7 @@ def facts_line(trace: Trace) -> str:
     )
 
 
-def _about(trace: Trace) -> list[tuple[str, str]]:
+def _about(trace: TraceData) -> list[tuple[str, str]]:
     items = [
         f"{item.kind}, {item.size[0]}×{item.size[1]} pixels, {item.grid[0]} frame(s) of "
         f"{item.grid[1]}×{item.grid[2]} tokens" + (f", {item.source}" if item.source else "")
@@ -152,7 +151,7 @@ def _about(trace: Trace) -> list[tuple[str, str]]:
     ]
 
 
-def _cells(trace: Trace) -> list[tuple[int, int]]:
+def _cells(trace: TraceData) -> list[tuple[int, int]]:
     """Row and column of each region among the regions of its item."""
     corners: dict[int, tuple[list[int], list[int]]] = {}
     for item in range(len(trace.items)):
@@ -161,7 +160,7 @@ def _cells(trace: Trace) -> list[tuple[int, int]]:
     return [(corners[box[0]][0].index(box[3]), corners[box[0]][1].index(box[4])) for box in trace.boxes.tolist()]
 
 
-def _unit(trace: Trace, number: int, frame_number: int, address: str) -> dict[str, Any]:
+def _unit(trace: TraceData, number: int, frame_number: int, address: str) -> dict[str, Any]:
     item = trace.items[number]
     kind = f"{item.kind} {number + 1}" if len(trace.items) > 1 else item.kind
     return {
@@ -173,7 +172,7 @@ def _unit(trace: Trace, number: int, frame_number: int, address: str) -> dict[st
     }
 
 
-def _addresses(trace: Trace, room: int) -> list[str]:
+def _addresses(trace: TraceData, room: int) -> list[str]:
     """The pictures as data URIs, small enough that all of them have at most `room` bytes, as far as `SIDES` goes."""
     made: list[str] = []
     for side in SIDES:
@@ -191,7 +190,7 @@ def _addresses(trace: Trace, room: int) -> list[str]:
     return made
 
 
-def _alone(trace: Trace) -> list[str]:
+def _alone(trace: TraceData) -> list[str]:
     """Texts of the tokens as the alternatives have theirs; where a token is none of them, what it added."""
     texts = list(trace.tokens)
     for step, ids in enumerate(() if trace.top_ids is None else trace.top_ids.tolist()):
