@@ -101,6 +101,14 @@ class TraceData:
     top_tokens: list[list[str]] = field(default_factory=list)
     """[T][A] texts of `top_ids`, each decoded alone."""
 
+    kept: np.ndarray | None = None
+    """float32 [L, N]: share of the KV heads that still held each of the N visual tokens at the end, in the order of
+    items, frames, rows, columns; None where nothing was evicted."""
+
+    steering: dict[str, list[int]] = field(default_factory=dict)
+    """`hidden`: regions that no text query was allowed to see; `forced`: those that were left, where they were named
+    instead of the others. Empty: every region could be chosen."""
+
     gaze: dict[str, Any] = field(default_factory=dict)
     """The `GazeConfig` of this answer."""
 
@@ -141,6 +149,29 @@ class TraceData:
             y0, y1 = (min(max(y, 0), height) for y in (y0, y1))
             places.append((x0, y0, x1, y1) if x1 > x0 and y1 > y0 else (0, 0, 0, 0))
         return places
+
+    @cached_property
+    def num_visual(self) -> int:
+        """N: visual tokens of all items."""
+        return sum(frames * rows * columns for frames, rows, columns in (item.grid for item in self.items))
+
+    def edges(self, item: int) -> tuple[list[int], list[int]]:
+        """Where the visual tokens of an item meet in its own picture: pixels of columns + 1 and rows + 1 edges, cut off
+        at the picture's."""
+        (_, rows, columns), (width, height) = self.items[item].grid, self.items[item].size
+
+        def cut(edge: int, end: int) -> int:
+            return min(max(edge, 0), end)
+
+        def place(row: int, column: int) -> Pixels:
+            box = (row, column, row + 1, column + 1)
+            return region_pixels(box, (rows, columns), (width, height), self.image_aspect_ratio)
+
+        across = [place(0, column) for column in range(columns)]
+        down = [place(row, 0) for row in range(rows)]
+        xs = [across[0][0], *(pixels[2] for pixels in across)]
+        ys = [down[0][1], *(pixels[3] for pixels in down)]
+        return [cut(x, width) for x in xs], [cut(y, height) for y in ys]
 
     def regions_of(self, item: int, frame: int) -> list[int]:
         """Numbers of the regions that lie in a frame."""

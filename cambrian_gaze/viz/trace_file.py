@@ -22,7 +22,7 @@ from cambrian_gaze.data.media.aspect import check_aspect
 from cambrian_gaze.files import replacing
 from cambrian_gaze.viz.trace_data import ALL, TraceData, TraceItem
 
-FORMAT, VERSION = "cambrian-gaze trace", 1
+FORMAT, VERSION = "cambrian-gaze trace", 2
 MAX_BYTES = 4 << 30
 """Larger files are refused before they are read, and not written."""
 Kind = TypeVar("Kind", bound=TraceData)
@@ -49,6 +49,8 @@ def write_trace_file(path: str | os.PathLike, trace: TraceData) -> Path:
     if trace.logprobs is not None:
         arrays |= {"logprobs": trace.logprobs.astype(np.float32), "top_ids": trace.top_ids.astype(np.int64)}
         arrays["top_logprobs"] = trace.top_logprobs.astype(np.float32)
+    if trace.kept is not None:
+        arrays["kept"] = trace.kept.astype(np.float32)
     for number, item in enumerate(trace.items):
         for frame, data in enumerate(item.encoded):
             arrays[f"picture.{number}.{frame}"] = np.frombuffer(data, dtype=np.uint8)
@@ -65,6 +67,7 @@ def write_trace_file(path: str | os.PathLike, trace: TraceData) -> Path:
             {name: getattr(item, name) for name in ("kind", "grid", "size", "source", "sha256", "lossless")}
             for item in trace.items
         ],
+        "steering": trace.steering,
         "missing": trace.missing,
     }
     metadata = {"format": FORMAT, "version": str(VERSION), "trace": json.dumps(facts, ensure_ascii=False)}
@@ -150,7 +153,12 @@ def _version_1(facts: dict[str, Any], arrays: dict[str, np.ndarray]) -> dict[str
     )
 
 
-READERS: dict[str, Reader] = {"1": _version_1}
+def _version_2(facts: dict[str, Any], arrays: dict[str, np.ndarray]) -> dict[str, Any]:
+    """Like version 1, and what was evicted, hidden and forced."""
+    return _version_1(facts, arrays) | {"kept": arrays.get("kept"), "steering": facts["steering"]}
+
+
+READERS: dict[str, Reader] = {"1": _version_1, "2": _version_2}
 """Version → what reads it."""
 
 
@@ -164,7 +172,11 @@ def _check(trace: TraceData) -> None:
     steps = len(trace.tokens)
     texts = [trace.prompt, trace.made_by, *trace.tokens, *(text for row in trace.top_tokens for text in row)]
     want(all(isinstance(text, str) for text in texts), "a text is none")
-    want(all(isinstance(part, dict) for part in (trace.gaze, trace.model, trace.missing)), "facts are no objects")
+    parts = (trace.gaze, trace.model, trace.missing, trace.steering)
+    want(all(isinstance(part, dict) for part in parts), "facts are no objects")
+    for name, named in trace.steering.items():
+        fits = isinstance(named, list) and all(isinstance(r, int) and 0 <= r < len(trace.boxes) for r in named)
+        want(name in ("hidden", "forced") and fits, f"steering: {name!r:.20} names no regions")
     want(trace.regions.ndim == 4 and trace.attended.ndim == 4, "regions and attended have 4 dimensions")
     layers, heads, _ = trace.regions.shape[1:]
     shapes = {"token_ids": (steps,), "special": (steps,), "attended": (steps, layers, heads, 3)}
@@ -174,10 +186,12 @@ def _check(trace: TraceData) -> None:
         shapes |= {"logprobs": (steps,), "top_ids": (steps, width), "top_logprobs": (steps, width)}
         want([len(row) for row in trace.top_tokens] == [width] * steps, "top_tokens and top_ids differ in number")
         want(trace.top_logprobs.dtype == trace.logprobs.dtype == np.float32, "log-probabilities are not float32")
+    if trace.kept is not None:
+        shapes["kept"] = layers, trace.num_visual
     for name, shape in shapes.items():
         array = getattr(trace, name)
         want(array.shape == shape, f"{name} is {array.shape}, not {shape}")
-        kinds = "f" if name.endswith("logprobs") else "iub"
+        kinds = "f" if name.endswith("logprobs") or name == "kept" else "iub"
         want(array.dtype.kind in kinds, f"{name} has type {array.dtype}")
     want(len(trace.regions) == steps, f"regions of {len(trace.regions)} tokens, but {steps} texts")
     bounds = trace.regions.min(initial=0), trace.regions.max(initial=-1)

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from cambrian_gaze.models.modeling import CambrianGazeForConditionalGeneration
     from cambrian_gaze.models.processing.processor import CambrianGazeProcessor
 
+Picture = Image.Image | Sequence[Image.Image] | TraceItem
+"""An image, the frames of a video, or either as a trace keeps it."""
 ALTERNATIVES = 5
 """Likeliest tokens kept per step."""
 MISSING = {
@@ -38,7 +40,7 @@ def trace_of(
     *,
     prompt_tokens: int,
     prompt: str,
-    pictures: Sequence[Image.Image | Sequence[Image.Image]],
+    pictures: Sequence[Picture],
     sources: Sequence[str | None] | None = None,
     facts: dict[str, Any] | None = None,
     gaze: Any = None,
@@ -51,6 +53,7 @@ def trace_of(
         prompt_tokens: length of `input_ids`; what follows is the answer.
         prompt: the question as it was asked.
         pictures: the row's images, and videos as sequences of frames, in order, as the processor got them.
+            A `TraceItem` stands for itself: who makes many traces of the same pictures encodes them once.
         sources: where each came from, for the reader.
         facts: what tells the model, as `model_facts` does; default: of what it was loaded from.
         gaze: the options that `generate` had under this name.
@@ -78,7 +81,7 @@ def trace_of(
             axis=-1,
         ),
         boxes=np.array(boxes, dtype=np.int32).reshape(-1, 7),
-        items=_items(boxes, pictures, sources or [None] * len(pictures)),
+        items=trace_items(boxes, pictures, sources or [None] * len(pictures)),
         image_aspect_ratio=processor.image_aspect_ratio,
         gaze=asdict(model.model.resolve_gaze(gaze)),
         model=model_facts(model.name_or_path) if facts is None else dict(facts),
@@ -161,12 +164,15 @@ def check_pictures(pictures: Sequence[Any]) -> None:
     """Raises ValueError for videos that a trace cannot keep, so that it can be said before the model answers: an item
     of a trace has one size."""
     for video in pictures:
-        if not isinstance(video, Image.Image) and len(sizes := {frame.size for frame in video}) > 1:
+        if not isinstance(video, Image.Image | TraceItem) and len(sizes := {frame.size for frame in video}) > 1:
             told = ", ".join(f"{width}x{height}" for width, height in sorted(sizes)[:4])
             raise ValueError(f"a video has frames of {len(sizes)} sizes ({told}); a trace needs frames of one size")
 
 
-def _items(boxes: Sequence[Sequence[int]], pictures: Sequence[Any], sources: Sequence[str | None]) -> list[TraceItem]:
+def trace_items(
+    boxes: Sequence[Sequence[int]], pictures: Sequence[Picture], sources: Sequence[str | None]
+) -> list[TraceItem]:
+    """The pictures of a row as a trace keeps them. Raises ValueError where they are not those of the regions."""
     check_pictures(pictures)
     places = [RegionBox(*box) for box in boxes]
     if (known := len({box.item for box in places})) != len(pictures):
@@ -174,6 +180,11 @@ def _items(boxes: Sequence[Sequence[int]], pictures: Sequence[Any], sources: Seq
     items = []
     for number, (given, source) in enumerate(zip(pictures, sources, strict=True)):
         grid = grid_extent(box for box in places if box.item == number)
+        if isinstance(given, TraceItem):
+            if tuple(given.grid) != tuple(grid):
+                raise ValueError(f"item {number} has the grid {tuple(grid)} in the gaze, but {given.grid} was given")
+            items.append(given)
+            continue
         video = not isinstance(given, Image.Image)
         frames = [frame.convert("RGB") for frame in (given if video else [given])]
         if len(frames) != grid[0]:

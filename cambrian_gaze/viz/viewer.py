@@ -10,6 +10,7 @@ import base64
 import hashlib
 import html
 import json
+import math
 import os
 import re
 import zlib
@@ -34,9 +35,12 @@ CRISP, SMALL_PNG = 256, 150_000
 """A picture goes into the page as PNG up to this longest side and so many bytes, as JPEG beyond."""
 
 
+SCRIPTS = ("trace.js", "draw.js", "host.js", "viewer.js")
+
+
 def viewer_page(trace: TraceData) -> str:
     """The whole document. Raises ValueError where a picture of the trace cannot be read."""
-    script = "".join(map(_asset, ("trace.js", "draw.js", "viewer.js")))
+    script = "".join(map(_asset, SCRIPTS))
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     data = json.dumps(viewer_data(trace), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     parts = {
@@ -69,17 +73,20 @@ def frame(trace: TraceData, height: int = 720) -> str:
     )
 
 
-def viewer_data(trace: TraceData) -> dict[str, Any]:
-    """What the page's script reads: see `assets/viewer/trace.js`."""
+def viewer_data(trace: TraceData, pictures: bool = True) -> dict[str, Any]:
+    """What the page's script reads: see `assets/viewer/trace.js`. Without `pictures` a page goes on showing those that
+    it has."""
     packing, packed = pack_regions(trace.regions, len(trace.boxes))
     regions, attended = _deflated(packed), _deflated(trace.attended.astype("<u4"))
-    addresses = _addresses(trace, max(LEAST_PICTURES, MAX_PAGE - len(regions) - len(attended)))
+    room = max(LEAST_PICTURES, MAX_PAGE - len(regions) - len(attended))
+    addresses = _addresses(trace, room) if pictures else [""] * len(trace.units)
     places = [
         [*box[:3], *pixels, row, column]
         for box, pixels, (row, column) in zip(trace.boxes.tolist(), trace.pixels, _cells(trace), strict=True)
     ]
     known = trace.logprobs is not None
     return {
+        "prompt": trace.prompt.strip(),
         "tokens": trace.tokens,
         "special": trace.special.astype(int).tolist(),
         "shape": list(trace.regions.shape),
@@ -96,6 +103,8 @@ def viewer_data(trace: TraceData) -> dict[str, Any]:
         ]
         if known
         else [],
+        "kept": None if trace.kept is None else (trace.kept.mean(0) * 255).round().astype(int).tolist(),
+        "steering": trace.steering,
         "missing": trace.missing,
         "facts": facts_line(trace),
         "about": _about(trace),
@@ -146,9 +155,15 @@ def _about(trace: TraceData) -> list[tuple[str, str]]:
         ("written by", trace.made_by),
         ("pictures", "; ".join(items)),
         ("made square by", {"pad": "padding", "square": "stretching"}[trace.image_aspect_ratio]),
+        *[(name, f"{len(regions)} regions: {', '.join(map(str, regions))}") for name, regions in _steered(trace)],
         ("gaze", json.dumps(trace.gaze, ensure_ascii=False)),
         *[(f"not recorded: {name}", str(reason)) for name, reason in trace.missing.items()],
     ]
+
+
+def _steered(trace: TraceData) -> list[tuple[str, list[int]]]:
+    named = {"hidden": "hidden from the text", "forced": "left to look at"}
+    return [(named[name], regions) for name, regions in trace.steering.items() if regions]
 
 
 def _cells(trace: TraceData) -> list[tuple[int, int]]:
@@ -163,11 +178,15 @@ def _cells(trace: TraceData) -> list[tuple[int, int]]:
 def _unit(trace: TraceData, number: int, frame_number: int, address: str) -> dict[str, Any]:
     item = trace.items[number]
     kind = f"{item.kind} {number + 1}" if len(trace.items) > 1 else item.kind
+    frames, rows, columns = item.grid
+    before = sum(math.prod(other.grid) for other in trace.items[:number])
     return {
         "item": number,
         "frame": frame_number,
         "size": list(item.size),
-        "name": f"{kind}, frame {frame_number + 1} of {item.grid[0]}" if item.grid[0] > 1 else kind,
+        "edges": trace.edges(number),
+        "first": before + frame_number * rows * columns,
+        "name": f"{kind}, frame {frame_number + 1} of {frames}" if frames > 1 else kind,
         "src": address,
     }
 
