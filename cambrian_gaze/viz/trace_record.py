@@ -90,11 +90,27 @@ def trace_of(
     )
     if len(boxes) and not trace.chose.any():
         trace.missing["regions"] = dense
+    if held := getattr(output, "held", None):
+        trace.kept = _kept(trace, held, row, output.sequences[row, :prompt_tokens], tokenizer)
     if getattr(output, "logits", None):
         _add_probabilities(trace, output, row, lambda token: processor.decode([token], skip_special_tokens=False))
     else:
         trace.missing["logprobs"] = "generate was not asked for them: output_logits=True"
     return trace
+
+
+def _kept(trace: Trace, held: dict[int, torch.Tensor], row: int, prompt: torch.Tensor, tokenizer: Any) -> Any:
+    """float32 [L, N]: see `TraceData.kept`. None where the prompt's visual tokens are not those of the pictures."""
+    import torch
+
+    from cambrian_gaze.data.expand import PlaceholderIds
+
+    ids = PlaceholderIds.from_tokenizer(tokenizer)
+    places = torch.isin(prompt.cpu(), torch.tensor([ids.image, ids.video])).nonzero()[:, 0]
+    if len(places) != trace.num_visual or len(held) != trace.regions.shape[1]:
+        trace.missing["kept"] = "placeholders in the text hide which tokens are visual"
+        return None
+    return torch.stack([held[layer][row].cpu()[:, places].float().mean(0) for layer in sorted(held)]).numpy()
 
 
 def token_texts(decode: Callable[[list[int]], str], ids: Sequence[int]) -> list[str]:

@@ -38,21 +38,37 @@ CRISP, SMALL_PNG = 256, 150_000
 SCRIPTS = ("trace.js", "draw.js", "host.js", "viewer.js")
 
 
-def viewer_page(trace: TraceData) -> str:
-    """The whole document. Raises ValueError where a picture of the trace cannot be read."""
-    script = "".join(map(_asset, SCRIPTS))
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    data = json.dumps(viewer_data(trace), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    parts = {
-        "policy": f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'",
-        "title": html.escape(trace.prompt.strip() or "Gaze"),
-        "answer": html.escape(trace.answer),
-        "style": STYLE + _asset("viewer.css"),
-        "script": script,
+def viewer_page(trace: TraceData, most: int = MAX_PAGE) -> str:
+    """The whole document, of at most so many bytes if gaze and pictures leave room. Raises ValueError where a picture
+    of the trace cannot be read."""
+    script = viewer_script()
+    data = json.dumps(viewer_data(trace, most), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return filled(
+        "page.html",
+        policy="default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
+        f"script-src 'sha256-{script_digest(script)}'",
+        title=html.escape(trace.prompt.strip() or "Gaze"),
+        answer=html.escape(trace.answer),
+        style=STYLE + asset("viewer.css"),
+        script=script,
         # As JSON these are the same characters, and no text in a script element can end it.
-        "data": data.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e"),
-    }
-    return re.sub(r"\{(\w+)\}", lambda match: parts[match.group(1)], _asset("page.html"))
+        data=data.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e"),
+    )
+
+
+def viewer_script() -> str:
+    """The page's own script."""
+    return "".join(map(asset, SCRIPTS))
+
+
+def script_digest(script: str) -> str:
+    """As a Content-Security-Policy names a script that may run."""
+    return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+
+
+def filled(name: str, **parts: str) -> str:
+    """A page of `assets/viewer` with its parts in the place of {their names}."""
+    return re.sub(r"\{(\w+)\}", lambda match: parts[match.group(1)], asset(name))
 
 
 def write_viewer(path: str | os.PathLike, trace: TraceData) -> Path:
@@ -73,12 +89,12 @@ def frame(trace: TraceData, height: int = 720) -> str:
     )
 
 
-def viewer_data(trace: TraceData, pictures: bool = True) -> dict[str, Any]:
-    """What the page's script reads: see `assets/viewer/trace.js`. Without `pictures` a page goes on showing those that
-    it has."""
+def viewer_data(trace: TraceData, most: int = MAX_PAGE, pictures: bool = True) -> dict[str, Any]:
+    """What the page's script reads: see `assets/viewer/trace.js`. Pictures are made smaller until all of it has at most
+    `most` bytes, as far as that goes. Without `pictures` a page goes on showing those that it has."""
     packing, packed = pack_regions(trace.regions, len(trace.boxes))
     regions, attended = _deflated(packed), _deflated(trace.attended.astype("<u4"))
-    room = max(LEAST_PICTURES, MAX_PAGE - len(regions) - len(attended))
+    room = max(LEAST_PICTURES, most - len(regions) - len(attended))
     addresses = _addresses(trace, room) if pictures else [""] * len(trace.units)
     places = [
         [*box[:3], *pixels, row, column]
@@ -228,5 +244,6 @@ def _deflated(array: np.ndarray) -> str:
     return base64.b64encode(zlib.compress(np.ascontiguousarray(array).tobytes(), 9)).decode()
 
 
-def _asset(name: str) -> str:
+def asset(name: str) -> str:
+    """A file of `assets/viewer`."""
     return (files("cambrian_gaze") / "assets" / "viewer" / name).read_text(encoding="utf-8")

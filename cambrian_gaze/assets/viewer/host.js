@@ -13,6 +13,7 @@ class Host {
     this.told = null;
     if (window.parent === window) return;
     viewer.changed = () => this.tell();
+    byId("page").classList.toggle("framed", window.name === "pane");
     window.addEventListener("message", (event) => {
       if (event.source === window.parent && event.data?.gaze) this.hear(event.data);
     });
@@ -33,6 +34,7 @@ class Host {
       // One after the other: unpacking takes its time.
       this.queue = this.queue.then(() => this.show(message.data, message.follow)).catch((error) => {
         byId("failed").hidden = false;
+        byId("failed").className = "error";
         byId("failed").textContent = `This trace could not be shown: ${error.message}`;
       });
     } else if (message.gaze === "set") this.follow(message.state);

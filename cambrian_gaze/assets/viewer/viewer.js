@@ -47,7 +47,8 @@ class Viewer extends Drawing {
     const { data, trace } = this;
     byId("facts").textContent = data.facts;
     byId("prompt").textContent = data.prompt || "Gaze";
-    byId("failed").hidden = trace.T === 0 || data.kept || this.anyChoice();
+    byId("failed").hidden = trace.T === 0 || data.kept !== null || this.anyChoice();
+    byId("failed").className = "notice";
     byId("failed").textContent = "Every head of this trace attends to the whole picture: no regions were chosen.";
     for (const id of ["words", "layer", "head", "about", "strip"]) byId(id).replaceChildren();
     data.tokens.forEach((text, t) => {
@@ -295,6 +296,7 @@ class Viewer extends Drawing {
     window.host = new Host(window.viewer);
   } catch (error) {
     byId("failed").hidden = false;
+    byId("failed").className = "error";
     byId("failed").textContent = `This page could not be shown: ${error.message}`;
     throw error;
   }
