@@ -12,8 +12,8 @@ from cambrian_gaze.cli.arguments import add_system, one_line, positive
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="cambrian-gaze demo",
-        description="Talk to a saved model about pictures and videos at http://HOST:PORT: words come with their gaze, a "
-        "dial for K, regions to hide or to leave alone, dense, gaze and eviction beside each other. Needs the extra "
+        description="Talk to a saved model about pictures and videos at http://HOST:PORT: words come with their gaze, "
+        "a dial for K, regions to hide or to leave alone, dense, gaze and eviction beside each other. Needs the extra "
         "`demo`; loads nothing from the network. One question is answered at a time, without authentication.",
     )
     parser.add_argument("--model", required=True, metavar="DIR", help="folder of save_pretrained, or a Hub name")

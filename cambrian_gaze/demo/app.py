@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import os
 import tempfile
 from collections.abc import Iterator
@@ -102,7 +103,15 @@ class Desk:
         buttons = [gr.DownloadButton(interactive=False)] * 2
         if paths is not None:
             buttons = [gr.DownloadButton(value=path, interactive=True) for path in paths]
-        return list(session.chat), session.shown(self.talker, follow), told(status), *buttons
+        return chat_texts(session.chat), session.shown(self.talker, follow), told(status), *buttons
+
+
+def chat_texts(chat: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The chat for Gradio, which would take texts for HTML."""
+    return [
+        message | ({"content": html.escape(message["content"])} if isinstance(message["content"], str) else {})
+        for message in chat
+    ]
 
 
 def told(status: str | Exception) -> str:

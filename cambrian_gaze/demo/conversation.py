@@ -94,7 +94,7 @@ class Conversation:
             else:
                 seen = load_image(path.name, path.parent, limits.max_pixels)
         except MediaError as error:
-            raise ValueError(error.reason) from error
+            raise ValueError(error.reason.replace(str(path), path.name)) from error
         self.visuals.append(seen)
         self.sources.append(path.name)
 

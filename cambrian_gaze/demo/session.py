@@ -149,8 +149,6 @@ def summary(last: Progress) -> str:
         [f"{counts[0]:.0f} visual, {counts[1]:.0f} context, {counts[2]:.0f} text entries a query"] if counts else []
     )
     step = last.times.per_token
-    times = [
-        f"first token after {1000 * last.times.first:.0f} ms",
-        *([] if step is None else [f"{1000 * step:.0f} ms a token"]),
-    ]
+    times = [f"first token after {1000 * last.times.first:.0f} ms"]
+    times += [] if step is None else [f"{1000 * step:.0f} ms a token, this page included"]
     return " · ".join([*entries, *times])
