@@ -150,5 +150,5 @@ def summary(last: Progress) -> str:
     )
     step = last.times.per_token
     times = [f"first token after {1000 * last.times.first:.0f} ms"]
-    times += [] if step is None else [f"{1000 * step:.0f} ms a token, this page included"]
+    times += [] if step is None else [f"{1000 * step:.0f} ms a token, drawing included"]
     return " · ".join([*entries, *times])
