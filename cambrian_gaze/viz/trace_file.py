@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save, save_file
 
 import cambrian_gaze
 from cambrian_gaze.data.media.aspect import check_aspect
@@ -39,6 +39,20 @@ class TraceError(ValueError):
 def write_trace_file(path: str | os.PathLike, trace: TraceData) -> Path:
     """Writes a trace of the newest version atomically and returns its path. Raises `TraceError` for one that would have
     more than `MAX_BYTES`."""
+    arrays, metadata = _parts(trace, str(path), MAX_BYTES)
+    with replacing(path) as temporary:
+        save_file(arrays, str(temporary), metadata)
+    return Path(path)
+
+
+def trace_bytes(trace: TraceData, most: int = MAX_BYTES) -> bytes:
+    """The content of the file that `write_trace_file` writes. Raises `TraceError` where it would have more than `most`
+    bytes."""
+    return save(*_parts(trace, "a trace", most))
+
+
+def _parts(trace: TraceData, name: str, most: int) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Arrays and metadata of a file. Raises `TraceError` where it would have more than `most` bytes."""
     arrays = {
         "token_ids": trace.token_ids.astype(np.int64),
         "special": trace.special.astype(np.uint8),
@@ -72,15 +86,13 @@ def write_trace_file(path: str | os.PathLike, trace: TraceData) -> Path:
     }
     metadata = {"format": FORMAT, "version": str(VERSION), "trace": json.dumps(facts, ensure_ascii=False)}
     size = sum(a.nbytes + _PER_ARRAY for a in arrays.values()) + len(json.dumps(metadata["trace"]).encode())
-    if size > MAX_BYTES:
+    if size > most:
         raise TraceError(
-            f"{path}: this trace would have {size} bytes, more than a file of one may ({MAX_BYTES}): "
+            f"{name}: this trace would have {size} bytes, more than a file of one may ({most}): "
             f"{sum(len(item.encoded) for item in trace.items)} pictures and {len(trace.token_ids)} tokens; take fewer "
             "frames or smaller pictures, or a shorter answer"
         )
-    with replacing(path) as temporary:
-        save_file({name: np.ascontiguousarray(a) for name, a in arrays.items()}, str(temporary), metadata)
-    return Path(path)
+    return {name: np.ascontiguousarray(a) for name, a in arrays.items()}, metadata
 
 
 def read_trace_file(path: str | os.PathLike, kind: type[Kind] = TraceData) -> Kind:

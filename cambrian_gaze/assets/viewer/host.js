@@ -45,6 +45,8 @@ class Host {
     const { viewer } = this, before = viewer.data.units;
     data.units.forEach((unit, u) => { unit.src ||= before[u]?.src ?? ""; });
     const trace = await Trace.from(data);
+    // A reader who went back to a word stays there while the answer grows.
+    follow &&= viewer.state.t >= viewer.trace.T - 1 || trace.T < viewer.trace.T;
     viewer.take(trace);
     if (follow) viewer.state.t = Math.max(0, trace.T - 1);
     viewer.heaviestUnit(viewer.state.t, false);

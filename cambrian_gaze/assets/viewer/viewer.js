@@ -45,6 +45,7 @@ class Viewer extends Drawing {
   // What never changes while a trace is shown.
   build() {
     const { data, trace } = this;
+    byId("page").classList.toggle("empty", !data.units.length && !trace.T);
     byId("facts").textContent = data.facts;
     byId("prompt").textContent = data.prompt || "Gaze";
     byId("failed").hidden = trace.T === 0 || data.kept !== null || this.anyChoice();
