@@ -69,8 +69,8 @@ class ChatAnswer:
     prompt_tokens: int
     completion_tokens: int
     gaze: dict[str, Any] = field(default_factory=dict)
-    """KV entries per query, layer and head, as counted: `visual`, `context`, `text`; and `trace` where the request asked
-    for it, see `traces.answer_trace`."""
+    """KV entries per query, layer and head, as counted: `visual`, `context`, `text`; and `trace` where the request
+    asked for it, see `traces.answer_trace`."""
 
 
 def parse_request(
