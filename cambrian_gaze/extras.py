@@ -15,6 +15,7 @@ EXTRA_MODULES: dict[str, tuple[str, ...]] = {
     "quant": ("torchao", "bitsandbytes"),
     "lmms": ("lmms_eval",),
     "serve": ("starlette", "uvicorn"),
+    "demo": ("gradio",),
     "wandb": ("wandb",),
     "flash": ("flash_attn",),
     "routing": ("pycocotools",),

@@ -11,4 +11,7 @@ cd "$REPO"
 "$VENV/bin/python" -m ruff check .
 "$VENV/bin/python" -m ruff format --check .
 "$VENV/bin/lint-imports" --no-cache
+if ! command -v chromium chromium-browser google-chrome chrome >/dev/null; then
+    echo "No Chromium here: the pages of the viewer and the demo are not opened (apt-get install chromium)."
+fi
 "$VENV/bin/python" -m pytest "${IN_PARALLEL[@]}" -m "not slow and not gpu" "$@"

@@ -30,6 +30,8 @@ COMMANDS: dict[str, Command] = {
     "plan": Command("say what training runs will take: memory, FLOPs, hours", "cambrian_gaze.cli.plan:main"),
     "merge": Command("add a LoRA adapter into the weights of its model", "cambrian_gaze.cli.merge:main"),
     "generate": Command("answer a prompt about images with a saved model", "cambrian_gaze.cli.generate:main"),
+    "chat": Command("talk to a model in the terminal, and see where it looks", "cambrian_gaze.cli.chat:main"),
+    "demo": Command("a page to talk to a model, and to see and steer its gaze", "cambrian_gaze.cli.demo:main"),
     "gaze": Command("look at a saved trace: a page to explore, pictures for papers", "cambrian_gaze.cli.gaze:main"),
     "answer": Command("answer every record of a data file, into a journal", "cambrian_gaze.cli.answer:main"),
     "data": Command("index, check, count or look at data before a run", "cambrian_gaze.cli.data:main"),

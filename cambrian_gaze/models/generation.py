@@ -49,7 +49,8 @@ class GazeGenerationMixin:
                 the ModelOutput is a `PagingStats`; so is `.paging_stats()` of the cache.
             policy: a baseline of `cambrian_gaze.baselines` that says what is kept and seen of the visual tokens, in
                 the place of routing; attends densely under a mask. With return_gaze, `.retained` of the ModelOutput is
-                int64 [B, layers, KV heads], the visual entries left in memory at the end.
+                int64 [B, layers, KV heads], the visual entries left in memory at the end, and `.held` says which: by
+                layer, bool [B, KV heads, L] over the places of the sequence.
 
         Raises: ValueError for an unknown option, where the pool is too small for the regions of one step, and where
         prompt and answer exceed the decoder's positions.
@@ -85,6 +86,7 @@ class GazeGenerationMixin:
             output["gaze"] = self._build_trace(trace, output, kwargs)
             if policy is not None and cache.policy.retained:
                 output["retained"] = cache.policy.retained_visual(cache.page_layout)
+                output["held"] = dict(cache.policy.retained)
         return output
 
     def _check_options(self, kwargs: dict[str, Any], return_gaze: bool) -> None:

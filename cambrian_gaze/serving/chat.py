@@ -23,6 +23,7 @@ from cambrian_gaze.serving.fields import stream_options as stream_options_of
 from cambrian_gaze.serving.media import frames_of, picture_of
 from cambrian_gaze.serving.refusal import Refused
 from cambrian_gaze.serving.stop import Halted, ReplyStreamer, StopText, before_stop
+from cambrian_gaze.serving.traces import answer_trace, visuals_of
 
 GREEDY: Mapping[str, Any] = {"do_sample": False}
 """What a request gets that says nothing about sampling, as `cambrian-gaze generate` does."""
@@ -54,6 +55,8 @@ class ChatRequest:
     """End a stream with the usage."""
     default_tokens: int = 128
     """Longest answer where the request does not say."""
+    trace: bool = False
+    """Whether the answer comes with its trace."""
 
 
 @dataclass(frozen=True)
@@ -65,8 +68,9 @@ class ChatAnswer:
     """"stop" or "length"."""
     prompt_tokens: int
     completion_tokens: int
-    gaze: dict[str, float] = field(default_factory=dict)
-    """KV entries per query, layer and head, as counted: `visual`, `context`, `text`."""
+    gaze: dict[str, Any] = field(default_factory=dict)
+    """KV entries per query, layer and head, as counted: `visual`, `context`, `text`; and `trace` where the request
+    asked for it, see `traces.answer_trace`."""
 
 
 def parse_request(
@@ -94,11 +98,21 @@ def parse_request(
     gaze = given.get("gaze")
     if gaze is not None and not isinstance(gaze, dict):
         raise Refused(f"gaze must be an object such as {{'top_k': 2}}, got {shown(gaze)}", "gaze")
+    traced = (gaze or {}).get("trace", False)
+    if not isinstance(traced, bool):
+        raise Refused(f"gaze: trace must be true or false, got {shown(traced)}", "gaze")
+    if gaze is not None:
+        gaze = {name: value for name, value in gaze.items() if name != "trace"}
     generation, stop, seed = generation_options(given, sampling), stop_texts(given), seed_of(given)
     stream, usage = stream_options_of(given)
     read = _MessageReader(frames or FrameSampling())
     messages = [read.message(message, f"messages[{number}]") for number, message in enumerate(messages)]
-    return ChatRequest(messages, generation, gaze, stream, seed, stop, usage, default_tokens)
+    if traced:
+        try:
+            visuals_of(messages)
+        except ValueError as error:
+            raise Refused(f"gaze: no trace of this request: {error}", "gaze") from error
+    return ChatRequest(messages, generation, gaze, stream, seed, stop, usage, default_tokens, traced)
 
 
 class _MessageReader:
@@ -228,19 +242,28 @@ class ChatModel:
         with self._turn, seeded:
             if request.seed is not None:
                 torch.manual_seed(request.seed)
-            output = self.model.generate(**prepared, return_gaze=True, streamer=streamer, stopping_criteria=criteria)
+            output = self.model.generate(
+                **prepared,
+                return_gaze=True,
+                output_logits=request.trace,
+                streamer=streamer,
+                stopping_criteria=criteria,
+            )
         ids = output.sequences[0, prompt:].tolist()
         ends = self.model.generation_config.eos_token_id
         ends = ends if isinstance(ends, list) else [ends]
         ended = ids[-1] in ends or len(ids) < prepared["max_new_tokens"] or stop.met(ids)
         trace = output.gaze
         counted = {"visual": trace.attended_visual, "context": trace.attended_context, "text": trace.attended_text}
+        told = {name: float(values.float().mean()) for name, values in counted.items()}
+        if request.trace:
+            told["trace"] = answer_trace(self, request.messages, prepared, output)
         return ChatAnswer(
             before_stop(tokenizer.decode(ids, skip_special_tokens=True), request.stop),
             "stop" if ended else "length",
             prompt,
             len(ids),
-            {name: float(values.float().mean()) for name, values in counted.items()},
+            told,
         )
 
 

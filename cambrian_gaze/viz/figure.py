@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from cambrian_gaze.viz.trace import Trace
+from cambrian_gaze.viz.trace_data import TraceData
 
 KINDS = ("token", "layer", "head", "layer_head", "frame")
 
@@ -46,7 +46,7 @@ class Figure:
 
 
 def figure(
-    trace: Trace,
+    trace: TraceData,
     by: str = "token",
     *,
     tokens: Sequence[int] | None = None,
@@ -110,12 +110,12 @@ def figure(
     return Figure(rows, [f"head {n}" for n in each_head], [f"layer {n}" for n in each_layer])
 
 
-def unit_name(trace: Trace, unit: tuple[int, int]) -> str:
+def unit_name(trace: TraceData, unit: tuple[int, int]) -> str:
     """A picture or frame in words."""
     item = trace.items[unit[0]]
     name = f"{item.kind} {unit[0] + 1}" if len(trace.items) > 1 else item.kind
     return name if item.grid[0] == 1 else f"frame {unit[1] + 1}" if len(trace.items) == 1 else f"{name}.{unit[1] + 1}"
 
 
-def _heaviest(trace: Trace, share: np.ndarray, units: Sequence[tuple[int, int]]) -> tuple[int, int]:
+def _heaviest(trace: TraceData, share: np.ndarray, units: Sequence[tuple[int, int]]) -> tuple[int, int]:
     return max(units, key=lambda unit: share[trace.regions_of(*unit)].sum())

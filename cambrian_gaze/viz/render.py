@@ -17,7 +17,7 @@ from cambrian_gaze.viz import canvas
 from cambrian_gaze.viz.draw import MAX_ALPHA, heaviest, wash
 from cambrian_gaze.viz.figure import Figure, Panel
 from cambrian_gaze.viz.html import Html, data_uri, element
-from cambrian_gaze.viz.trace import Trace
+from cambrian_gaze.viz.trace_data import TraceData
 
 SUFFIXES = (".png", ".svg", ".pdf", ".gif")
 EDGE, GAP, LINE, SIDE = 14, 10, 22, 240
@@ -27,7 +27,7 @@ MAX_PIXELS = 150_000_000
 """Larger figures are refused before they are drawn."""
 
 
-def overlay(trace: Trace, panel: Panel, *, factor: int = 1, top: int = 1, grid: bool = False) -> Image.Image:
+def overlay(trace: TraceData, panel: Panel, *, factor: int = 1, top: int = 1, grid: bool = False) -> Image.Image:
     """One panel in its picture's own resolution, or `factor` times that with hard pixels. A region covers exactly its
     `Trace.pixels`."""
     item, frame = panel.unit
@@ -42,7 +42,7 @@ def overlay(trace: Trace, panel: Panel, *, factor: int = 1, top: int = 1, grid: 
     return wash(picture, places, weights.tolist(), top=sum(r in most for r in here), grid=grid, thick=thick)
 
 
-def _sizes(trace: Trace, plan: Figure, side: int | None) -> list[list[tuple[int, int]]]:
+def _sizes(trace: TraceData, plan: Figure, side: int | None) -> list[list[tuple[int, int]]]:
     """Width and height of every panel: `side` on the longer edge; by default `SIDE`, and of one panel the picture's."""
     single = len(plan.rows) == plan.width == 1
     sizes = []
@@ -56,7 +56,7 @@ def _sizes(trace: Trace, plan: Figure, side: int | None) -> list[list[tuple[int,
     return sizes
 
 
-def _layout(trace: Trace, plan: Figure, side: int | None) -> tuple[tuple[int, int], list[list[tuple[int, ...]]]]:
+def _layout(trace: TraceData, plan: Figure, side: int | None) -> tuple[tuple[int, int], list[list[tuple[int, ...]]]]:
     """Size of the paper, and (x, y, width, height) of every panel."""
     sizes = _sizes(trace, plan, side)
     if plan.bare:
@@ -75,7 +75,7 @@ def _layout(trace: Trace, plan: Figure, side: int | None) -> tuple[tuple[int, in
     return paper, places
 
 
-def render_image(trace: Trace, plan: Figure, *, side: int | None = None, top: int = 1) -> Image.Image:
+def render_image(trace: TraceData, plan: Figure, *, side: int | None = None, top: int = 1) -> Image.Image:
     """The figure as pixels."""
     size, places = _layout(trace, plan, side)
     paper = Image.new("RGB", size, canvas.PAPER)
@@ -96,7 +96,7 @@ def render_image(trace: Trace, plan: Figure, *, side: int | None = None, top: in
     return paper
 
 
-def render_film(trace: Trace, plan: Figure, *, side: int | None = None, top: int = 1) -> list[Image.Image]:
+def render_film(trace: TraceData, plan: Figure, *, side: int | None = None, top: int = 1) -> list[Image.Image]:
     """The panels one after the other, each with its label, all on paper of one size."""
     alone = [render_image(trace, Figure([[p]]), side=side, top=top) for row in plan.rows for p in row]
     size = max(image.width for image in alone), max(image.height for image in alone)
@@ -106,7 +106,7 @@ def render_film(trace: Trace, plan: Figure, *, side: int | None = None, top: int
     return film
 
 
-def render_svg(trace: Trace, plan: Figure, *, side: int | None = None, top: int = 1) -> str:
+def render_svg(trace: TraceData, plan: Figure, *, side: int | None = None, top: int = 1) -> str:
     """The figure as SVG: pictures embedded once each in their own resolution, regions and text as shapes."""
     size, places = _layout(trace, plan, side)
     units = sorted({panel.unit for row in plan.rows for panel in row})
@@ -146,7 +146,7 @@ def render_svg(trace: Trace, plan: Figure, *, side: int | None = None, top: int 
     return f'<?xml version="1.0" encoding="UTF-8"?>\n{whole}\n'
 
 
-def _svg_panel(trace: Trace, panel: Panel, spot: tuple[int, ...], top: int) -> Html:
+def _svg_panel(trace: TraceData, panel: Panel, spot: tuple[int, ...], top: int) -> Html:
     item, frame = panel.unit
     width, height = trace.items[item].size
     most = set(heaviest(panel.share.tolist(), top))
@@ -176,7 +176,9 @@ def _hex(colour: Sequence[int]) -> str:
     return "#" + "".join(f"{part:02x}" for part in colour)
 
 
-def write_figure(path: str | os.PathLike, trace: Trace, plan: Figure, *, side: int | None = None, top: int = 1) -> Path:
+def write_figure(
+    path: str | os.PathLike, trace: TraceData, plan: Figure, *, side: int | None = None, top: int = 1
+) -> Path:
     """Writes a figure atomically in the format of the path's suffix, one of `SUFFIXES` (a PDF holds pixels, a GIF shows
     one panel after the other), and returns its path. Raises ValueError for another suffix."""
     path = Path(path)

@@ -1,167 +1,22 @@
 """`Trace`: one answer and where the model looked for each of its tokens, with the pictures; read without the model.
 
 `trace_record.trace_of` makes one of what `generate` returned, `Trace.save` and `Trace.load` keep it in one file
-(`trace_file`), `viewer` and `render` show it. Shapes: T tokens, L layers, H query heads, K regions, R regions in all.
+(`trace_file`), `viewer` and `render` show it. What it holds is in `trace_data`.
 """
 
 from __future__ import annotations
 
-import io
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from PIL import Image
+from cambrian_gaze.viz.trace_data import ALL, NONE, TraceData, TraceItem
 
-from cambrian_gaze.data.media.aspect import Pixels, region_pixels
-from cambrian_gaze.viz.regions import RegionBox, region_share
-
-NONE, ALL = -1, -2
-"""In `Trace.regions`: fewer than K were chosen; and, in the first place, every region was attended, so that nothing was
-chosen (a dense layer, or a budget as large as the picture)."""
+__all__ = ["ALL", "NONE", "Trace", "TraceItem"]
 
 
-@dataclass(frozen=True)
-class TraceItem:
-    """An image or a video, as it was given to the model before padding or stretching."""
-
-    kind: str
-    """"image" or "video"."""
-
-    grid: tuple[int, int, int]
-    """Frames, rows and columns of visual tokens."""
-
-    size: tuple[int, int]
-    """Width and height in pixels, of every frame."""
-
-    encoded: list[bytes]
-    """PNG or JPEG, one for each frame."""
-
-    source: str | None = None
-    """The file or folder that it came from, as it was named."""
-
-    sha256: str = ""
-    """Of the RGB bytes of its frames in order, before they were encoded."""
-
-    lossless: bool = True
-    """Whether `encoded` holds these very pixels."""
-
-    def picture(self, frame: int = 0) -> Image.Image:
-        """One frame, RGB. Raises ValueError where its bytes are no picture of `size`."""
-        try:
-            with Image.open(io.BytesIO(self.encoded[frame]), formats=("PNG", "JPEG")) as image:
-                if image.size == tuple(self.size):
-                    return image.convert("RGB")
-                reason = f"it is {image.width}x{image.height} pixels"
-        except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-            reason = str(error)
-        raise ValueError(f"frame {frame} is no picture of {self.size[0]}x{self.size[1]} pixels: {reason}")
-
-
-@dataclass
-class Trace:
-    """One answer, its gaze and its pictures."""
-
-    prompt: str
-    tokens: list[str]
-    """[T] texts of the new tokens; joined they are the answer. A token that ends within a character is empty, and the
-    last of that character's has it."""
-
-    token_ids: np.ndarray
-    """int64 [T]."""
-
-    special: np.ndarray
-    """bool [T]: control tokens, which a reader of the answer does not see."""
-
-    regions: np.ndarray
-    """int32 [T, L, H, K]: chosen by the query that predicted the token; `NONE`, `ALL`."""
-
-    attended: np.ndarray
-    """int32 [T, L, H, 3]: visual, context and text entries that entered the softmax."""
-
-    boxes: np.ndarray
-    """int32 [R, 7]: (item, first frame, end frame, top, left, bottom, right) in visual tokens, ends exclusive."""
-
-    items: list[TraceItem]
-
-    image_aspect_ratio: str
-    """How pictures became the model's square: see `data.aspect`."""
-
-    logprobs: np.ndarray | None = None
-    """float32 [T]: natural logarithm of the token's probability under the model's own distribution, before temperature
-    and filters of sampling."""
-
-    top_ids: np.ndarray | None = None
-    """int64 [T, A]: the likeliest tokens, falling."""
-
-    top_logprobs: np.ndarray | None = None
-    """float32 [T, A]: theirs."""
-
-    top_tokens: list[list[str]] = field(default_factory=list)
-    """Texts [T, A] of `top_ids`, each decoded alone."""
-
-    gaze: dict[str, Any] = field(default_factory=dict)
-    """The `GazeConfig` of this answer."""
-
-    model: dict[str, Any] = field(default_factory=dict)
-    """`name` and `weights`, a digest as in the model's lineage; None where it is not known."""
-
-    made_by: str = ""
-    """Version of this package."""
-
-    missing: dict[str, str] = field(default_factory=dict)
-    """What a reader may look for and was not recorded → why."""
-
-    @property
-    def answer(self) -> str:
-        """The text that a reader sees."""
-        return "".join(text for text, hidden in zip(self.tokens, self.special, strict=True) if not hidden).strip()
-
-    @cached_property
-    def chose(self) -> np.ndarray:
-        """bool [T, L, H]: heads that chose some of several regions."""
-        return self.regions[..., 0] >= 0 if self.regions.shape[-1] else np.zeros(self.regions.shape[:3], dtype=bool)
-
-    @cached_property
-    def units(self) -> list[tuple[int, int]]:
-        """(item, frame) of every picture, in order."""
-        return [(number, frame) for number, item in enumerate(self.items) for frame in range(item.grid[0])]
-
-    @cached_property
-    def pixels(self) -> list[Pixels]:
-        """Per region the pixels (x0, y0, x1, y1), ends exclusive, of its item's own picture that its tokens look at.
-        Padding is cut off; a region of padding alone is empty. The viewer and `render` draw these."""
-        places = []
-        for box in (RegionBox(*row) for row in self.boxes.tolist()):
-            item = self.items[box.item]
-            x0, y0, x1, y1 = region_pixels(box[3:], item.grid[1:], item.size, self.image_aspect_ratio)
-            width, height = item.size
-            x0, x1 = (min(max(x, 0), width) for x in (x0, x1))
-            y0, y1 = (min(max(y, 0), height) for y in (y0, y1))
-            places.append((x0, y0, x1, y1) if x1 > x0 and y1 > y0 else (0, 0, 0, 0))
-        return places
-
-    def regions_of(self, item: int, frame: int) -> list[int]:
-        """Numbers of the regions that lie in a frame."""
-        boxes = self.boxes
-        inside = (boxes[:, 0] == item) & (boxes[:, 1] <= frame) & (frame < boxes[:, 2])
-        return np.flatnonzero(inside).tolist()
-
-    def share(self, token: int, layers: Sequence[int] | None = None, heads: Sequence[int] | None = None) -> np.ndarray:
-        """float64 [R]: share of the heads that chose each region for a token, of all that chose, or of these layers
-        and heads. Raises ValueError for a token, layer or head that there is not."""
-        steps, depth, width, _ = self.regions.shape
-        for name, numbers, end in (("token", [token], steps), ("layer", layers, depth), ("head", heads, width)):
-            if wrong := [n for n in numbers or () if not 0 <= n < end]:
-                raise ValueError(f"{name} {wrong[0]}: the trace has {name}s 0 to {end - 1}")
-        chosen = self.regions[token]
-        chosen = chosen if layers is None else chosen[list(layers)]
-        chosen = chosen if heads is None else chosen[:, list(heads)]
-        return region_share(chosen, len(self.boxes))
+class Trace(TraceData):
+    """One answer, its gaze and its pictures, as a file and as a page."""
 
     def save(self, path: str | os.PathLike) -> Path:
         """Writes the file that `load` reads, atomically, and returns its path."""
@@ -174,7 +29,7 @@ class Trace:
         """A trace that `save` wrote. Raises `trace_file.TraceError`, a ValueError of one line, for anything else."""
         from cambrian_gaze.viz.trace_file import read_trace_file
 
-        return read_trace_file(path)
+        return read_trace_file(path, cls)
 
     def show(self, height: int = 720) -> Any:
         """The viewer in a notebook, `height` CSS pixels tall; needs IPython, which runs there."""

@@ -11,20 +11,23 @@ import json
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save, save_file
 
 import cambrian_gaze
 from cambrian_gaze.data.media.aspect import check_aspect
 from cambrian_gaze.files import replacing
-from cambrian_gaze.viz.trace import ALL, Trace, TraceItem
+from cambrian_gaze.viz.trace_data import ALL, TraceData, TraceItem
 
-FORMAT, VERSION = "cambrian-gaze trace", 1
+FORMAT, VERSION = "cambrian-gaze trace", 2
 MAX_BYTES = 4 << 30
 """Larger files are refused before they are read, and not written."""
+Kind = TypeVar("Kind", bound=TraceData)
+Reader = Callable[[dict[str, Any], dict[str, np.ndarray]], dict[str, Any]]
+"""From the header's facts and the arrays to the fields of a trace."""
 _PER_ARRAY = 200
 """More bytes than an array takes in a file's header."""
 
@@ -33,9 +36,23 @@ class TraceError(ValueError):
     """A file that is no whole trace of a known version; one line that names it."""
 
 
-def write_trace_file(path: str | os.PathLike, trace: Trace) -> Path:
+def write_trace_file(path: str | os.PathLike, trace: TraceData) -> Path:
     """Writes a trace of the newest version atomically and returns its path. Raises `TraceError` for one that would have
     more than `MAX_BYTES`."""
+    arrays, metadata = _parts(trace, str(path), MAX_BYTES)
+    with replacing(path) as temporary:
+        save_file(arrays, str(temporary), metadata)
+    return Path(path)
+
+
+def trace_bytes(trace: TraceData, most: int = MAX_BYTES) -> bytes:
+    """The content of the file that `write_trace_file` writes. Raises `TraceError` where it would have more than `most`
+    bytes."""
+    return save(*_parts(trace, "a trace", most))
+
+
+def _parts(trace: TraceData, name: str, most: int) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Arrays and metadata of a file. Raises `TraceError` where it would have more than `most` bytes."""
     arrays = {
         "token_ids": trace.token_ids.astype(np.int64),
         "special": trace.special.astype(np.uint8),
@@ -46,6 +63,8 @@ def write_trace_file(path: str | os.PathLike, trace: Trace) -> Path:
     if trace.logprobs is not None:
         arrays |= {"logprobs": trace.logprobs.astype(np.float32), "top_ids": trace.top_ids.astype(np.int64)}
         arrays["top_logprobs"] = trace.top_logprobs.astype(np.float32)
+    if trace.kept is not None:
+        arrays["kept"] = trace.kept.astype(np.float32)
     for number, item in enumerate(trace.items):
         for frame, data in enumerate(item.encoded):
             arrays[f"picture.{number}.{frame}"] = np.frombuffer(data, dtype=np.uint8)
@@ -62,23 +81,23 @@ def write_trace_file(path: str | os.PathLike, trace: Trace) -> Path:
             {name: getattr(item, name) for name in ("kind", "grid", "size", "source", "sha256", "lossless")}
             for item in trace.items
         ],
+        "steering": trace.steering,
         "missing": trace.missing,
     }
     metadata = {"format": FORMAT, "version": str(VERSION), "trace": json.dumps(facts, ensure_ascii=False)}
     size = sum(a.nbytes + _PER_ARRAY for a in arrays.values()) + len(json.dumps(metadata["trace"]).encode())
-    if size > MAX_BYTES:
+    if size > most:
         raise TraceError(
-            f"{path}: this trace would have {size} bytes, more than a file of one may ({MAX_BYTES}): "
+            f"{name}: this trace would have {size} bytes, more than a file of one may ({most}): "
             f"{sum(len(item.encoded) for item in trace.items)} pictures and {len(trace.token_ids)} tokens; take fewer "
             "frames or smaller pictures, or a shorter answer"
         )
-    with replacing(path) as temporary:
-        save_file({name: np.ascontiguousarray(a) for name, a in arrays.items()}, str(temporary), metadata)
-    return Path(path)
+    return {name: np.ascontiguousarray(a) for name, a in arrays.items()}, metadata
 
 
-def read_trace_file(path: str | os.PathLike) -> Trace:
-    """The trace in a file. Raises `TraceError` for a missing, damaged, foreign or newer one."""
+def read_trace_file(path: str | os.PathLike, kind: type[Kind] = TraceData) -> Kind:
+    """The trace in a file, as a `TraceData` or a class made of it. Raises `TraceError` for a missing, damaged,
+    foreign or newer one."""
     path = Path(path)
     try:
         if path.is_dir():
@@ -95,7 +114,7 @@ def read_trace_file(path: str | os.PathLike) -> Trace:
         raise TraceError(f"{path} is no gaze trace, or a damaged one (no safetensors: {error})") from error
     try:
         facts = json.loads(metadata["trace"])
-        trace = reader(facts, arrays)
+        trace = kind(**reader(facts, arrays))
         _check(trace)
     except TraceError as error:
         raise TraceError(f"{path}: damaged gaze trace: {error}") from error
@@ -104,7 +123,7 @@ def read_trace_file(path: str | os.PathLike) -> Trace:
     return trace
 
 
-def _reader(path: Path, metadata: Mapping[str, str]) -> Callable[[dict[str, Any], dict[str, np.ndarray]], Trace]:
+def _reader(path: Path, metadata: Mapping[str, str]) -> Reader:
     if metadata.get("format") != FORMAT:
         raise TraceError(f"{path} is a safetensors file, but no gaze trace; `generate --trace_file` writes one")
     version = metadata.get("version", "")
@@ -118,14 +137,14 @@ def _reader(path: Path, metadata: Mapping[str, str]) -> Callable[[dict[str, Any]
     raise TraceError(f"{path}: damaged gaze trace: its version is {version[:20]!r}")
 
 
-def _version_1(facts: dict[str, Any], arrays: dict[str, np.ndarray]) -> Trace:
+def _version_1(facts: dict[str, Any], arrays: dict[str, np.ndarray]) -> dict[str, Any]:
     items = []
     for number, told in enumerate(facts["items"]):
         grid, size = (tuple(map(int, told[name])) for name in ("grid", "size"))
         frames = [arrays[f"picture.{number}.{frame}"].tobytes() for frame in range(grid[0])]
         more = {name: told[name] for name in ("source", "sha256", "lossless")}
         items.append(TraceItem(told["kind"], grid, size, frames, **more))
-    return Trace(
+    return dict(
         prompt=facts["prompt"],
         tokens=facts["tokens"],
         token_ids=arrays["token_ids"],
@@ -146,11 +165,16 @@ def _version_1(facts: dict[str, Any], arrays: dict[str, np.ndarray]) -> Trace:
     )
 
 
-READERS: dict[str, Callable[[dict[str, Any], dict[str, np.ndarray]], Trace]] = {"1": _version_1}
+def _version_2(facts: dict[str, Any], arrays: dict[str, np.ndarray]) -> dict[str, Any]:
+    """Like version 1, and what was evicted, hidden and forced."""
+    return _version_1(facts, arrays) | {"kept": arrays.get("kept"), "steering": facts["steering"]}
+
+
+READERS: dict[str, Reader] = {"1": _version_1, "2": _version_2}
 """Version → what reads it."""
 
 
-def _check(trace: Trace) -> None:
+def _check(trace: TraceData) -> None:
     """Raises TraceError where parts do not fit each other, so that whoever draws a trace need not look."""
 
     def want(condition: Any, reason: str) -> None:
@@ -160,7 +184,11 @@ def _check(trace: Trace) -> None:
     steps = len(trace.tokens)
     texts = [trace.prompt, trace.made_by, *trace.tokens, *(text for row in trace.top_tokens for text in row)]
     want(all(isinstance(text, str) for text in texts), "a text is none")
-    want(all(isinstance(part, dict) for part in (trace.gaze, trace.model, trace.missing)), "facts are no objects")
+    parts = (trace.gaze, trace.model, trace.missing, trace.steering)
+    want(all(isinstance(part, dict) for part in parts), "facts are no objects")
+    for name, named in trace.steering.items():
+        fits = isinstance(named, list) and all(isinstance(r, int) and 0 <= r < len(trace.boxes) for r in named)
+        want(name in ("hidden", "forced") and fits, f"steering: {name!r:.20} names no regions")
     want(trace.regions.ndim == 4 and trace.attended.ndim == 4, "regions and attended have 4 dimensions")
     layers, heads, _ = trace.regions.shape[1:]
     shapes = {"token_ids": (steps,), "special": (steps,), "attended": (steps, layers, heads, 3)}
@@ -170,10 +198,12 @@ def _check(trace: Trace) -> None:
         shapes |= {"logprobs": (steps,), "top_ids": (steps, width), "top_logprobs": (steps, width)}
         want([len(row) for row in trace.top_tokens] == [width] * steps, "top_tokens and top_ids differ in number")
         want(trace.top_logprobs.dtype == trace.logprobs.dtype == np.float32, "log-probabilities are not float32")
+    if trace.kept is not None:
+        shapes["kept"] = layers, trace.num_visual
     for name, shape in shapes.items():
         array = getattr(trace, name)
         want(array.shape == shape, f"{name} is {array.shape}, not {shape}")
-        kinds = "f" if name.endswith("logprobs") else "iub"
+        kinds = "f" if name.endswith("logprobs") or name == "kept" else "iub"
         want(array.dtype.kind in kinds, f"{name} has type {array.dtype}")
     want(len(trace.regions) == steps, f"regions of {len(trace.regions)} tokens, but {steps} texts")
     bounds = trace.regions.min(initial=0), trace.regions.max(initial=-1)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import io
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -15,7 +14,8 @@ from PIL import Image
 
 import cambrian_gaze
 from cambrian_gaze.viz.regions import RegionBox, grid_extent
-from cambrian_gaze.viz.trace import ALL, NONE, Trace, TraceItem
+from cambrian_gaze.viz.trace import Trace
+from cambrian_gaze.viz.trace_data import ALL, NONE, TraceItem, encode_picture
 
 if TYPE_CHECKING:
     import torch
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     from cambrian_gaze.models.modeling import CambrianGazeForConditionalGeneration
     from cambrian_gaze.models.processing.processor import CambrianGazeProcessor
 
+Picture = Image.Image | Sequence[Image.Image] | TraceItem
+"""An image, the frames of a video, or either as a trace keeps it."""
 ALTERNATIVES = 5
 """Likeliest tokens kept per step."""
-MAX_PNG = 8 << 20
-"""A picture whose PNG is larger is kept as JPEG, and the trace says that it is not lossless."""
 MISSING = {
     "scores": "the routing scores of the regions are not kept by the attention backends",
     "attention": "attention inside the regions is not kept: the backends compute no matrix of weights",
@@ -40,7 +40,7 @@ def trace_of(
     *,
     prompt_tokens: int,
     prompt: str,
-    pictures: Sequence[Image.Image | Sequence[Image.Image]],
+    pictures: Sequence[Picture],
     sources: Sequence[str | None] | None = None,
     facts: dict[str, Any] | None = None,
     gaze: Any = None,
@@ -53,6 +53,7 @@ def trace_of(
         prompt_tokens: length of `input_ids`; what follows is the answer.
         prompt: the question as it was asked.
         pictures: the row's images, and videos as sequences of frames, in order, as the processor got them.
+            A `TraceItem` stands for itself: who makes many traces of the same pictures encodes them once.
         sources: where each came from, for the reader.
         facts: what tells the model, as `model_facts` does; default: of what it was loaded from.
         gaze: the options that `generate` had under this name.
@@ -80,7 +81,7 @@ def trace_of(
             axis=-1,
         ),
         boxes=np.array(boxes, dtype=np.int32).reshape(-1, 7),
-        items=_items(boxes, pictures, sources or [None] * len(pictures)),
+        items=trace_items(boxes, pictures, sources or [None] * len(pictures)),
         image_aspect_ratio=processor.image_aspect_ratio,
         gaze=asdict(model.model.resolve_gaze(gaze)),
         model=model_facts(model.name_or_path) if facts is None else dict(facts),
@@ -89,11 +90,27 @@ def trace_of(
     )
     if len(boxes) and not trace.chose.any():
         trace.missing["regions"] = dense
+    if held := getattr(output, "held", None):
+        trace.kept = _kept(trace, held, row, output.sequences[row, :prompt_tokens], tokenizer)
     if getattr(output, "logits", None):
         _add_probabilities(trace, output, row, lambda token: processor.decode([token], skip_special_tokens=False))
     else:
         trace.missing["logprobs"] = "generate was not asked for them: output_logits=True"
     return trace
+
+
+def _kept(trace: Trace, held: dict[int, torch.Tensor], row: int, prompt: torch.Tensor, tokenizer: Any) -> Any:
+    """float32 [L, N]: see `TraceData.kept`. None where the prompt's visual tokens are not those of the pictures."""
+    import torch
+
+    from cambrian_gaze.data.expand import PlaceholderIds
+
+    ids = PlaceholderIds.from_tokenizer(tokenizer)
+    places = torch.isin(prompt.cpu(), torch.tensor([ids.image, ids.video])).nonzero()[:, 0]
+    if len(places) != trace.num_visual or len(held) != trace.regions.shape[1]:
+        trace.missing["kept"] = "placeholders in the text hide which tokens are visual"
+        return None
+    return torch.stack([held[layer][row].cpu()[:, places].float().mean(0) for layer in sorted(held)]).numpy()
 
 
 def token_texts(decode: Callable[[list[int]], str], ids: Sequence[int]) -> list[str]:
@@ -163,12 +180,15 @@ def check_pictures(pictures: Sequence[Any]) -> None:
     """Raises ValueError for videos that a trace cannot keep, so that it can be said before the model answers: an item
     of a trace has one size."""
     for video in pictures:
-        if not isinstance(video, Image.Image) and len(sizes := {frame.size for frame in video}) > 1:
+        if not isinstance(video, Image.Image | TraceItem) and len(sizes := {frame.size for frame in video}) > 1:
             told = ", ".join(f"{width}x{height}" for width, height in sorted(sizes)[:4])
             raise ValueError(f"a video has frames of {len(sizes)} sizes ({told}); a trace needs frames of one size")
 
 
-def _items(boxes: Sequence[Sequence[int]], pictures: Sequence[Any], sources: Sequence[str | None]) -> list[TraceItem]:
+def trace_items(
+    boxes: Sequence[Sequence[int]], pictures: Sequence[Picture], sources: Sequence[str | None]
+) -> list[TraceItem]:
+    """The pictures of a row as a trace keeps them. Raises ValueError where they are not those of the regions."""
     check_pictures(pictures)
     places = [RegionBox(*box) for box in boxes]
     if (known := len({box.item for box in places})) != len(pictures):
@@ -176,6 +196,11 @@ def _items(boxes: Sequence[Sequence[int]], pictures: Sequence[Any], sources: Seq
     items = []
     for number, (given, source) in enumerate(zip(pictures, sources, strict=True)):
         grid = grid_extent(box for box in places if box.item == number)
+        if isinstance(given, TraceItem):
+            if tuple(given.grid) != tuple(grid):
+                raise ValueError(f"item {number} has the grid {tuple(grid)} in the gaze, but {given.grid} was given")
+            items.append(given)
+            continue
         video = not isinstance(given, Image.Image)
         frames = [frame.convert("RGB") for frame in (given if video else [given])]
         if len(frames) != grid[0]:
@@ -189,18 +214,6 @@ def _items(boxes: Sequence[Sequence[int]], pictures: Sequence[Any], sources: Seq
         kind = "video" if video else "image"
         items.append(TraceItem(kind, grid, frames[0].size, data, source, digest.hexdigest(), lossless))
     return items
-
-
-def encode_picture(image: Image.Image, largest: int = MAX_PNG, quality: int = 95) -> tuple[bytes, bool]:
-    """The bytes of a picture, and whether they are lossless: PNG if it has at most `largest` bytes, else JPEG."""
-    buffer = io.BytesIO()
-    if largest:
-        image.save(buffer, format="PNG")
-        if buffer.tell() <= largest:
-            return buffer.getvalue(), True
-    buffer = io.BytesIO()
-    image.save(buffer, format="JPEG", quality=quality)
-    return buffer.getvalue(), False
 
 
 def _add_probabilities(trace: Trace, output: Any, row: int, text: Callable[[int], str]) -> None:

@@ -10,6 +10,7 @@ import base64
 import hashlib
 import html
 import json
+import math
 import os
 import re
 import zlib
@@ -24,8 +25,7 @@ from PIL import Image
 from cambrian_gaze.files import write_text
 from cambrian_gaze.viz.html import element
 from cambrian_gaze.viz.style import STYLE
-from cambrian_gaze.viz.trace import ALL, NONE, Trace
-from cambrian_gaze.viz.trace_record import encode_picture
+from cambrian_gaze.viz.trace_data import ALL, NONE, TraceData, encode_picture
 
 SIDES = (1280, 800, 480, 320, 224, 160, 96)
 """Longest side of a picture in the page, in pixels: the first with which all of them fit."""
@@ -35,29 +35,48 @@ CRISP, SMALL_PNG = 256, 150_000
 """A picture goes into the page as PNG up to this longest side and so many bytes, as JPEG beyond."""
 
 
-def viewer_page(trace: Trace) -> str:
-    """The whole document. Raises ValueError where a picture of the trace cannot be read."""
-    script = "".join(map(_asset, ("trace.js", "draw.js", "viewer.js")))
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    data = json.dumps(viewer_data(trace), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    parts = {
-        "policy": f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'",
-        "title": html.escape(trace.prompt.strip() or "Gaze"),
-        "answer": html.escape(trace.answer),
-        "style": STYLE + _asset("viewer.css"),
-        "script": script,
+SCRIPTS = ("trace.js", "draw.js", "host.js", "viewer.js")
+
+
+def viewer_page(trace: TraceData, most: int = MAX_PAGE) -> str:
+    """The whole document, of at most so many bytes if gaze and pictures leave room. Raises ValueError where a picture
+    of the trace cannot be read."""
+    script = viewer_script()
+    data = json.dumps(viewer_data(trace, most), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return filled(
+        "page.html",
+        policy="default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
+        f"script-src 'sha256-{script_digest(script)}'",
+        title=html.escape(trace.prompt.strip() or "Gaze"),
+        answer=html.escape(trace.answer),
+        style=STYLE + asset("viewer.css"),
+        script=script,
         # As JSON these are the same characters, and no text in a script element can end it.
-        "data": data.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e"),
-    }
-    return re.sub(r"\{(\w+)\}", lambda match: parts[match.group(1)], _asset("page.html"))
+        data=data.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e"),
+    )
 
 
-def write_viewer(path: str | os.PathLike, trace: Trace) -> Path:
+def viewer_script() -> str:
+    """The page's own script."""
+    return "".join(map(asset, SCRIPTS))
+
+
+def script_digest(script: str) -> str:
+    """As a Content-Security-Policy names a script that may run."""
+    return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+
+
+def filled(name: str, **parts: str) -> str:
+    """A page of `assets/viewer` with its parts in the place of {their names}."""
+    return re.sub(r"\{(\w+)\}", lambda match: parts[match.group(1)], asset(name))
+
+
+def write_viewer(path: str | os.PathLike, trace: TraceData) -> Path:
     """Writes the page atomically and returns its path."""
     return write_text(path, viewer_page(trace))
 
 
-def frame(trace: Trace, height: int = 720) -> str:
+def frame(trace: TraceData, height: int = 720) -> str:
     """An `iframe` that holds the page, `height` CSS pixels tall: for notebooks. Its script cannot reach the page around
     it."""
     return element(
@@ -70,17 +89,20 @@ def frame(trace: Trace, height: int = 720) -> str:
     )
 
 
-def viewer_data(trace: Trace) -> dict[str, Any]:
-    """What the page's script reads: see `assets/viewer/trace.js`."""
+def viewer_data(trace: TraceData, most: int = MAX_PAGE, pictures: bool = True) -> dict[str, Any]:
+    """What the page's script reads: see `assets/viewer/trace.js`. Pictures are made smaller until all of it has at most
+    `most` bytes, as far as that goes. Without `pictures` a page goes on showing those that it has."""
     packing, packed = pack_regions(trace.regions, len(trace.boxes))
     regions, attended = _deflated(packed), _deflated(trace.attended.astype("<u4"))
-    addresses = _addresses(trace, max(LEAST_PICTURES, MAX_PAGE - len(regions) - len(attended)))
+    room = max(LEAST_PICTURES, most - len(regions) - len(attended))
+    addresses = _addresses(trace, room) if pictures else [""] * len(trace.units)
     places = [
         [*box[:3], *pixels, row, column]
         for box, pixels, (row, column) in zip(trace.boxes.tolist(), trace.pixels, _cells(trace), strict=True)
     ]
     known = trace.logprobs is not None
     return {
+        "prompt": trace.prompt.strip(),
         "tokens": trace.tokens,
         "special": trace.special.astype(int).tolist(),
         "shape": list(trace.regions.shape),
@@ -97,6 +119,8 @@ def viewer_data(trace: Trace) -> dict[str, Any]:
         ]
         if known
         else [],
+        "kept": None if trace.kept is None else (trace.kept.mean(0) * 255).round().astype(int).tolist(),
+        "steering": trace.steering,
         "missing": trace.missing,
         "facts": facts_line(trace),
         "about": _about(trace),
@@ -118,7 +142,7 @@ def pack_regions(regions: np.ndarray, count: int) -> tuple[str, np.ndarray]:
     return f"list{8 * size}", numbers.astype(f"<u{size}")
 
 
-def facts_line(trace: Trace) -> str:
+def facts_line(trace: TraceData) -> str:
     """Model, budget and sizes in one line."""
     steps, layers, heads, _ = trace.regions.shape
     budget = trace.gaze.get("image") if isinstance(trace.gaze.get("image"), Mapping) else {}
@@ -135,7 +159,7 @@ def facts_line(trace: Trace) -> str:
     )
 
 
-def _about(trace: Trace) -> list[tuple[str, str]]:
+def _about(trace: TraceData) -> list[tuple[str, str]]:
     items = [
         f"{item.kind}, {item.size[0]}×{item.size[1]} pixels, {item.grid[0]} frame(s) of "
         f"{item.grid[1]}×{item.grid[2]} tokens" + (f", {item.source}" if item.source else "")
@@ -147,12 +171,18 @@ def _about(trace: Trace) -> list[tuple[str, str]]:
         ("written by", trace.made_by),
         ("pictures", "; ".join(items)),
         ("made square by", {"pad": "padding", "square": "stretching"}[trace.image_aspect_ratio]),
+        *[(name, f"{len(regions)} regions: {', '.join(map(str, regions))}") for name, regions in _steered(trace)],
         ("gaze", json.dumps(trace.gaze, ensure_ascii=False)),
         *[(f"not recorded: {name}", str(reason)) for name, reason in trace.missing.items()],
     ]
 
 
-def _cells(trace: Trace) -> list[tuple[int, int]]:
+def _steered(trace: TraceData) -> list[tuple[str, list[int]]]:
+    named = {"hidden": "hidden from the text", "forced": "left to look at"}
+    return [(named[name], regions) for name, regions in trace.steering.items() if regions]
+
+
+def _cells(trace: TraceData) -> list[tuple[int, int]]:
     """Row and column of each region among the regions of its item."""
     corners: dict[int, tuple[list[int], list[int]]] = {}
     for item in range(len(trace.items)):
@@ -161,19 +191,23 @@ def _cells(trace: Trace) -> list[tuple[int, int]]:
     return [(corners[box[0]][0].index(box[3]), corners[box[0]][1].index(box[4])) for box in trace.boxes.tolist()]
 
 
-def _unit(trace: Trace, number: int, frame_number: int, address: str) -> dict[str, Any]:
+def _unit(trace: TraceData, number: int, frame_number: int, address: str) -> dict[str, Any]:
     item = trace.items[number]
     kind = f"{item.kind} {number + 1}" if len(trace.items) > 1 else item.kind
+    frames, rows, columns = item.grid
+    before = sum(math.prod(other.grid) for other in trace.items[:number])
     return {
         "item": number,
         "frame": frame_number,
         "size": list(item.size),
-        "name": f"{kind}, frame {frame_number + 1} of {item.grid[0]}" if item.grid[0] > 1 else kind,
+        "edges": trace.edges(number),
+        "first": before + frame_number * rows * columns,
+        "name": f"{kind}, frame {frame_number + 1} of {frames}" if frames > 1 else kind,
         "src": address,
     }
 
 
-def _addresses(trace: Trace, room: int) -> list[str]:
+def _addresses(trace: TraceData, room: int) -> list[str]:
     """The pictures as data URIs, small enough that all of them have at most `room` bytes, as far as `SIDES` goes."""
     made: list[str] = []
     for side in SIDES:
@@ -191,7 +225,7 @@ def _addresses(trace: Trace, room: int) -> list[str]:
     return made
 
 
-def _alone(trace: Trace) -> list[str]:
+def _alone(trace: TraceData) -> list[str]:
     """Texts of the tokens as the alternatives have theirs; where a token is none of them, what it added."""
     texts = list(trace.tokens)
     for step, ids in enumerate(() if trace.top_ids is None else trace.top_ids.tolist()):
@@ -210,5 +244,6 @@ def _deflated(array: np.ndarray) -> str:
     return base64.b64encode(zlib.compress(np.ascontiguousarray(array).tobytes(), 9)).decode()
 
 
-def _asset(name: str) -> str:
+def asset(name: str) -> str:
+    """A file of `assets/viewer`."""
     return (files("cambrian_gaze") / "assets" / "viewer" / name).read_text(encoding="utf-8")

@@ -446,3 +446,39 @@ def test_openai_client_understands_it(server: ChatServer) -> None:
     assert refused.value.param == "seed"
     with pytest.raises(openai.NotFoundError, match="not served here"):
         client.chat.completions.create(model="gpt", messages=user("Hello"))
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_answer_with_its_trace_through_the_openai_client(server: ChatServer, tmp_path: Path, stream: bool) -> None:
+    from cambrian_gaze.viz.trace import Trace
+    from cambrian_gaze.viz.viewer import viewer_page
+
+    openai = pytest.importorskip("openai")
+    host, port = server.server_address
+    client = openai.OpenAI(base_url=f"http://{host}:{port}/v1", api_key="none", max_retries=0)
+    options = {"max_tokens": 4, "temperature": 0, "stream": stream}
+    gaze = {"gaze": {"top_k": 3, "trace": True}}
+    told = client.chat.completions.create(model="tiny", messages=ABOUT_A_PICTURE, extra_body=gaze, **options)
+    last = list(told)[-1] if stream else told
+    assert last.gaze["trace"]["format"] == "cambrian-gaze trace"
+    path = tmp_path / "gaze.safetensors"
+    path.write_bytes(base64.b64decode(last.gaze["trace"]["safetensors"]))
+    trace = Trace.load(path)
+    assert trace.prompt == "Read B3." and trace.gaze["image"]["top_k"] == 3 and trace.regions.shape[0] == 4
+    assert trace.model["name"] == "tiny" and trace.items[0].size == (256, 256) and trace.logprobs is not None
+    if not stream:
+        assert trace.answer == told.choices[0].message.content.strip()
+    assert "Read B3." in viewer_page(trace)
+    plain = client.chat.completions.create(model="tiny", messages=user("Hello"), extra_body=gaze, max_tokens=2)
+    path.write_bytes(base64.b64decode(plain.gaze["trace"]["safetensors"]))
+    assert Trace.load(path).items == []
+    with pytest.raises(openai.BadRequestError, match="trace must be true or false"):
+        client.chat.completions.create(model="tiny", messages=user("Hi"), extra_body={"gaze": {"trace": "yes"}})
+
+
+def test_a_trace_that_is_too_large_is_said_to_be(server: ChatServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    from cambrian_gaze.serving import traces
+
+    monkeypatch.setattr(traces, "MAX_TRACE", 1000)
+    told = whole(server, max_tokens=1, gaze={"trace": True})
+    assert "more than a file of one may (1000)" in told["gaze"]["trace"]["missing"] and text_of(told) is not None

@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 
 from cambrian_gaze.viz.trace import Trace, TraceItem
-from cambrian_gaze.viz.trace_record import encode_picture
+from cambrian_gaze.viz.trace_data import encode_picture
 from tests.viz._stand_in import tiling
 
 

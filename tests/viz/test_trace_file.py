@@ -34,6 +34,8 @@ def test_what_is_saved_comes_back(tmp_path: Path, probabilities: bool) -> None:
     trace = make_trace([[noise(40, 30)], [noise(32, 20, seed) for seed in range(3)]], aspect="pad")
     trace.regions[0, 0, 0] = [ALL, NONE]
     trace.prompt = 'Ümläute, "quotes", </script>\n'
+    trace.kept = np.random.default_rng(0).random((2, trace.num_visual), dtype=np.float32)
+    trace.steering = {"hidden": [1, 2], "forced": []}
     if not probabilities:
         trace.logprobs = trace.top_ids = trace.top_logprobs = None
         trace.top_tokens = []
@@ -52,6 +54,7 @@ def test_an_old_trace_is_read_as_on_the_day_it_was_written() -> None:
     assert trace.regions.tolist() == expected["regions"]
     assert trace.pixels == [tuple(place) for place in expected["pixels"]]
     assert trace.items[0].picture().size == tuple(expected["size"])
+    assert trace.kept is None and trace.steering == {}
     np.testing.assert_allclose(trace.logprobs, expected["logprobs"], rtol=1e-6)
 
 
@@ -103,7 +106,7 @@ def tell(**values: object) -> Callable[[Path], None]:
         (lambda path: path.write_bytes(pickle.dumps(Bomb())), "no gaze trace, or a damaged one"),
         (lambda path: path.write_bytes(OLD.read_bytes()[:-100]), "no gaze trace, or a damaged one"),
         (lambda path: save_file({"x": np.zeros(2)}, path), "is a safetensors file, but no gaze trace"),
-        (rewritten(lambda a, m, f: m.update(version="2")), "written by a newer cambrian-gaze"),
+        (rewritten(lambda a, m, f: m.update(version="3")), "written by a newer cambrian-gaze"),
         (rewritten(lambda a, m, f: m.update(version="one")), "its version is 'one'"),
         (rewritten(lambda a, m, f: m.pop("trace")), "damaged gaze trace: KeyError"),
         (rewritten(lambda a, m, f: a.pop("regions")), "damaged gaze trace: KeyError 'regions'"),
@@ -128,6 +131,22 @@ def test_other_files_are_refused_in_one_line(
         Trace.load(path)
     assert str(path) in str(error.value) and "\n" not in str(error.value)
     assert "unpickled" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda trace: setattr(trace, "kept", trace.kept[:, 1:]), "kept is"),
+        (lambda trace: setattr(trace, "steering", {"hidden": [99]}), "'hidden' names no regions"),
+        (lambda trace: setattr(trace, "steering", {"seen": [0]}), "'seen' names no regions"),
+    ],
+)
+def test_what_version_2_brought_is_checked(tmp_path: Path, change: Callable[[Trace], None], said: str) -> None:
+    trace = make_trace()
+    trace.kept = np.zeros((2, trace.num_visual), dtype=np.float32)
+    change(trace)
+    with pytest.raises(TraceError, match=said):
+        Trace.load(trace.save(tmp_path / "x.safetensors"))
 
 
 def test_a_picture_of_another_size_is_said() -> None:

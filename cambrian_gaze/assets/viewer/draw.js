@@ -22,7 +22,7 @@ function shape(parent, tag, attributes) {
 
 class Drawing {
   draw() {
-    if (!this.trace.T) return;
+    if (!this.trace.T) return this.drawBare();
     const look = this.trace.look(this.token, this.selection);
     this.drawStage(look);
     this.drawWords();
@@ -32,6 +32,17 @@ class Drawing {
     byId("layer").value = this.state.layer;
     byId("head").value = this.state.head;
     byId("head").disabled = typeof this.state.layer !== "number";
+  }
+
+  // A picture before there is an answer about it.
+  drawBare() {
+    if (!this.data.units.length) byId("stage").replaceChildren();
+    this.drawStage({ share: new Float64Array(this.trace.R), choosing: 0 });
+    if (this.data.units.length > 1) this.drawUnit(this.data.units.map(() => 0));
+    for (const id of ["told", "meaning", "legend"]) byId(id).textContent = "";
+    byId("alternatives").replaceChildren();
+    byId("map").width = byId("map").height = 0;
+    Object.assign(byId("map").style, { width: 0, height: 0 });
   }
 
   drawStage({ share, choosing }) {
@@ -55,6 +66,7 @@ class Drawing {
       const [, , , x0, y0, x1, y1] = this.data.places[r];
       return { x: x0, y: y0, width: x1 - x0, height: y1 - y0 };
     };
+    if (this.data.kept) this.drawKept(svg, unit);
     for (const r of here) {
       const lit = choosing && most ? share[r] / most : 1;
       shape(svg, "rect", { ...boxOf(r), class: "veil", "fill-opacity": (0.66 * (1 - lit)).toFixed(3), "data-region": r });
@@ -78,7 +90,41 @@ class Drawing {
       }
     }
     if (this.region !== null && here.includes(this.region)) outline(this.region, 2.5, true);
-    if (byId("path").checked) this.drawPath(svg, px);
+    this.mark(svg, here, boxOf, px);
+    if (byId("path").checked && this.trace.T) this.drawPath(svg, px);
+  }
+
+  // Visual tokens that were evicted lie in the dark: the share of KV heads that still held each.
+  drawKept(svg, unit) {
+    const [xs, ys] = unit.edges;
+    for (let row = 0; row + 1 < ys.length; row++) {
+      for (let column = 0; column + 1 < xs.length; column++) {
+        const share = this.data.kept[unit.first + row * (xs.length - 1) + column] / 255;
+        shape(svg, "rect", { x: xs[column], y: ys[row], width: xs[column + 1] - xs[column],
+          height: ys[row + 1] - ys[row], class: "evicted", "fill-opacity": (0.8 * (1 - share)).toFixed(3) });
+      }
+    }
+  }
+
+  // Regions that the text could not see, and those that alone were left to it.
+  mark(svg, here, boxOf, px) {
+    const hidden = new Set(this.data.steering.hidden), forced = new Set(this.data.steering.forced);
+    this.drawSteering(svg, here, boxOf, px, hidden, forced);
+  }
+
+  drawSteering(svg, here, boxOf, px, hidden, forced) {
+    for (const r of here) {
+      const box = boxOf(r), inset = 3 * px;
+      if (hidden.has(r)) {
+        shape(svg, "rect", { ...box, class: "gone" });
+        for (const [x1, x2] of [[box.x, box.x + box.width], [box.x + box.width, box.x]]) {
+          shape(svg, "line", { x1, x2, y1: box.y, y2: box.y + box.height, class: "cross" });
+        }
+      } else if (forced.has(r)) {
+        shape(svg, "rect", { x: box.x + inset, y: box.y + inset, width: Math.max(0, box.width - 2 * inset),
+          height: Math.max(0, box.height - 2 * inset), class: "forced" });
+      }
+    }
   }
 
   // Middles of the regions looked at most for the last words, on this picture.
@@ -111,8 +157,11 @@ class Drawing {
   }
 
   drawStrip() {
-    if (this.data.units.length < 2) return;
-    const weights = this.weights(this.token), most = Math.max(1e-9, ...weights);
+    if (this.data.units.length > 1) this.drawUnit(this.weights(this.token));
+  }
+
+  drawUnit(weights) {
+    const most = Math.max(1e-9, ...weights);
     [...byId("strip").children].forEach((button, u) => {
       const here = u === this.state.unit;
       button.setAttribute("aria-selected", String(here));
@@ -147,7 +196,8 @@ class Drawing {
     if (top !== undefined) {
       const heads = choosing === 1 ? "chosen by this head" : `${percent(share[top])} of ${choosing} heads`;
       lines.push(`most looked at ${this.regionText(top)}, ${heads}. `);
-    } else lines.push(dense ? "these heads attend to the whole picture. " : "these heads looked at no region. ");
+    } else if (this.data.kept) lines.push("these heads attend to what was kept. ");
+    else lines.push(dense ? "these heads attend to the whole picture. " : "these heads looked at no region. ");
     lines.push(`Attended: ${visual} visual, ${context} context, ${text} text entries${choosing + dense > 1 ? " a head" : ""}.`);
     if (this.region !== null) {
       const strength = this.trace.words(this.region, this.selection);
@@ -183,8 +233,9 @@ class Drawing {
   drawMeaning(t) {
     const { layer, head } = this.state, { L, H } = this.trace;
     const best = layer === "best" ? this.trace.best(t) : null;
-    byId("meaning").textContent =
-      layer === "all" ? `All heads: brightness is the share of the ${L * H} heads of all ${L} layers that chose a region; the brightest is as written on it.`
+    byId("meaning").textContent = this.data.kept
+      ? "Eviction: brightness is the share of KV heads, over all layers, that still hold a visual token; the dark ones are gone for good, whatever word comes."
+      : layer === "all" ? `All heads: brightness is the share of the ${L * H} heads of all ${L} layers that chose a region; the brightest is as written on it.`
       : layer === "best" ? (best ? `Best head: layer ${best[0]}, head ${best[1]}, the one whose regions most other heads chose too for this token. This page picks it anew for each token; the model does not.` : "Best head: no head chose a region for this token.")
       : head === "all" ? `Layer ${layer}: brightness is the share of its ${H} heads that chose a region.`
       : `One head of ${L * H}: exactly the regions that head ${head} of layer ${layer} chose and attended to.`;

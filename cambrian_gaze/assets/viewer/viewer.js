@@ -4,11 +4,21 @@
 class Viewer extends Drawing {
   constructor(trace) {
     super();
-    this.trace = trace;
-    this.data = trace.data;
     this.state = { t: 0, layer: "all", head: "all", unit: 0, region: null };
     this.hover = { t: null, region: null };
     this.timer = null;
+    this.listen();
+    this.take(trace);
+    this.read();
+    this.heaviestUnit(this.state.t, !/[#&]u=/.test(location.hash));
+    this.draw();
+    byId("page").setAttribute("aria-busy", "false");
+  }
+
+  // Another trace in the place of what is shown; what there is not in it any more is let go.
+  take(trace) {
+    this.trace = trace;
+    this.data = trace.data;
     this.unitOf = new Map(this.data.units.map((unit, u) => [`${unit.item} ${unit.frame}`, u]));
     this.regionsOf = this.data.units.map((unit) =>
       [...this.data.places.keys()].filter((r) => {
@@ -16,26 +26,32 @@ class Viewer extends Drawing {
         return item === unit.item && first <= unit.frame && unit.frame < end && x1 > x0;
       })
     );
+    const { state } = this, within = (value, end, other) => (typeof value !== "number" || value < end ? value : other);
+    this.hover = { t: null, region: null };
+    this.state = {
+      t: clamp(state.t, 0, Math.max(0, trace.T - 1)),
+      layer: within(state.layer, trace.L, "all"),
+      head: within(state.layer, trace.L, null) === null ? "all" : within(state.head, trace.H, "all"),
+      unit: clamp(state.unit, 0, Math.max(0, this.data.units.length - 1)),
+      region: within(state.region, trace.R, null),
+    };
     this.build();
-    this.read();
-    this.heaviestUnit(this.state.t, !/[#&]u=/.test(location.hash));
-    this.draw();
-    byId("page").setAttribute("aria-busy", "false");
   }
 
   get token() { return this.hover.t ?? this.state.t; }
   get region() { return this.hover.region ?? this.state.region; }
   get selection() { return { layer: this.state.layer, head: this.state.head }; }
 
-  // What never changes.
+  // What never changes while a trace is shown.
   build() {
     const { data, trace } = this;
-    const dense = trace.T > 0 && !this.anyChoice();
+    byId("page").classList.toggle("empty", !data.units.length && !trace.T);
     byId("facts").textContent = data.facts;
-    if (dense) {
-      byId("failed").hidden = false;
-      byId("failed").textContent = "Every head of this trace attends to the whole picture: no regions were chosen.";
-    }
+    byId("prompt").textContent = data.prompt || "Gaze";
+    byId("failed").hidden = trace.T === 0 || data.kept !== null || this.anyChoice();
+    byId("failed").className = "notice";
+    byId("failed").textContent = "Every head of this trace attends to the whole picture: no regions were chosen.";
+    for (const id of ["words", "layer", "head", "about", "strip"]) byId(id).replaceChildren();
     data.tokens.forEach((text, t) => {
       const word = make("span", { role: "option", id: `w${t}`, tabindex: "-1", "aria-selected": "false" });
       const [, space, rest] = text.match(/^(\s*)([^]*)$/);
@@ -63,7 +79,6 @@ class Viewer extends Drawing {
         );
       });
     }
-    this.listen();
   }
 
   anyChoice() {
@@ -106,7 +121,7 @@ class Viewer extends Drawing {
     stage.addEventListener("pointerleave", () => this.pass({ region: null }));
     stage.addEventListener("click", (event) => {
       const region = regionAt(event);
-      if (region !== null) this.set({ region: region === this.state.region ? null : region });
+      if (region !== null) this.point(region);
     });
     stage.addEventListener("keydown", (event) => this.walk(event));
     stage.addEventListener("blur", () => this.pass({ region: null }));
@@ -180,7 +195,7 @@ class Viewer extends Drawing {
       this.pass({ region: next });
       byId("live").textContent = this.regionText(next);
     } else if (event.key === "Enter" && this.region !== null) {
-      this.set({ region: this.region === this.state.region ? null : this.region });
+      this.point(this.region);
     } else if (event.key === "Escape") {
       this.hover.region = null;
       this.set({ region: null });
@@ -200,7 +215,11 @@ class Viewer extends Drawing {
     this.write();
     this.draw();
     byId("live").textContent = byId("told").textContent;
+    this.changed?.();
   }
+
+  // A click or Enter on a region holds it, or lets it go.
+  point(region) { this.set({ region: region === this.state.region ? null : region }); }
 
   choose(t, focus = false) {
     this.state.t = t;
@@ -275,8 +294,10 @@ class Viewer extends Drawing {
   try {
     const trace = await Trace.from(JSON.parse(byId("data").textContent));
     window.viewer = new Viewer(trace);
+    window.host = new Host(window.viewer);
   } catch (error) {
     byId("failed").hidden = false;
+    byId("failed").className = "error";
     byId("failed").textContent = `This page could not be shown: ${error.message}`;
     throw error;
   }

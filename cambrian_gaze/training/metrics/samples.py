@@ -21,9 +21,11 @@ from cambrian_gaze.data.mixture.streams import StreamDataset
 from cambrian_gaze.data.quarantine import Quarantined
 from cambrian_gaze.extras import require
 from cambrian_gaze.files import write_png
-from cambrian_gaze.gaze.token_types import IGNORED_LABEL, IMAGE_TYPE, VIDEO_TYPE
+from cambrian_gaze.gaze.token_types import IGNORED_LABEL, IMAGE_TYPE, TEXT_TYPE, VIDEO_TYPE
 from cambrian_gaze.training.metrics.meter import Meter
 from cambrian_gaze.viz.overlay import gaze_strip
+from cambrian_gaze.viz.trace import Trace
+from cambrian_gaze.viz.trace_record import trace_of
 
 logger = logging.getLogger(__name__)
 
@@ -80,8 +82,9 @@ def pictures(sample: dict[str, Any], processor: Any) -> list[Image.Image | list[
     return items
 
 
-def answer(model: Any, processor: Any, sample: dict[str, Any]) -> tuple[str, Image.Image]:
-    """The model's greedy answer to a sample's first question, and the picture of its gaze."""
+def answer(model: Any, processor: Any, sample: dict[str, Any]) -> tuple[str, Image.Image, Trace | None]:
+    """The model's greedy answer to a sample's first question, the picture of its gaze, and its trace: None for a video
+    whose frames differ in size, which a trace cannot keep."""
     asked = int((sample["labels"] != IGNORED_LABEL).nonzero()[0])
     # Pictures that come later in the conversation are no part of the question.
     visual = int(torch.isin(sample["mm_token_type_ids"][:asked], torch.tensor([IMAGE_TYPE, VIDEO_TYPE])).sum())
@@ -94,15 +97,35 @@ def answer(model: Any, processor: Any, sample: dict[str, Any]) -> tuple[str, Ima
     inputs |= {"pixel_values": shown["pixel_values"].to(model.device, model.dtype)}
     inputs |= {"grid_thw": grids.to(model.device)}
     with eval_mode(model):
-        output = model.generate(**inputs, return_gaze=True, do_sample=False, max_new_tokens=NEW_TOKENS, use_cache=True)
+        output = model.generate(
+            **inputs,
+            return_gaze=True,
+            output_logits=True,
+            do_sample=False,
+            max_new_tokens=NEW_TOKENS,
+            use_cache=True,
+        )
     new_ids = output.sequences[0, asked:].tolist()
     tokens = [processor.decode([token]) for token in new_ids]
-    strip = gaze_strip(output.gaze, tokens, pictures(shown, processor))
-    return processor.decode(new_ids, skip_special_tokens=True).strip(), strip
+    seen = pictures(shown, processor)
+    strip = gaze_strip(output.gaze, tokens, seen)
+    texts = sample["input_ids"][:asked][sample["mm_token_type_ids"][:asked] == TEXT_TYPE]
+    question = processor.decode(texts.tolist(), skip_special_tokens=True).rpartition("user\n")[2]
+    question = question.strip().removesuffix("assistant").strip()
+    # Without a digest of the weights: they have none while they change.
+    facts = {"name": model.name_or_path or None, "weights": None}
+    try:
+        known = {"prompt_tokens": asked, "prompt": question, "pictures": seen, "facts": facts}
+        trace = trace_of(output, model, processor, **known)
+    except ValueError as error:
+        logger.warning("sample_steps: no trace of this sample: %s", error)
+        trace = None
+    return processor.decode(new_ids, skip_special_tokens=True).strip(), strip, trace
 
 
 class GazeSamples(TrainerCallback):
-    """Writes `samples/step-N.png` every `sample_steps` steps, on the first rank, always of the same sample."""
+    """Writes `samples/step-N.png` every `sample_steps` steps, on the first rank, always of the same sample; beside it
+    the answer's text, and its trace for `cambrian-gaze gaze view`."""
 
     def __init__(self, dataset: Any, processor: Any, meter: Meter, others: Sequence[TrainerCallback]) -> None:
         """Args:
@@ -131,9 +154,11 @@ class GazeSamples(TrainerCallback):
                 self._draw(args, state.global_step, model)
 
     def _draw(self, args: HfTrainingArguments, step: int, model: Any) -> None:
-        text, picture = answer(model, self.processor, self._sample)
+        text, picture, trace = answer(model, self.processor, self._sample)
         path = write_png(Path(args.output_dir) / FOLDER / f"step-{step}.png", picture)
         path.with_suffix(".txt").write_text(text + "\n", encoding="utf-8")
+        if trace is not None:
+            trace.save(path.with_suffix(".safetensors"))
         for callback in self.others:
             writer = getattr(callback, "tb_writer", None)
             if writer is not None:

@@ -10,6 +10,8 @@ import torch
 from cambrian_gaze.cli.main import main
 from cambrian_gaze.training.metrics.log import read_log
 from cambrian_gaze.training.metrics.samples import pictures, samples_with_pictures
+from cambrian_gaze.viz.trace import Trace
+from cambrian_gaze.viz.viewer import viewer_page
 from tests.training._runs import write_data
 from tests.training.test_trainer import train
 
@@ -30,6 +32,9 @@ def test_a_run_draws_samples_without_changing_and_ends_with_a_page(
     masses = [line.get("probe_mass") for line in read_log(shown)]
     assert masses[0] is masses[2] is None and all(2 / 16 < mass < 1 for mass in (masses[1], masses[3]))
     assert sorted(path.name for path in (shown / "samples").glob("*.png")) == ["step-2.png", "step-4.png"]
+    trace = Trace.load(shown / "samples" / "step-4.safetensors")
+    assert trace.answer == (shown / "samples" / "step-4.txt").read_text().strip() and trace.prompt
+    assert "user" not in trace.prompt and trace.logprobs is not None and trace.prompt in viewer_page(trace)
     events = b"".join(path.read_bytes() for path in (tmp_path / "board").rglob("events*"))
     assert b"gaze" in events and b"loss/modality/image" in events
     page = (shown / "summary.html").read_text()

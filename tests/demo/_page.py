@@ -1,0 +1,74 @@
+"""The demo's page on a free port, as a visitor sees it."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from cambrian_gaze.demo.talk import Talker
+from tests.viz._browser import Browser
+
+
+@contextmanager
+def serving(talker: Talker) -> Iterator[str]:
+    """The page's address."""
+    from cambrian_gaze.demo.app import serve
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    page, address, folder = serve(talker, port=port, block=False)
+    try:
+        yield address
+    finally:
+        page.close()
+        folder.cleanup()
+
+
+class Visitor:
+    """What a person does in the page."""
+
+    def __init__(self, browser: Browser, address: str) -> None:
+        self.page, self.browser = browser.page, browser
+        browser.open(address, "document.querySelector('#box textarea')")
+        self.viewer = self.page.frame_locator("#viewer iframe")
+        self.viewer.locator("#page[aria-busy=false]").wait_for()
+
+    def drop(self, path: Path) -> None:
+        self.page.set_input_files("#box input[type=file]", str(path))
+        self.page.locator(
+            "#box button[aria-label*=Remove], #box .thumbnails button, #box .thumbnail-item"
+        ).first.wait_for()
+
+    def ask(self, text: str) -> None:
+        self.page.fill("#box textarea", text)
+        self.page.keyboard.press("Enter")
+
+    def settled(self) -> str:
+        """The status, once an answer is whole."""
+        self.page.wait_for_function(
+            "() => document.querySelector('#status').innerText.includes('first token after') && "
+            "!document.querySelector('#trace').disabled"
+        )
+        return self.page.inner_text("#status")
+
+    def waits(self, act: Any) -> str:
+        """Does something that is answered, and waits for the whole answer; the status."""
+        before = self.said()
+        act()
+        self.page.wait_for_function(
+            "(before) => { const now = document.querySelectorAll('#chat .bot'); "
+            "return [...now].map((one) => one.innerText).join('|') !== before; }",
+            arg=before,
+        )
+        return self.settled()
+
+    def said(self) -> str:
+        """All answers in the chat."""
+        return "|".join(self.page.locator("#chat .bot").all_inner_texts())
+
+    def words(self) -> str:
+        return self.viewer.locator("#words").inner_text()
