@@ -20,7 +20,6 @@ EXTRA_MODULES: dict[str, tuple[str, ...]] = {
     "flash": ("flash_attn",),
     "routing": ("pycocotools",),
     "charts": ("matplotlib",),
-    "demo": ("gradio",),
     "quickstart": ("sklearn",),
     "docs": ("mkdocs", "mkdocstrings"),
 }
