@@ -20,7 +20,7 @@ from cambrian_gaze.viz.charts.charts import (
     spread,
     thinned,
 )
-from cambrian_gaze.viz.charts.heat_map import heat_map, heat_numbers
+from cambrian_gaze.viz.charts.heat_map import heat_map
 from tests.viz.test_html import HOSTILE, checked
 
 finite = st.floats(-1e12, 1e12, allow_nan=False).map(lambda value: round(value, 3))
@@ -119,26 +119,6 @@ def test_charts_on_one_page_share_no_names():
     assert "clip-path" in documents[0]
 
 
-def test_heat_map_colours_from_chance():
-    document = heat_map([[0.125, 1.0], [0.0, math.nan]], label="recall", chance=0.125)
-    checked(document)
-    cells = re.findall(r"var\(--soft\)\"/></g><g>(?:<path [^>]*style=\"([^\"]*)\"/>)?", document)
-    assert len(cells) == 4 and cells[1] == "fill: var(--accent)"
-    assert cells[0].endswith("opacity: 0") and cells[2] == "fill: var(--below); opacity: 0.6"
-    assert "var(--" not in cells[3]
-    assert "chance 0.125" in document and ">1.00</text>" in document
-    checked(heat_map([[0.5]], label="plain"))
-    with pytest.raises(ValueError, match="differ in length"):
-        heat_map([[0.1], [0.1, 0.2]], label="x")
-    with pytest.raises(ValueError, match="chance"):
-        heat_map([[0.1]], label="x", chance=1.0)
-
-
-def test_many_cells_have_no_numbers():
-    few, many = (heat_map([[0.5] * columns] * 2, label="l") for columns in (16, 17))
-    assert few.count(">0.50<") == 32 and ">0.50<" not in many
-
-
 def test_intervals():
     document = interval_chart(
         [Interval(HOSTILE, 0.5, 0.4, 0.6), Interval("b", 2.0, 1.5, 2.5, True)], label="l", references={"chance": 0.1}
@@ -193,7 +173,6 @@ def test_tables_hold_the_numbers_of_charts():
     assert table.rows[0] == [1, 1, None] and table.rows[-1] == [100, 100, 7.0] and "12 of 100" in table.note
     assert line_numbers([Series("a", [1, 2], [3, math.nan])], "x").rows == [[1, 3], [2, 3]]
     assert interval_numbers([Interval("r", 0.5, 0.4, 0.6, True)], "accuracy").rows == [["r", 0.5, 0.4, 0.6]]
-    assert heat_numbers([[0.1, math.nan]]).rows == [[0, 0.1, None]]
 
 
 def test_without_matplotlib_the_remedy_is_named():
