@@ -4,13 +4,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from cambrian_gaze.models.tower import TowerFamily, register_tower, registry
 from torch import nn
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
 from cambrian_gaze import CambrianGazeForConditionalGeneration, CambrianGazeProcessor
 from cambrian_gaze.models.conversion.initialise import initialise
+from cambrian_gaze.models.tower import TowerFamily, register_tower, registry
 from tests.models._checkpoints import GAZE, write_language_model
 from tests.models.conftest import ask, noise
 
