@@ -1,26 +1,22 @@
-"""What an epoch reads: rows of a mixture, shuffled and packed, as a function of seed and epoch alone; and its packs,
-read with the places of unreadable samples filled.
+"""What an epoch reads: rows of a mixture, shuffled and packed, as a function of seed and epoch alone.
 
 The plan of an epoch is fixed before it begins. A row that turns out to be unreadable keeps its place in it, and another
-row of the plan is read in its place, so that what every step sees follows from the data alone, whatever the number of
-workers and ranks. The filler comes again in its own place.
+row of the plan is read instead (`mixture.PlannedDataset`), so that what every step sees follows from the data alone,
+whatever the number of workers and ranks. That other row comes again in its own place.
 """
 
 from __future__ import annotations
 
-import math
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset
 
 from cambrian_gaze.data.mixture.packing import WINDOW, Packs, one_by_one, pack
-from cambrian_gaze.data.quarantine import Quarantined, QuarantineLog
-from cambrian_gaze.data.records.records import Record
+from cambrian_gaze.data.quarantine import Quarantined
 
 RESERVES = 16
 """Rows that are tried in the place of an unreadable one."""
@@ -136,78 +132,3 @@ class EpochOrder:
             facts |= {"max_length": self.capacity, "packing_window": self.window}
             facts["lengths_crc"] = zlib.crc32(np.ascontiguousarray(self.lengths[self.rows], dtype=np.int32).data)
         return facts
-
-
-class RowDataset(Protocol):
-    """What a plan needs of a dataset."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int) -> dict[str, Any] | Quarantined: ...
-
-    def record(self, index: int) -> Record:
-        """What item `index` is made of."""
-
-
-class PlannedDataset(Dataset):
-    """Reads draws: item `Draw` is its `Pack`."""
-
-    def __init__(
-        self, dataset: RowDataset, capacity: int | None = None, quarantine: QuarantineLog | None = None
-    ) -> None:
-        """`dataset` maps a row of the mixture to a sample or a `Quarantined`. `capacity`: most tokens of a pack.
-        `quarantine` is the log that `dataset` writes to; fills are logged beside it."""
-        self.dataset, self.capacity, self.quarantine = dataset, capacity, quarantine
-
-    def __len__(self) -> int:
-        """Rows of the mixture."""
-        return len(self.dataset)
-
-    def __getitem__(self, draw: Draw) -> Pack:
-        if self.quarantine is not None:
-            self.quarantine.step = draw.step
-        room = math.inf if self.capacity is None else self.capacity
-        found = []
-        for row in draw.rows:
-            sample = self.dataset[row]
-            if not isinstance(sample, Quarantined):
-                if len(sample["input_ids"]) > room:
-                    sample = self._too_long_by_now(row, sample)
-                else:
-                    room -= len(sample["input_ids"])
-            found.append(sample)
-        samples, lost, filled = [], [], 0
-        reserves = iter(draw.reserves)
-        for sample in found:
-            if isinstance(sample, Quarantined):
-                lost.append(sample)
-                sample = self._filler(sample, reserves, room)
-                if sample is None:
-                    continue
-                filled += 1
-                room -= len(sample["input_ids"])
-            samples.append(sample)
-        return Pack(samples, lost, filled)
-
-    def _filler(self, lost: Quarantined, reserves: Iterator[int], room: float) -> dict[str, Any] | None:
-        """The next reserve that can be read and fits, or None."""
-        for row in reserves:
-            sample = self.dataset[row]
-            if isinstance(sample, Quarantined) or len(sample["input_ids"]) > room:
-                continue
-            if self.quarantine is not None:
-                self.quarantine.add_fill(lost, self.dataset.record(row))
-            return sample
-        return None
-
-    def _too_long_by_now(self, row: int, sample: dict[str, Any]) -> Quarantined:
-        """The table of lengths that packs were made by says less."""
-        record = self.dataset.record(row)
-        reason = (
-            f"its {len(sample['input_ids'])} tokens do not fit into the pack that was made for it: its video has "
-            "changed since tokens were counted. Remedy: restore the video, or delete the table of lengths"
-        )
-        item = Quarantined(record.file, record.row, record.id, reason, sample.get("source", ""))
-        if self.quarantine is not None:
-            self.quarantine.add(item)
-        return item

@@ -17,7 +17,8 @@ from torch.utils.data import Dataset
 
 from cambrian_gaze.data.dataset import ConversationDataset, Sample, SampleOptions
 from cambrian_gaze.data.errors import RecordError
-from cambrian_gaze.data.mixture.plan import Draw, EpochOrder, Pack, PlannedDataset
+from cambrian_gaze.data.mixture.mixture import PlannedDataset
+from cambrian_gaze.data.mixture.plan import Draw, EpochOrder, Pack
 from cambrian_gaze.data.mixture.recipe import Source
 from cambrian_gaze.data.quarantine import Quarantined, QuarantineLog
 from cambrian_gaze.data.records.records import Record

@@ -17,7 +17,8 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from cambrian_gaze.data.mixture.plan import Draw, EpochOrder, PlannedDataset
+from cambrian_gaze.data.mixture.mixture import PlannedDataset
+from cambrian_gaze.data.mixture.plan import Draw, EpochOrder
 from cambrian_gaze.data.mixture.streams import StreamDataset, StreamedPlan
 from cambrian_gaze.data.quarantine import QuarantineLog
 from cambrian_gaze.files import write_json

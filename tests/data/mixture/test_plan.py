@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from cambrian_gaze.data.mixture.plan import Draw, EpochOrder, Pack, PlannedDataset
+from cambrian_gaze.data.mixture.mixture import PlannedDataset
+from cambrian_gaze.data.mixture.plan import Draw, EpochOrder, Pack
 from cambrian_gaze.data.quarantine import Dropped, Quarantined, QuarantineLog, read_quarantine
 from cambrian_gaze.data.records.records import Record
 

@@ -61,7 +61,8 @@ def test_kill_and_resume_is_exact(pages: Path, tmp_path: Path, ranks: int, stage
 
 def run_noting_rows(argv: list[str], notes: str, kill_at: int | None = None) -> int:
     """As `run`; what the loader draws is appended to `notes`, a line of [step, rows] per draw."""
-    from cambrian_gaze.data.mixture.plan import Draw, Pack, PlannedDataset
+    from cambrian_gaze.data.mixture.mixture import PlannedDataset
+    from cambrian_gaze.data.mixture.plan import Draw, Pack
 
     read = PlannedDataset.__getitem__
 
