@@ -37,9 +37,9 @@ class LayerPages(Protocol):
     """[B, G, R, m, D]."""
     descriptors: Tensor | None
     """fp32 [B, G, R, D] (2·D for "minmax"); None for the "oracle" descriptor."""
-    flat_keys: Tensor
+    text_context_keys: Tensor
     """[B, G, T, D]: text and context."""
-    flat_values: Tensor
+    text_context_values: Tensor
     """[B, G, T, D]."""
 
     def page_rows(self) -> tuple[Tensor, Tensor, int]:
@@ -57,7 +57,7 @@ class LayerPages(Protocol):
 def text_context_columns(pages: LayerPages) -> tuple[Tensor, Tensor]:
     """Keys and values [B, G, T, D] of text and context for code that is handed addresses: both with the same strides,
     columns of D elements one after the other."""
-    keys, values = pages.flat_keys, pages.flat_values
+    keys, values = pages.text_context_keys, pages.text_context_values
     if keys.stride() != values.stride() or keys.stride()[2:] != (keys.shape[3], 1):
         return keys.contiguous(), values.contiguous()
     return keys, values
@@ -78,7 +78,7 @@ class PagedCache(Protocol):
     layers: list[LayerPages]
     page_layout: TokenLayout
     """Layout of the page slots, [B, R·m] tokens; empty slots have role PAD."""
-    flat_layout: TokenLayout
+    text_context_layout: TokenLayout
     """Layout of the text and context columns, [B, T]; empty columns have role PAD."""
     workspace: Workspace
     """Buffers of the decoding step on a CPU, shared by the layers."""

@@ -130,8 +130,8 @@ class PreparedBackend:
         """
         if ctx.reads_cache:
             pages = ctx.cache.layers[layer]
-            k = torch.cat([pages.page_keys.flatten(2, 3), pages.flat_keys], dim=2)
-            v = torch.cat([pages.page_values.flatten(2, 3), pages.flat_values], dim=2)
+            k = torch.cat([pages.page_keys.flatten(2, 3), pages.text_context_keys], dim=2)
+            v = torch.cat([pages.page_values.flatten(2, 3), pages.text_context_values], dim=2)
         name, kind = self.backend.name, q.device.type
         if kind in self.backend.forward_only and torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v)):
             raise ValueError(

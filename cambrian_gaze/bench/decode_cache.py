@@ -22,8 +22,8 @@ class RandomLayer:
 
     page_keys: Tensor
     page_values: Tensor
-    flat_keys: Tensor
-    flat_values: Tensor
+    text_context_keys: Tensor
+    text_context_values: Tensor
     resident: bool = True
 
     def page_rows(self) -> tuple[Tensor, Tensor, int]:
@@ -37,7 +37,7 @@ class RandomLayer:
 
     def in_one_piece(self, text: int) -> tuple[Tensor, Tensor]:
         """Keys and values [B, G, R·m + text, D] for dense attention: pages, and text without context."""
-        both = (self.page_keys, self.flat_keys), (self.page_values, self.flat_values)
+        both = (self.page_keys, self.text_context_keys), (self.page_values, self.text_context_values)
         return tuple(torch.cat([pages.flatten(2, 3), flat[:, :, :text]], 2) for pages, flat in both)
 
     @property
@@ -48,7 +48,9 @@ class RandomLayer:
         self._descriptors = self.page_keys.float().mean(3)
 
     def double(self) -> RandomLayer:
-        return RandomLayer(*(x.double() for x in (self.page_keys, self.page_values, self.flat_keys, self.flat_values)))
+        return RandomLayer(
+            *(x.double() for x in (self.page_keys, self.page_values, self.text_context_keys, self.text_context_values))
+        )
 
 
 @dataclass
@@ -57,13 +59,13 @@ class RandomCache:
 
     layers: list[RandomLayer]
     page_layout: TokenLayout
-    flat_layout: TokenLayout
+    text_context_layout: TokenLayout
     workspace: Workspace = field(default_factory=Workspace)
 
 
 def step_context(config: GazeConfig, cache: RandomCache) -> GazeContext:
     """One text token after everything else."""
-    last = cache.flat_layout.tokens(slice(-1, None))
+    last = cache.text_context_layout.tokens(slice(-1, None))
     return prepare(
         GazeContext(
             config=config,

@@ -162,7 +162,7 @@ def _runs(call: Callable[[], Tensor]) -> bool:
 
 def _step(q: Tensor, ctx: GazeContext, layer: int, scaling: float) -> Callable[[], Tensor]:
     pages = ctx.cache.layers[layer]
-    new = pages.flat_keys[:, :, -1:], pages.flat_values[:, :, -1:]
+    new = pages.text_context_keys[:, :, -1:], pages.text_context_values[:, :, -1:]
     return lambda: attend(q, *new, ctx, layer=layer, scaling=scaling)
 
 
@@ -178,7 +178,7 @@ def _checked(q: Tensor, out: Tensor, ctx: GazeContext, layer: RandomLayer, scali
     want, _ = decode_torch.attend(grouped, layer.double(), ctx.prepared.seen, chosen, scaling)
     # Every selected page once per KV head. A step that reads in place, or per query head, moves more than this.
     share = as_mask(chosen, regions).view(batch, groups, -1, regions).any(2).double().mean().item()
-    read = layer.descriptors.nbytes + layer.flat_keys.nbytes + layer.flat_values.nbytes
+    read = layer.descriptors.nbytes + layer.text_context_keys.nbytes + layer.text_context_values.nbytes
     read += round(share * (layer.page_keys.nbytes + layer.page_values.nbytes))
     return dict(
         kept=chosen.shape[-1] / regions,

@@ -188,6 +188,10 @@ def _gaze(case: AttentionCase, inputs: tuple[torch.Tensor, ...]) -> Callable[[],
         attend(q, keys, values, ctx, layer=0, scaling=case.scaling)
         layer = cache.layers[0]
         stores = {name: store.data for name, store in layer.stores.items()}
-        return stores | {"descriptors": layer.descriptors, "text": layer._flat_keys, "text values": layer._flat_values}
+        return stores | {
+            "descriptors": layer.descriptors,
+            "text": layer._text_context_keys,
+            "text values": layer._text_context_values,
+        }
 
     return call

@@ -67,9 +67,9 @@ def moved(q, ctx, device):
     layer = ctx.cache.layers[0]
     for store in layer.stores.values():
         store.data = store.data.to(device)
-    for name in ("descriptors", "_flat_keys", "_flat_values"):
+    for name in ("descriptors", "_text_context_keys", "_text_context_values"):
         setattr(layer, name, getattr(layer, name).to(device))
-    for name in ("page_layout", "flat_layout"):
+    for name in ("page_layout", "text_context_layout"):
         setattr(ctx.cache, name, getattr(ctx.cache, name).to(torch.device(device)))
     layout = ctx.layout.to(torch.device(device))
     return q.to(device), prepared(dataclasses.replace(ctx, layout=layout, key_layout=layout))

@@ -75,7 +75,7 @@ def attend(
     wide = torch.promote_types(grouped.dtype, torch.float32)
     compute = wide if rows * read * page_bytes <= WIDEN_UP_TO else grouped.dtype
     q = grouped.view(kv_heads, heads, dim).to(compute)
-    text_keys, text_values = (x.flatten(0, 1).to(compute) for x in (pages.flat_keys, pages.flat_values))
+    text_keys, text_values = (x.flatten(0, 1).to(compute) for x in (pages.text_context_keys, pages.text_context_values))
     on_text = torch.bmm(q, text_keys.transpose(1, 2))
     if seen.text_context is not None:
         on_text.view(batch, groups, heads, -1).masked_fill_(~seen.text_context[:, None, None], -torch.inf)
@@ -95,7 +95,7 @@ def _attend_few(grouped: Tensor, pages: LayerPages, number: Tensor, scaling: flo
     shape = (*grouped.shape[:2], -1, grouped.shape[3])
     keys, values = (
         torch.cat([rows.index_select(0, place).view(shape), text_context], 2)
-        for rows, text_context in ((key_rows, pages.flat_keys), (value_rows, pages.flat_values))
+        for rows, text_context in ((key_rows, pages.text_context_keys), (value_rows, pages.text_context_values))
     )
     return scaled_dot_product_attention(grouped, keys, values, scale=scaling)
 

@@ -44,8 +44,11 @@ class Step(ctypes.Structure):
     """The argument of `gaze_decode_step`, whose source says what each field is."""
 
     _fields_ = [
-        *((name, ctypes.c_void_p) for name in ("q", "page_keys", "page_values", "flat_keys", "flat_values")),
-        *((name, ctypes.c_void_p) for name in ("descriptors", "page_seen", "flat_seen")),
+        *(
+            (name, ctypes.c_void_p)
+            for name in ("q", "page_keys", "page_values", "text_context_keys", "text_context_values")
+        ),
+        *((name, ctypes.c_void_p) for name in ("descriptors", "page_seen", "text_context_seen")),
         *((name, ctypes.c_void_p * 2) for name in ("hidden", "dropped")),
         *((name, ctypes.c_void_p) for name in ("regions", "visual", "out", "run_parallel")),
         ("most", ctypes.c_int64 * 2),
@@ -117,8 +120,8 @@ def _run(step: Step, grouped: Tensor, pages: LayerPages, seen: Seen, scaling: fl
     out, visual = torch.empty_like(grouped), torch.empty(grouped.shape[:3], dtype=torch.int64)
     step.q, step.out, step.visual = grouped.data_ptr(), out.data_ptr(), visual.data_ptr()
     step.page_keys, step.page_values = key_rows.data_ptr(), value_rows.data_ptr()
-    step.flat_keys, step.flat_values = keys.data_ptr(), values.data_ptr()
-    step.page_seen, step.flat_seen = _address(seen.pages), _address(seen.text_context)
+    step.text_context_keys, step.text_context_values = keys.data_ptr(), values.data_ptr()
+    step.page_seen, step.text_context_seen = _address(seen.pages), _address(seen.text_context)
     step.batch, step.groups, step.heads, step.dim = grouped.shape
     step.num_regions, step.slots = pages.page_keys.shape[2:4]
     step.columns, (step.flat_row, step.flat_group) = keys.shape[2], keys.stride()[:2]

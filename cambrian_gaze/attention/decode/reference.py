@@ -32,7 +32,7 @@ def attend(
     Returns: [B, G, n, D], and bool [B, G, n, slots read]: the slots that entered the softmax.
     """
     batch, groups, heads, _ = grouped.shape
-    text = grouped @ pages.flat_keys.transpose(-1, -2) * scaling
+    text = grouped @ pages.text_context_keys.transpose(-1, -2) * scaling
     text = text.masked_fill(~seen.text_context[:, None, None, :], -torch.inf)
     if regions is None:
         keys, values = (x.flatten(2, 3)[:, :, None] for x in (pages.page_keys, pages.page_values))
@@ -49,7 +49,7 @@ def attend(
     weight = torch.cat([visual, text], dim=-1).to(wide).softmax(-1).to(grouped.dtype)
     on_visual, on_text = weight.split([visual.shape[-1], text.shape[-1]], dim=-1)
     on_visual = on_visual[:, :, :, None] if split else on_visual[:, :, None]
-    return (on_visual @ values).reshape(grouped.shape) + on_text @ pages.flat_values, slots_seen
+    return (on_visual @ values).reshape(grouped.shape) + on_text @ pages.text_context_values, slots_seen
 
 
 def stand_in(regions: Tensor) -> Tensor:
@@ -66,7 +66,7 @@ def _gather(pages: LayerPages, seen: Tensor, regions: Tensor) -> tuple[Tensor, T
 
     Returns: keys and values [B, G, H/G or 1, K·m, D], seen bool [B, G, H/G or 1, K·m].
     """
-    batch, groups = regions.shape[0], pages.flat_keys.shape[1]
+    batch, groups = regions.shape[0], pages.text_context_keys.shape[1]
     safe = stand_in(regions).view(batch, groups, -1)
     chosen = (regions >= 0).view(batch, groups, -1)
     keys, values = pages.gather_pages(safe)

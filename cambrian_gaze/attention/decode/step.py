@@ -88,7 +88,7 @@ class DecodingStep:
     @classmethod
     def of(cls, ctx: GazeContext) -> DecodingStep:
         """From a step's layouts. Off the CPU without synchronisation."""
-        layouts = ctx.cache.page_layout, ctx.cache.flat_layout
+        layouts = ctx.cache.page_layout, ctx.cache.text_context_layout
         seen = Seen(*(structure(ctx.layout, layout, ctx.config)[:, 0] for layout in layouts))
         # Looking at the data is free on a CPU; elsewhere it would wait for the device.
         on_cpu = seen.pages.device.type == "cpu"
@@ -113,7 +113,7 @@ class DecodingStep:
         """Attention of q [B, H, 1, D] over the cache; returns [B, H, 1, D]. k, v are in the cache already."""
         pages = ctx.cache.layers[layer]
         batch, heads, _, dim = q.shape
-        groups = pages.flat_keys.shape[1]
+        groups = pages.text_context_keys.shape[1]
         queries = q.reshape(batch, groups, heads // groups, dim)
         step = LayerStep(queries, ctx, layer, self.chooses and ctx.config.routes(layer), scaling)
         if not on_cpu(q, pages):
@@ -151,7 +151,7 @@ class DecodingStep:
 
     def _record(self, step: LayerStep, visual: Tensor, regions: Tensor) -> None:
         """Count the slots and columns that entered the softmax. visual: int64 [B, H]."""
-        columns, role = self.seen.text_context, step.ctx.cache.flat_layout.role
+        columns, role = self.seen.text_context, step.ctx.cache.text_context_layout.role
         visual = visual[:, :, None]
         context, text = ((columns & (role == r)).sum(-1)[:, None, None].expand_as(visual) for r in (CONTEXT, TEXT))
         before = self.seen.pages.sum(-1)[:, None]
@@ -168,4 +168,4 @@ def on_cpu(q: Tensor, pages: LayerPages) -> bool:
 
 def needs_gradients(q: Tensor, pages: LayerPages) -> bool:
     """Whether a gradient is to pass through this step."""
-    return torch.is_grad_enabled() and (q.requires_grad or pages.flat_keys.requires_grad)
+    return torch.is_grad_enabled() and (q.requires_grad or pages.text_context_keys.requires_grad)

@@ -45,11 +45,11 @@ class PolicyAttention:
         """Attention of q [B, H, Q, D] over what each query may see of the cache, where k and v are already; returns
         [B, H, Q, D]. There is no dropout."""
         call, pages = self.call, ctx.cache.layers[layer]
-        keys = torch.cat([pages.page_keys.flatten(2, 3), pages.flat_keys], dim=2)
-        values = torch.cat([pages.page_values.flatten(2, 3), pages.flat_values], dim=2)
+        keys = torch.cat([pages.page_keys.flatten(2, 3), pages.text_context_keys], dim=2)
+        values = torch.cat([pages.page_values.flatten(2, 3), pages.text_context_values], dim=2)
         bare = None
         if ctx.policy.policy.wants_bare_keys and "bare" in pages.stores:
-            bare = torch.cat([pages.stores["bare"].pages.flatten(2, 3), pages.flat_keys], dim=2)
+            bare = torch.cat([pages.stores["bare"].pages.flatten(2, 3), pages.text_context_keys], dim=2)
         decided = PolicyLayer(ctx.policy, call, layer, q, Stored(keys, values, bare), ctx.rotary, scaling)
         routes = ctx.config.routes(layer) and ctx.layout.num_regions > 0
         out, counts, chosen = [], [], []

@@ -59,7 +59,7 @@ class GazeCache(Cache):
         self.plan: StorePlan | None = None
         self.last: TokenLayout | None = None
         self.page_layout: TokenLayout | None = None
-        self.flat_layout: TokenLayout | None = None
+        self.text_context_layout: TokenLayout | None = None
 
     @torch.compiler.disable
     def check(self, config: GazeConfig) -> None:
@@ -80,7 +80,7 @@ class GazeCache(Cache):
         """Take in the layout of the next call's tokens: book their places and plan where each layer stores them."""
         if self.page_layout is None:
             nothing = layout.tokens(slice(0, 0))
-            self.page_layout = self.flat_layout = nothing
+            self.page_layout = self.text_context_layout = nothing
             self._slots = 1
         batch, new = layout.shape
         self.only_text_came = new == 1 and bool(((layout.role == TEXT) & layout.routed).all())
@@ -88,7 +88,7 @@ class GazeCache(Cache):
         flat_source = self._book_columns(layout, self.only_text_came)
         table = {name: getattr(layout, name) for name in (*REGION_FIELDS, "num_units", "next_position")}
         self.page_layout = dataclasses.replace(self.page_layout, **table)
-        self.flat_layout = dataclasses.replace(self.flat_layout, **table)
+        self.text_context_layout = dataclasses.replace(self.text_context_layout, **table)
         self.plan = StorePlan(pages, flat_source, rotary)
         self.last = layout.tokens(slice(new - 1, new))
         self.length += new
@@ -137,8 +137,8 @@ class GazeCache(Cache):
             for name in TOKEN_FIELDS:
                 values = getattr(layout, name).gather(1, source.clamp(min=0)) if width else getattr(layout, name)[:, :0]
                 fields[name] = values.masked_fill(source < 0, _EMPTY_TOKEN[name])
-        joined = {name: torch.cat([getattr(self.flat_layout, name), fields[name]], 1) for name in TOKEN_FIELDS}
-        self.flat_layout = dataclasses.replace(self.flat_layout, **joined)
+        joined = {name: torch.cat([getattr(self.text_context_layout, name), fields[name]], 1) for name in TOKEN_FIELDS}
+        self.text_context_layout = dataclasses.replace(self.text_context_layout, **joined)
         return source
 
     def new_layer(self) -> GazeCacheLayer:
@@ -148,10 +148,10 @@ class GazeCache(Cache):
     def key_layout(self) -> TokenLayout:
         """Layout of [page slots, columns], the order in which a multi-token call reads the cache."""
         joined = {
-            name: torch.cat([getattr(self.page_layout, name), getattr(self.flat_layout, name)], 1)
+            name: torch.cat([getattr(self.page_layout, name), getattr(self.text_context_layout, name)], 1)
             for name in TOKEN_FIELDS
         }
-        return dataclasses.replace(self.flat_layout, **joined)
+        return dataclasses.replace(self.text_context_layout, **joined)
 
     def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args, **kwargs):
         """Store the new keys and values of a layer and return them alone."""
@@ -169,7 +169,7 @@ class GazeCache(Cache):
     def _select_rows(self, index: Tensor) -> None:
         for layer in self.layers:
             layer.rows(index)
-        for name in ("page_layout", "flat_layout", "last"):
+        for name in ("page_layout", "text_context_layout", "last"):
             layout = getattr(self, name)
             if layout is not None:
                 setattr(self, name, layout.rows(index.to(layout.role.device)))
@@ -196,9 +196,9 @@ class GazeCache(Cache):
         Raises: ValueError where the cut would go through visual or context tokens.
         """
         keep = self.length + max_length if max_length <= 0 else max_length
-        if keep >= self.length or self.flat_layout is None:
+        if keep >= self.length or self.text_context_layout is None:
             return
-        pages, flat = self.page_layout, self.flat_layout
+        pages, flat = self.page_layout, self.text_context_layout
         ends = pages.region_end.masked_fill(pages.region_size == 0, 0)
         if ends.numel() and int(ends.max()) > keep:
             raise ValueError(f"cannot crop to {keep} tokens: an image or video reaches to token {int(ends.max())}")
@@ -207,7 +207,7 @@ class GazeCache(Cache):
         gone = (flat.index >= keep)[:, :columns]
         fields = {n: getattr(flat, n)[:, :columns].masked_fill(gone, _EMPTY_TOKEN[n]) for n in TOKEN_FIELDS}
         next_position = flat.next_position - dropped
-        self.flat_layout = dataclasses.replace(flat, next_position=next_position, **fields)
+        self.text_context_layout = dataclasses.replace(flat, next_position=next_position, **fields)
         self.page_layout = dataclasses.replace(pages, next_position=next_position)
         self.last = dataclasses.replace(
             self.last, index=torch.full_like(self.last.index, keep - 1), next_position=next_position

@@ -125,7 +125,7 @@ class GazeCacheLayer(CacheLayerMixin):
         self.stores: dict[str, PageStore] = {}
         """"keys", "values", and "bare" (keys before RoPE) where descriptors are of those."""
         self.descriptors: Tensor | None = None
-        self._flat_keys = self._flat_values = None
+        self._text_context_keys = self._text_context_values = None
         self._columns = 0
 
     @property
@@ -139,14 +139,14 @@ class GazeCacheLayer(CacheLayerMixin):
         return self.stores["values"].pages
 
     @property
-    def flat_keys(self) -> Tensor:
+    def text_context_keys(self) -> Tensor:
         """[B, G, T, D]."""
-        return self._flat_keys[:, :, : self._columns]
+        return self._text_context_keys[:, :, : self._columns]
 
     @property
-    def flat_values(self) -> Tensor:
+    def text_context_values(self) -> Tensor:
         """[B, G, T, D]."""
-        return self._flat_values[:, :, : self._columns]
+        return self._text_context_values[:, :, : self._columns]
 
     def gather_pages(self, chosen: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values [B, G, N, m, D] of the regions int64 [B, G, N]; of -1, some finite page."""
@@ -172,8 +172,8 @@ class GazeCacheLayer(CacheLayerMixin):
         batch, groups, _, dim = key_states.shape
         self.dtype, self.device = key_states.dtype, key_states.device
         self.stores = {"keys": self.new_store(key_states), "values": self.new_store(value_states)}
-        self._flat_keys = key_states.new_zeros(batch, groups, 0, dim)
-        self._flat_values = value_states.new_zeros(batch, groups, 0, value_states.shape[-1])
+        self._text_context_keys = key_states.new_zeros(batch, groups, 0, dim)
+        self._text_context_values = value_states.new_zeros(batch, groups, 0, value_states.shape[-1])
         self._columns = 0
         self.is_initialized = True
 
@@ -218,15 +218,17 @@ class GazeCacheLayer(CacheLayerMixin):
 
     def _append(self, keys: Tensor, values: Tensor, source: Tensor) -> None:
         new = source.shape[1]
-        if self._columns + new > self._flat_keys.shape[2]:
-            room = max(64, self._columns + new, self._flat_keys.shape[2])
-            self._flat_keys = torch.cat([self.flat_keys, keys.new_zeros(*keys.shape[:2], room, keys.shape[-1])], 2)
-            self._flat_values = torch.cat(
-                [self.flat_values, values.new_zeros(*values.shape[:2], room, values.shape[-1])], 2
+        if self._columns + new > self._text_context_keys.shape[2]:
+            room = max(64, self._columns + new, self._text_context_keys.shape[2])
+            self._text_context_keys = torch.cat(
+                [self.text_context_keys, keys.new_zeros(*keys.shape[:2], room, keys.shape[-1])], 2
+            )
+            self._text_context_values = torch.cat(
+                [self.text_context_values, values.new_zeros(*values.shape[:2], room, values.shape[-1])], 2
             )
         at = slice(self._columns, self._columns + new)
-        self._flat_keys[:, :, at] = _take(keys, source)
-        self._flat_values[:, :, at] = _take(values, source)
+        self._text_context_keys[:, :, at] = _take(keys, source)
+        self._text_context_values[:, :, at] = _take(values, source)
         self._columns += new
 
     def get_seq_length(self) -> int:
@@ -243,7 +245,7 @@ class GazeCacheLayer(CacheLayerMixin):
         if not self.is_initialized:
             return
         self._page_rows(index)
-        for name in ("descriptors", "_flat_keys", "_flat_values"):
+        for name in ("descriptors", "_text_context_keys", "_text_context_values"):
             value = getattr(self, name)
             if value is not None:
                 setattr(self, name, value.index_select(0, index.to(value.device)))

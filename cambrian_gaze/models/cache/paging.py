@@ -135,7 +135,7 @@ class PagedCacheLayer(GazeCacheLayer):
         """Fetch the regions int64 [B, H or G, K] that were looked at last, as many as the pool takes."""
         pool = self._ready_pool()
         if pool is not None and chosen.numel():
-            pages = self._numbers(chosen.reshape(chosen.shape[0], self.flat_keys.shape[1], -1))
+            pages = self._numbers(chosen.reshape(chosen.shape[0], self.text_context_keys.shape[1], -1))
             pool.fetch(pages[pages >= 0].unique()[: pool.slots], self.cache.counts, ahead=True)
 
     def _numbers(self, chosen: Tensor) -> Tensor:
@@ -229,5 +229,5 @@ class PagedGazeCache(GazeCache):
         pages = 0
         if self.page_layout is not None and self.layers:
             regions = int((self.page_layout.region_size > 0).sum())
-            pages = regions * sum(layer.flat_keys.shape[1] for layer in self.layers)
+            pages = regions * sum(layer.text_context_keys.shape[1] for layer in self.layers)
         return PagingStats(**vars(self.counts), pool_pages=sum(pool.slots for pool in pools), pages=pages)

@@ -59,11 +59,11 @@ class Layer:
         return self.values[:, :, : self.num_regions]
 
     @property
-    def flat_keys(self):
+    def text_context_keys(self):
         return self.flat[0][:, :, : self.columns]
 
     @property
-    def flat_values(self):
+    def text_context_values(self):
         return self.flat[1][:, :, : self.columns]
 
     def page_rows(self):
@@ -222,7 +222,7 @@ def test_bf16_is_rounded_as_torch_rounds_it(build):
     case.layer.flat[1, 0, 0, 0], case.layer.flat[1, 0, 0, 1] = neighbours, neighbours + 1 / 128
     alone = Seen(torch.zeros(1, 1, dtype=torch.bool), None)  # no page, both columns
     out, _ = decode_native.attend(torch.zeros_like(case.q), case.layer, alone, None, 0.3)
-    want = (case.layer.flat_values[0, 0].float().sum(0) / 2).bfloat16()
+    want = (case.layer.text_context_values[0, 0].float().sum(0) / 2).bfloat16()
     assert torch.equal(out.view(16), want)
 
 

@@ -143,7 +143,9 @@ def test_the_kernels_of_a_step_compile_and_fit(monkeypatch, dtype, dim, heads, s
     pages = tensor(batch, groups, regions, slots, dim)
     flat = tensor(batch, groups, columns, dim)
     rows = pages.view(-1, slots * dim)
-    layer = SimpleNamespace(page_keys=pages, flat_keys=flat, flat_values=flat, page_rows=lambda: (rows, rows, regions))
+    layer = SimpleNamespace(
+        page_keys=pages, text_context_keys=flat, text_context_values=flat, page_rows=lambda: (rows, rows, regions)
+    )
     q = tensor(batch, groups, heads, dim)
     limits = tensor(batch, 1, regions, dtype=torch.bool), tensor(batch, 1, dtype=torch.int32)
     descriptors = tensor(batch, groups, regions, dim, dtype=torch.float32)

@@ -18,8 +18,8 @@ def test_what_the_cache_holds():
     stream.feed_pieces([(q, k, v)], layout, cuts_of_kind("mixture", layout, 0))
     cache, pages = stream.cache, stream.cache.layers[0]
     assert cache.get_seq_length() == layout.shape[1]
-    keys = torch.cat([pages.page_keys.flatten(2, 3), pages.flat_keys], 2)
-    values = torch.cat([pages.page_values.flatten(2, 3), pages.flat_values], 2)
+    keys = torch.cat([pages.page_keys.flatten(2, 3), pages.text_context_keys], 2)
+    values = torch.cat([pages.page_values.flatten(2, 3), pages.text_context_values], 2)
     held = cache.key_layout()
     assert keys.shape[2] == held.shape[1] == values.shape[2]
     for b in range(layout.shape[0]):
