@@ -16,13 +16,14 @@ from cambrian_gaze.files import replacing, write_png, write_text
 from cambrian_gaze.viz import canvas
 from cambrian_gaze.viz.draw import MAX_ALPHA, heaviest, wash
 from cambrian_gaze.viz.figure import Figure, Panel
+from cambrian_gaze.viz.film import write_film
 from cambrian_gaze.viz.html import Html, data_uri, element
 from cambrian_gaze.viz.trace_data import TraceData
 
-SUFFIXES = (".png", ".svg", ".pdf", ".gif")
+SUFFIXES = (".png", ".svg", ".pdf", ".gif", ".mp4")
 EDGE, GAP, LINE, SIDE = 14, 10, 22, 240
 MILLISECONDS = 700
-"""Of a panel in a GIF."""
+"""Of a panel in a GIF or MP4."""
 MAX_PIXELS = 150_000_000
 """Larger figures are refused before they are drawn."""
 
@@ -179,8 +180,9 @@ def _hex(colour: Sequence[int]) -> str:
 def write_figure(
     path: str | os.PathLike, trace: TraceData, plan: Figure, *, side: int | None = None, top: int = 1
 ) -> Path:
-    """Writes a figure atomically in the format of the path's suffix, one of `SUFFIXES` (a PDF holds pixels, a GIF shows
-    one panel after the other), and returns its path. Raises ValueError for another suffix."""
+    """Writes a figure atomically in the format of the path's suffix, one of `SUFFIXES` (a PDF holds pixels, GIF and MP4
+    show one panel after the other), and returns its path. Raises ValueError for another suffix; ImportError for MP4
+    without PyAV."""
     path = Path(path)
     if path.suffix.lower() not in SUFFIXES:
         raise ValueError(f"{path}: a figure is written as {', '.join(SUFFIXES)}; end the name with one of these")
@@ -193,6 +195,8 @@ def write_figure(
                 temporary, format="GIF", save_all=True, append_images=others, duration=MILLISECONDS, loop=0, disposal=1
             )
         return path
+    if path.suffix.lower() == ".mp4":
+        return write_film(path, render_film(trace, plan, side=side, top=top))
     image = render_image(trace, plan, side=side, top=top)
     if path.suffix.lower() == ".png":
         return write_png(path, image)

@@ -14,7 +14,9 @@ def build_parser() -> argparse.ArgumentParser:
         "chosen, washed by the share of heads; the most chosen has a red outline.",
     )
     parser.add_argument("trace", metavar="TRACE", help="a file of `generate --trace_file`")
-    parser.add_argument("-o", "--output", required=True, metavar="FILE", help=".png, .svg, .pdf (of pixels) or .gif")
+    parser.add_argument(
+        "-o", "--output", required=True, metavar="FILE", help=".png, .svg, .pdf (of pixels), .gif or .mp4"
+    )
     parser.add_argument(
         "--by",
         choices=("token", "layer", "head", "layer_head", "frame"),

@@ -33,6 +33,9 @@ def test_generate_writes_a_trace_and_its_page(
     written = Path(capsys.readouterr().out.strip())
     assert written == trace_file.with_suffix(".html")
     assert written.read_bytes() == report.read_bytes()
+    both = tmp_path / "both.html"
+    assert main(["gaze", "view", str(trace_file), str(OLD), "-o", str(both)]) == 0
+    assert both.read_text().count('"name": ') == 2 and "trace_v1" in both.read_text()
 
 
 def test_a_video_and_an_image_in_one_trace(model_dir: Path, page: Path, tmp_path: Path) -> None:
@@ -77,7 +80,7 @@ def test_without_a_picture_there_is_no_gaze(option: str, tmp_path: Path, capsys:
         (["view", "nowhere.safetensors"], "nowhere.safetensors: No such file"),
         (["view", "{text}"], "no gaze trace"),
         (["view", "{old}", "-o", "{old}"], "is the trace itself"),
-        (["render", "{old}", "-o", "{text}"], "written as .png, .svg, .pdf, .gif"),
+        (["render", "{old}", "-o", "{text}"], "written as .png, .svg, .pdf, .gif, .mp4"),
         (["render", "{old}", "-o", "x.png", "--tokens", "99"], "token 99: the trace has tokens 0 to"),
     ],
 )
