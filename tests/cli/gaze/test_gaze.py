@@ -38,6 +38,19 @@ def test_generate_writes_a_trace_and_its_page(
     assert both.read_text().count('"name": ') == 2 and "trace_v1" in both.read_text()
 
 
+def test_what_a_policy_keeps_is_in_the_trace(model_dir: Path, page: Path, tmp_path: Path) -> None:
+    files = ["--trace_file", str(tmp_path / "a.safetensors"), "--gaze_report", str(tmp_path / "a.html")]
+    asked = ["generate", "--model", str(model_dir), "--prompt", "What?", "--max_new_tokens", "2", "--image", str(page)]
+    assert main([*asked, *files, "--policy", "snapkv", "budget=8"]) == 0
+    trace = Trace.load(tmp_path / "a.safetensors")
+    assert trace.kept.sum(1) == pytest.approx(8.0) and (trace.attended[..., 0] == 8).all()
+    assert trace.model["policy"]["name"] == "snapkv" and trace.gaze["image"]["keep_ratio"] == 1.0
+    assert "snapkv" in (tmp_path / "a.html").read_text()
+    assert (
+        main(["gaze", "render", str(tmp_path / "a.safetensors"), "-o", str(tmp_path / "a.png"), "--tokens", "0"]) == 0
+    )
+
+
 def test_a_video_and_an_image_in_one_trace(model_dir: Path, page: Path, tmp_path: Path) -> None:
     (tmp_path / "film").mkdir()
     for number in range(3):
