@@ -63,8 +63,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     shown = next((name for name in ("trace", "trace_file", "gaze_report") if getattr(arguments, name)), None)
     if shown and not arguments.image and arguments.video is None:
         parser.error(f"--{shown} shows where the model looked in an image or video; give one with --image or --video")
-    if shown and arguments.policy:
-        parser.error(f"--{shown} shows the regions that were chosen, and under --policy none is")
+    if arguments.trace and arguments.policy:
+        parser.error(
+            "--trace shows the regions that were chosen, and under --policy none is; --trace_file and --gaze_report "
+            "show what the policy kept"
+        )
     try:
         answer = generate(arguments)
     except (ImportError, OSError, ValueError) as error:
@@ -179,9 +182,14 @@ def write_data(
     processor: CambrianGazeProcessor,
 ) -> None:
     """The trace as a file and as a page, whichever were asked for."""
+    from cambrian_gaze.baselines.registry import options_of
+    from cambrian_gaze.models.policies import policy_gaze
     from cambrian_gaze.viz.trace_record import model_facts, trace_of
 
-    adapter = {} if arguments.adapter is None else {"adapter": arguments.adapter}
+    more = {} if arguments.adapter is None else {"adapter": arguments.adapter}
+    policy, gaze = policy_from(arguments.policy), gaze_options(arguments)
+    if policy is not None:
+        more, gaze = more | {"policy": options_of(policy)}, policy_gaze(policy, gaze)
     trace = trace_of(
         output,
         model,
@@ -190,8 +198,8 @@ def write_data(
         prompt=arguments.prompt,
         pictures=pictures,
         sources=sources,
-        facts=model_facts(arguments.model) | adapter,
-        gaze=gaze_options(arguments),
+        facts=model_facts(arguments.model) | more,
+        gaze=gaze,
     )
     if arguments.trace_file:
         trace.save(arguments.trace_file)

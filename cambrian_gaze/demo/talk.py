@@ -16,6 +16,7 @@ from transformers.generation.utils import GenerateDecoderOnlyOutput
 
 import cambrian_gaze
 from cambrian_gaze.attention.policy.policy import VisiblePolicy
+from cambrian_gaze.baselines.registry import options_of
 from cambrian_gaze.demo.arrivals import Arrivals, Halt, Stop, Times
 from cambrian_gaze.demo.conversation import Conversation, Steering
 from cambrian_gaze.demo.limits import Limits
@@ -50,6 +51,8 @@ class _Asked:
     boxes: list[tuple[int, ...]]
     gaze: dict[str, Any]
     steering: dict[str, list[int]]
+    named: dict[str, Any]
+    """What the trace says of the model beside its name."""
 
 
 class Talker:
@@ -185,7 +188,8 @@ class Talker:
         else:
             options |= {"gaze": gaze, "gaze_trace": builder, "return_dict_in_generate": True}
         named = {name: sorted(getattr(steering, name)) for name in ("hidden", "forced")} if denied is not None else {}
-        return _Asked(options, None if policy else builder, boxes, gaze, named)
+        known = {} if policy is None else {"policy": options_of(policy)}
+        return _Asked(options, None if policy else builder, boxes, gaze, named, known)
 
     def _trace(
         self, conversation: Conversation, asked: _Asked, items: list[TraceItem], ids: list[int], output: Any
@@ -204,7 +208,7 @@ class Talker:
             prompt_tokens=prompt.shape[1],
             prompt=conversation.question,
             pictures=items,
-            facts=self._facts,
+            facts=self._facts | asked.named,
             gaze=asked.gaze,
         )
         trace.steering = asked.steering

@@ -6,6 +6,7 @@ rectangles (`Trace.pixels`). Colours are those of `draw`: the wash is the share 
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,13 +17,16 @@ from cambrian_gaze.files import replacing, write_png, write_text
 from cambrian_gaze.viz import canvas
 from cambrian_gaze.viz.draw import MAX_ALPHA, heaviest, wash
 from cambrian_gaze.viz.figure import Figure, Panel
+from cambrian_gaze.viz.film import write_film
 from cambrian_gaze.viz.html import Html, data_uri, element
 from cambrian_gaze.viz.trace_data import TraceData
 
-SUFFIXES = (".png", ".svg", ".pdf", ".gif")
+SUFFIXES = (".png", ".svg", ".pdf", ".gif", ".mp4")
 EDGE, GAP, LINE, SIDE = 14, 10, 22, 240
 MILLISECONDS = 700
-"""Of a panel in a GIF."""
+"""Of a panel in a GIF or MP4."""
+EVICTED = 50
+"""Brightness, of 255, of a visual token that no KV head held any more."""
 MAX_PIXELS = 150_000_000
 """Larger figures are refused before they are drawn."""
 
@@ -34,12 +38,31 @@ def overlay(trace: TraceData, panel: Panel, *, factor: int = 1, top: int = 1, gr
     picture = trace.items[item].picture(frame)
     if factor > 1:
         picture = picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
+    if trace.kept is not None:
+        picture = Image.composite(picture, Image.new("RGB", picture.size), _kept_mask(trace, panel.unit, picture.size))
     here = trace.regions_of(item, frame)
     weights = panel.share[here]
     most = set(heaviest(panel.share.tolist(), top))
     places = [tuple(factor * edge for edge in trace.pixels[r]) for r in here]
     thick = max(1, round(min(picture.size) / 110))
     return wash(picture, places, weights.tolist(), top=sum(r in most for r in here), grid=grid, thick=thick)
+
+
+def _kept_mask(trace: TraceData, unit: tuple[int, int], size: tuple[int, int]) -> Image.Image:
+    """ "L" of a picture's size: bright where a visual token is still held by all KV heads, dark where by none."""
+    item, frame = unit
+    (_, rows, columns), (xs, ys) = trace.items[item].grid, trace.edges(item)
+    before = sum(math.prod(other.grid) for other in trace.items[:item]) + frame * rows * columns
+    held = trace.kept[:, before : before + rows * columns].mean(0).reshape(rows, columns)
+    mask = Image.new("L", trace.items[item].size, 255)
+    draw = ImageDraw.Draw(mask)
+    for row in range(rows):
+        for column in range(columns):
+            x0, x1, y0, y1 = xs[column], xs[column + 1], ys[row], ys[row + 1]
+            if x1 > x0 and y1 > y0:
+                light = EVICTED + (255 - EVICTED) * float(held[row, column])
+                draw.rectangle((x0, y0, x1 - 1, y1 - 1), fill=round(light))
+    return mask.resize(size, Image.Resampling.NEAREST)
 
 
 def _sizes(trace: TraceData, plan: Figure, side: int | None) -> list[list[tuple[int, int]]]:
@@ -93,6 +116,23 @@ def render_image(trace: TraceData, plan: Figure, *, side: int | None = None, top
         if plan.names:
             x, y, _, h = spots[0]
             canvas.write(draw, (EDGE, y + h / 2), plan.names[row], 15, width=x - EDGE - 8, anchor="lm")
+    return paper
+
+
+def render_rows(
+    traces: Sequence[tuple[str, TraceData]], plans: Sequence[Figure], *, side: int | None = None, top: int = 1
+) -> Image.Image:
+    """The figures of several traces below each other, each with its name above: dense, gaze, eviction."""
+    drawn = [render_image(trace, plan, side=side, top=top) for (_, trace), plan in zip(traces, plans, strict=True)]
+    high = sum(image.height + LINE + EDGE for image in drawn) + EDGE
+    paper = Image.new("RGB", (max(image.width for image in drawn), high), canvas.PAPER)
+    if paper.width * paper.height > MAX_PIXELS:
+        raise ValueError(f"the figure would be {paper.width}x{paper.height} pixels; show fewer panels, or smaller ones")
+    draw, y = ImageDraw.Draw(paper), EDGE
+    for (name, _), image in zip(traces, drawn, strict=True):
+        canvas.write(draw, (EDGE, y), name, 16, width=paper.width - 2 * EDGE, anchor="la")
+        paper.paste(image, (0, y + LINE))
+        y += image.height + LINE + EDGE
     return paper
 
 
@@ -179,8 +219,9 @@ def _hex(colour: Sequence[int]) -> str:
 def write_figure(
     path: str | os.PathLike, trace: TraceData, plan: Figure, *, side: int | None = None, top: int = 1
 ) -> Path:
-    """Writes a figure atomically in the format of the path's suffix, one of `SUFFIXES` (a PDF holds pixels, a GIF shows
-    one panel after the other), and returns its path. Raises ValueError for another suffix."""
+    """Writes a figure atomically in the format of the path's suffix, one of `SUFFIXES` (a PDF holds pixels, GIF and MP4
+    show one panel after the other), and returns its path. Raises ValueError for another suffix; ImportError for MP4
+    without PyAV."""
     path = Path(path)
     if path.suffix.lower() not in SUFFIXES:
         raise ValueError(f"{path}: a figure is written as {', '.join(SUFFIXES)}; end the name with one of these")
@@ -193,9 +234,20 @@ def write_figure(
                 temporary, format="GIF", save_all=True, append_images=others, duration=MILLISECONDS, loop=0, disposal=1
             )
         return path
-    image = render_image(trace, plan, side=side, top=top)
+    if path.suffix.lower() == ".mp4":
+        return write_film(path, render_film(trace, plan, side=side, top=top))
+    return write_still(path, render_image(trace, plan, side=side, top=top))
+
+
+def write_still(path: str | os.PathLike, image: Image.Image) -> Path:
+    """Writes a picture as PNG or PDF, by the suffix, atomically, and returns its path. Raises ValueError for others."""
+    path = Path(path)
     if path.suffix.lower() == ".png":
         return write_png(path, image)
+    if path.suffix.lower() != ".pdf":
+        raise ValueError(
+            f"{path}: a figure of several traces is written as .png or .pdf; end the name with one of these"
+        )
     with replacing(path) as temporary:
         image.save(temporary, format="PDF", resolution=300, quality=95)
     return path

@@ -95,7 +95,7 @@ def viewer_data(trace: TraceData, most: int = MAX_PAGE, pictures: bool = True) -
     packing, packed = pack_regions(trace.regions, len(trace.boxes))
     regions, attended = _deflated(packed), _deflated(trace.attended.astype("<u4"))
     room = max(LEAST_PICTURES, most - len(regions) - len(attended))
-    addresses = _addresses(trace, room) if pictures else [""] * len(trace.units)
+    addresses, side = _addresses(trace, room) if pictures else ([""] * len(trace.units), max(SIDES))
     places = [
         [*box[:3], *pixels, row, column]
         for box, pixels, (row, column) in zip(trace.boxes.tolist(), trace.pixels, _cells(trace), strict=True)
@@ -123,7 +123,7 @@ def viewer_data(trace: TraceData, most: int = MAX_PAGE, pictures: bool = True) -
         "steering": trace.steering,
         "missing": trace.missing,
         "facts": facts_line(trace),
-        "about": _about(trace),
+        "about": _about(trace, side),
     }
 
 
@@ -159,7 +159,9 @@ def facts_line(trace: TraceData) -> str:
     )
 
 
-def _about(trace: TraceData) -> list[tuple[str, str]]:
+def _about(trace: TraceData, side: int) -> list[tuple[str, str]]:
+    """Facts for the reader. `side`: the longest side of a picture in the page."""
+    largest = max((max(item.size) for item in trace.items), default=0)
     items = [
         f"{item.kind}, {item.size[0]}×{item.size[1]} pixels, {item.grid[0]} frame(s) of "
         f"{item.grid[1]}×{item.grid[2]} tokens" + (f", {item.source}" if item.source else "")
@@ -168,8 +170,10 @@ def _about(trace: TraceData) -> list[tuple[str, str]]:
     return [
         ("model", str(trace.model.get("name") or "unknown")),
         ("weights", str(trace.model.get("weights") or "not known")),
+        *[(name, json.dumps(value)) for name, value in trace.model.items() if name not in ("name", "weights")],
         ("written by", trace.made_by),
         ("pictures", "; ".join(items)),
+        *([("pictures here", f"made smaller, to {side} pixels at most")] if side < largest else []),
         ("made square by", {"pad": "padding", "square": "stretching"}[trace.image_aspect_ratio]),
         *[(name, f"{len(regions)} regions: {', '.join(map(str, regions))}") for name, regions in _steered(trace)],
         ("gaze", json.dumps(trace.gaze, ensure_ascii=False)),
@@ -207,9 +211,11 @@ def _unit(trace: TraceData, number: int, frame_number: int, address: str) -> dic
     }
 
 
-def _addresses(trace: TraceData, room: int) -> list[str]:
-    """The pictures as data URIs, small enough that all of them have at most `room` bytes, as far as `SIDES` goes."""
+def _addresses(trace: TraceData, room: int) -> tuple[list[str], int]:
+    """The pictures as data URIs, small enough that all of them have at most `room` bytes, as far as `SIDES` goes; and
+    the longest side that they have."""
     made: list[str] = []
+    side = SIDES[0]
     for side in SIDES:
         made, left = [], room
         for number, frame_number in trace.units:
@@ -222,7 +228,7 @@ def _addresses(trace: TraceData, room: int) -> list[str]:
                 break
         else:
             break
-    return made
+    return made, side
 
 
 def _alone(trace: TraceData) -> list[str]:

@@ -113,7 +113,7 @@ def test_what_is_given_wrongly_is_said_in_one_line(
     ("arguments", "said"),
     [
         (["--trace", "gaze.png"], "--trace shows where the model looked"),
-        (["--image", "a.png", "--gaze_report", "a.html", "--policy", "recent", "budget=8"], "--gaze_report shows"),
+        (["--image", "a.png", "--trace", "b.png", "--policy", "recent", "budget=8"], "--trace shows"),
         (["--top_k", "2", "--keep_ratio", "0.5"], "not allowed with argument"),
         (["--top_k", "none"], "no integer of at least 1"),
         (["--temperature", "-1"], "no number from 0 to 100"),

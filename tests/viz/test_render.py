@@ -9,7 +9,18 @@ import pytest
 from PIL import Image
 
 from cambrian_gaze.viz.figure import figure
-from cambrian_gaze.viz.render import overlay, render_image, render_svg, write_figure
+from cambrian_gaze.viz.render import (
+    EDGE,
+    EVICTED,
+    overlay,
+    render_film,
+    render_image,
+    render_rows,
+    render_svg,
+    write_figure,
+    write_still,
+)
+from cambrian_gaze.viz.trace import NONE
 from tests.viz._traces import make_trace, noise
 
 SHAPES = [(48, 48), (90, 40), (40, 90), (101, 67)]
@@ -112,7 +123,52 @@ def test_what_there_is_not_is_said(options: dict, said: str) -> None:
 
 def test_other_formats_and_giants_are_refused(tmp_path: Path) -> None:
     trace = make_trace()
-    with pytest.raises(ValueError, match="written as .png, .svg, .pdf, .gif"):
+    with pytest.raises(ValueError, match="written as .png, .svg, .pdf, .gif, .mp4"):
         write_figure(tmp_path / "x.bmp", trace, figure(trace))
     with pytest.raises(ValueError, match="smaller ones"):
         write_figure(tmp_path / "x.png", trace, figure(trace), side=20_000)
+
+
+@pytest.mark.parametrize("size", [(48, 48), (51, 33)])
+def test_a_film_shows_each_panel_in_turn(tmp_path: Path, size: tuple[int, int]) -> None:
+    av = pytest.importorskip("av")
+    chosen = np.array([0, 4, 8])[:, None, None, None] * np.ones((1, 2, 3, 1), dtype=int)
+    grey = Image.new("RGB", size, (90, 90, 90))
+    trace = make_trace([[grey]], tokens=["a", "b", "c"], chosen=chosen)
+    path = write_figure(tmp_path / "x.mp4", trace, figure(trace), side=240)
+    stills = render_film(trace, figure(trace), side=240)
+    with av.open(str(path)) as file:
+        stream = file.streams.video[0]
+        frames = [np.asarray(frame.to_image()) for frame in file.decode(stream)]
+        assert stream.average_rate == 10
+    assert len(frames) == 21
+    high, wide = np.asarray(stills[0]).shape[:2]
+    for still, shown in zip(stills, frames[3::7], strict=True):
+        assert shown.shape[:2] == (high + high % 2, wide + wide % 2)
+        assert np.abs(shown[:high, :wide].astype(int) - np.asarray(still).astype(int)).mean() < 6
+    assert [p.name for p in tmp_path.iterdir()] == ["x.mp4"]
+
+
+def test_what_was_evicted_lies_in_the_dark() -> None:
+    trace = make_trace([[Image.new("RGB", (48, 48), (200, 200, 200))]], tokens=["a"])
+    trace.regions[:] = NONE
+    trace.kept = np.zeros((2, 36), dtype=np.float32)
+    trace.kept[:, 7] = 1.0  # row 1, column 1 of 6x6: pixels 8 to 16
+    trace.kept[0, 8] = 1.0
+    drawn = np.asarray(overlay(trace, figure(trace).rows[0][0]))[..., 0]
+    assert (drawn[8:16, 8:16] == 200).all() and (drawn[:8] == round(200 * EVICTED / 255)).all()
+    assert np.abs(drawn[8:16, 16:24].astype(int) - 200 * (EVICTED + 255) / 2 / 255).max() <= 1
+
+
+def test_several_traces_stand_below_each_other(tmp_path: Path) -> None:
+    traces = [("gaze", make_trace()), ("other", make_trace(seed=1))]
+    plans = [figure(trace) for _, trace in traces]
+    alone = [render_image(trace, plan) for (_, trace), plan in zip(traces, plans, strict=True)]
+    rows = render_rows(traces, plans)
+    assert rows.width == alone[0].width and rows.height > sum(image.height for image in alone)
+    y = rows.height - EDGE - alone[1].height
+    assert rows.crop((0, y, rows.width, y + alone[1].height)).tobytes() == alone[1].tobytes()
+    for suffix in (".png", ".pdf"):
+        assert write_still(tmp_path / f"x{suffix}", rows).stat().st_size > 1000
+    with pytest.raises(ValueError, match="several traces is written as .png or .pdf"):
+        write_still(tmp_path / "x.svg", rows)

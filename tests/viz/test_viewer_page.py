@@ -77,6 +77,25 @@ def test_words_light_up_regions_and_regions_words(browser: Browser, tmp_path: Pa
     assert browser.run(strengths) == [0, 1, 0, 0, 0, 0] and browser.run("location.hash") == "#t=5&u=0&r=1"
 
 
+def test_whole_words(browser: Browser, tmp_path: Path) -> None:
+    tokens = ["Un", "believ", "able", " pages", ".", "<end>"]
+    chosen = np.broadcast_to(np.arange(6)[:, None, None, None], (6, 2, 3, 1))  # token t looks at region t
+    show(browser, make_trace(chosen=chosen, tokens=tokens), tmp_path)
+    assert lit(browser) == [0]
+    browser.page.check("#whole")
+    assert lit(browser) == [0, 1, 2]
+    assert "Tokens 1 to 3 of 6, “Unbelievable”" in browser.run("document.getElementById('told').textContent")
+    assert browser.run("[...document.querySelectorAll('.together')].map((w) => w.textContent)") == tokens[:3]
+    browser.page.focus("#w0")
+    for key, words in (("ArrowRight", [3, 4]), ("ArrowRight", [5]), ("ArrowLeft", [3, 4]), ("Home", [0, 1, 2])):
+        browser.press(key)
+        assert lit(browser) == words
+    browser.page.uncheck("#whole")
+    assert lit(browser) == [0]
+    show(browser, make_trace(tokens=["A", " b", "<end>"]), tmp_path)
+    assert browser.page.locator("#wholly").is_hidden()
+
+
 def test_overlays_lie_on_the_pixels_of_their_regions(browser: Browser, tmp_path: Path) -> None:
     for size, aspect in [((300, 120), "pad"), ((120, 300), "pad"), ((300, 120), "square"), ((120, 300), "square")]:
         trace = make_trace([[noise(*size)]], aspect=aspect)

@@ -146,7 +146,9 @@ class Drawing {
 
   drawWords() {
     const strength = this.region === null ? null : this.trace.words(this.region, this.selection);
+    const [first, end] = this.trace.span(this.token);
     [...byId("words").children].forEach((word, t) => {
+      word.classList.toggle("together", end - first > 1 && first <= t && t < end);
       const chosen = t === this.state.t;
       if ((word.getAttribute("aria-selected") === "true") !== chosen) word.setAttribute("aria-selected", String(chosen));
       word.tabIndex = chosen ? 0 : -1;
@@ -192,7 +194,10 @@ class Drawing {
     const word = this.data.tokens[t].trim() || "(space or part of a character)";
     const top = this.trace.top(t, this.selection, 1)[0];
     const [visual, context, text] = this.trace.entries(t, this.selection).map((n) => Math.round(n).toLocaleString("en"));
-    const lines = [`Token ${t + 1} of ${this.trace.T}, “${word}”: `];
+    const [first, end] = this.trace.span(t);
+    const whole = this.data.tokens.slice(first, end).join("").trim();
+    const lines = [end - first > 1 ? `Tokens ${first + 1} to ${end} of ${this.trace.T}, “${whole}”, mean over them: `
+      : `Token ${t + 1} of ${this.trace.T}, “${word}”: `];
     if (top !== undefined) {
       const heads = choosing === 1 ? "chosen by this head" : `${percent(share[top])} of ${choosing} heads`;
       lines.push(`most looked at ${this.regionText(top)}, ${heads}. `);

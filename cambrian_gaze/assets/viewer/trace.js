@@ -8,6 +8,8 @@ async function inflate(text) {
   return new Uint8Array(await new Response(stream).arrayBuffer());
 }
 
+const WORD = 12;
+
 class Trace {
   static async from(data) {
     return new Trace(data, await inflate(data.regions), await inflate(data.attended));
@@ -24,7 +26,22 @@ class Trace {
     this.none = wide ? 0xffff : 0xff;
     this.attended = new Uint32Array(attended.buffer);
     this.cache = new Map();
+    this.whole = false;
   }
+
+  // [first, end) of the tokens that make up a token's word: it begins where a space or a control token ends the one
+  // before. Languages without spaces have one word a line; there tokens stay alone beyond WORD of them.
+  word(t) {
+    const { tokens, special } = this.data;
+    const begins = (n) => n === 0 || special[n] || special[n - 1] || /^\s/.test(tokens[n]) || /\s$/.test(tokens[n - 1]);
+    let first = t, end = t + 1;
+    while (!begins(first) && t - first < WORD) first--;
+    while (end < this.T && !begins(end) && end - first <= WORD) end++;
+    return end - first > WORD ? [t, t + 1] : [first, end];
+  }
+
+  // The tokens that are looked at together with a token.
+  span(t) { return this.whole ? this.word(t) : [t, t + 1]; }
 
   // Regions that a head chose for a token; null where it attended to all of them and chose nothing.
   chosen(t, l, h) {
@@ -51,7 +68,21 @@ class Trace {
   }
 
   // {share: Float64Array [R], choosing, dense}: the share of the selected heads that choose which chose each region.
+  // Of a whole word, the mean over its tokens.
   look(t, selection) {
+    const [first, end] = this.span(t);
+    if (end - first === 1) return this.lookOf(t, selection);
+    const share = new Float64Array(this.R);
+    let choosing = 0, dense = 0;
+    for (let n = first; n < end; n++) {
+      const one = this.lookOf(n, selection);
+      for (let r = 0; r < this.R; r++) share[r] += one.share[r] / (end - first);
+      [choosing, dense] = [Math.max(choosing, one.choosing), Math.max(dense, one.dense)];
+    }
+    return { share, choosing, dense };
+  }
+
+  lookOf(t, selection) {
     const key = `${t} ${selection.layer} ${selection.head}`;
     if (this.cache.has(key)) return this.cache.get(key);
     if (this.cache.size * this.R > 8e6) this.cache.clear();
@@ -75,7 +106,7 @@ class Trace {
   agreement(t) {
     const key = `agreement ${t}`;
     if (this.cache.has(key)) return this.cache.get(key);
-    const { share } = this.look(t, { layer: "all", head: "all" });
+    const { share } = this.lookOf(t, { layer: "all", head: "all" });
     const values = new Float64Array(this.L * this.H);
     for (let l = 0; l < this.L; l++) {
       for (let h = 0; h < this.H; h++) {

@@ -19,6 +19,8 @@ class Viewer extends Drawing {
   take(trace) {
     this.trace = trace;
     this.data = trace.data;
+    trace.whole = byId("whole").checked;
+    byId("wholly").hidden = !trace.data.tokens.some((_, t) => { const [a, b] = trace.word(t); return b - a > 1; });
     this.unitOf = new Map(this.data.units.map((unit, u) => [`${unit.item} ${unit.frame}`, u]));
     this.regionsOf = this.data.units.map((unit) =>
       [...this.data.places.keys()].filter((r) => {
@@ -105,7 +107,7 @@ class Viewer extends Drawing {
     });
     words.addEventListener("keydown", (event) => {
       const goal = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -1, ArrowDown: 1, Home: -Infinity, End: Infinity };
-      if (event.key in goal) this.choose(clamp(this.state.t + goal[event.key], 0, this.trace.T - 1), true);
+      if (event.key in goal) this.step(goal[event.key], true);
       else if (event.key === " ") this.play();
       else if (event.key === "Escape") this.set({ region: null });
       else return;
@@ -140,6 +142,10 @@ class Viewer extends Drawing {
     byId("previous").addEventListener("click", () => this.step(-1));
     byId("next").addEventListener("click", () => this.step(1));
     byId("play").addEventListener("click", () => this.play());
+    byId("whole").addEventListener("change", () => {
+      this.trace.whole = byId("whole").checked;
+      this.choose(this.state.t);
+    });
     byId("path").addEventListener("change", () => this.draw());
     byId("follow").addEventListener("change", () => this.choose(this.state.t));
     byId("layer").addEventListener("change", () => {
@@ -231,7 +237,12 @@ class Viewer extends Drawing {
     word?.scrollIntoView({ block: "nearest" });
   }
 
-  step(by) { this.choose(clamp(this.state.t + by, 0, this.trace.T - 1)); }
+  // To another token, or to another word where these are looked at whole.
+  step(by, focus = false) {
+    const [first, end] = this.trace.span(this.state.t);
+    const to = by === 1 ? end : by === -1 ? first - 1 : by;
+    this.choose(this.trace.span(clamp(to, 0, this.trace.T - 1))[0], focus);
+  }
 
   play() {
     const playing = this.timer !== null;
@@ -239,13 +250,15 @@ class Viewer extends Drawing {
     this.timer = null;
     if (!playing) {
       byId("path").checked = true;
-      if (this.state.t >= this.trace.T - 1) this.choose(0);
-      this.timer = setInterval(() => (this.state.t >= this.trace.T - 1 ? this.play() : this.step(1)), 800);
+      if (this.last()) this.choose(0);
+      this.timer = setInterval(() => (this.last() ? this.play() : this.step(1)), 800);
     }
     byId("play").textContent = playing ? "Play" : "Stop";
     byId("play").setAttribute("aria-pressed", String(!playing));
     this.draw();
   }
+
+  last() { return this.trace.span(this.state.t)[1] >= this.trace.T; }
 
   // Weight of a token on each picture or frame.
   weights(t) {

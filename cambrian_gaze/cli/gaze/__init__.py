@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from cambrian_gaze.cli.arguments import one_line, run_action
 
 ACTIONS = {
-    "view": ("cambrian_gaze.cli.gaze.view", "one HTML page to explore a trace in, offline"),
-    "render": ("cambrian_gaze.cli.gaze.render", "pictures of a trace for papers: PNG, SVG, PDF, GIF"),
+    "view": ("cambrian_gaze.cli.gaze.view", "one HTML page to explore traces in, offline"),
+    "render": ("cambrian_gaze.cli.gaze.render", "pictures of a trace for papers: PNG, SVG, PDF, GIF, MP4"),
 }
 """Name → module and summary."""
 

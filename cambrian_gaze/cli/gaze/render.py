@@ -13,8 +13,13 @@ def build_parser() -> argparse.ArgumentParser:
         description="Draw a trace for a paper: the picture in its own shape and resolution, and the regions that were "
         "chosen, washed by the share of heads; the most chosen has a red outline.",
     )
-    parser.add_argument("trace", metavar="TRACE", help="a file of `generate --trace_file`")
-    parser.add_argument("-o", "--output", required=True, metavar="FILE", help=".png, .svg, .pdf (of pixels) or .gif")
+    parser.add_argument(
+        "trace", metavar="TRACE", nargs="+",
+        help="a file of `generate --trace_file`; several stand below each other (PNG or PDF)",
+    )  # fmt: skip
+    parser.add_argument(
+        "-o", "--output", required=True, metavar="FILE", help=".png, .svg, .pdf (of pixels), .gif or .mp4"
+    )
     parser.add_argument(
         "--by",
         choices=("token", "layer", "head", "layer_head", "frame"),
@@ -43,10 +48,15 @@ def build_parser() -> argparse.ArgumentParser:
 def run(arguments: argparse.Namespace) -> str:
     """Writes the picture and returns its path. Raises ValueError for what the trace does not have."""
     from cambrian_gaze.viz.figure import figure
-    from cambrian_gaze.viz.render import write_figure
+    from cambrian_gaze.viz.panes import pane_names
+    from cambrian_gaze.viz.render import render_rows, write_figure, write_still
     from cambrian_gaze.viz.trace import Trace
 
-    trace = Trace.load(arguments.trace)
+    traces = [Trace.load(path) for path in arguments.trace]
     picked = {name: getattr(arguments, name) for name in ("tokens", "layers", "heads", "frames", "columns")}
-    plan = figure(trace, arguments.by, **picked)
-    return str(write_figure(arguments.output, trace, plan, side=arguments.side, top=arguments.top))
+    plans = [figure(trace, arguments.by, **picked) for trace in traces]
+    shape = {"side": arguments.side, "top": arguments.top}
+    if len(traces) == 1:
+        return str(write_figure(arguments.output, traces[0], plans[0], **shape))
+    named = list(zip(pane_names(arguments.trace), traces, strict=True))
+    return str(write_still(arguments.output, render_rows(named, plans, **shape)))

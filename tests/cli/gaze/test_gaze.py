@@ -33,6 +33,22 @@ def test_generate_writes_a_trace_and_its_page(
     written = Path(capsys.readouterr().out.strip())
     assert written == trace_file.with_suffix(".html")
     assert written.read_bytes() == report.read_bytes()
+    both = tmp_path / "both.html"
+    assert main(["gaze", "view", str(trace_file), str(OLD), "-o", str(both)]) == 0
+    assert both.read_text().count('"name": ') == 2 and "trace_v1" in both.read_text()
+
+
+def test_what_a_policy_keeps_is_in_the_trace(model_dir: Path, page: Path, tmp_path: Path) -> None:
+    files = ["--trace_file", str(tmp_path / "a.safetensors"), "--gaze_report", str(tmp_path / "a.html")]
+    asked = ["generate", "--model", str(model_dir), "--prompt", "What?", "--max_new_tokens", "2", "--image", str(page)]
+    assert main([*asked, *files, "--policy", "snapkv", "budget=8"]) == 0
+    trace = Trace.load(tmp_path / "a.safetensors")
+    assert trace.kept.sum(1) == pytest.approx(8.0) and (trace.attended[..., 0] == 8).all()
+    assert trace.model["policy"]["name"] == "snapkv" and trace.gaze["image"]["keep_ratio"] == 1.0
+    assert "snapkv" in (tmp_path / "a.html").read_text()
+    assert (
+        main(["gaze", "render", str(tmp_path / "a.safetensors"), "-o", str(tmp_path / "a.png"), "--tokens", "0"]) == 0
+    )
 
 
 def test_a_video_and_an_image_in_one_trace(model_dir: Path, page: Path, tmp_path: Path) -> None:
@@ -77,7 +93,7 @@ def test_without_a_picture_there_is_no_gaze(option: str, tmp_path: Path, capsys:
         (["view", "nowhere.safetensors"], "nowhere.safetensors: No such file"),
         (["view", "{text}"], "no gaze trace"),
         (["view", "{old}", "-o", "{old}"], "is the trace itself"),
-        (["render", "{old}", "-o", "{text}"], "written as .png, .svg, .pdf, .gif"),
+        (["render", "{old}", "-o", "{text}"], "written as .png, .svg, .pdf, .gif, .mp4"),
         (["render", "{old}", "-o", "x.png", "--tokens", "99"], "token 99: the trace has tokens 0 to"),
     ],
 )
