@@ -6,6 +6,7 @@ import difflib
 from collections.abc import Iterable
 
 from cambrian_gaze.evaluation.benchmarks.declare import PROTOCOLS, Benchmark
+from cambrian_gaze.evaluation.benchmarks.gazebench import GAZEBENCH
 from cambrian_gaze.evaluation.benchmarks.image_choice import (
     ADE,
     MMBENCH_CN,
@@ -26,12 +27,13 @@ IMAGE_BENCHMARKS = (
 """In the order of the columns of the paper's Table 1."""
 
 BENCHMARKS: dict[str, Benchmark] = {
-    one.name: one for one in (*IMAGE_BENCHMARKS, *VIDEO_BENCHMARKS, *EXTRA_VIDEO_BENCHMARKS)
+    one.name: one for one in (*IMAGE_BENCHMARKS, *VIDEO_BENCHMARKS, *EXTRA_VIDEO_BENCHMARKS, *GAZEBENCH)
 }
 SUITES: dict[str, tuple[str, ...]] = {
     "image": tuple(one.name for one in IMAGE_BENCHMARKS),
     "video": tuple(one.name for one in VIDEO_BENCHMARKS),
     "video_extra": tuple(one.name for one in EXTRA_VIDEO_BENCHMARKS),
+    "gazebench": tuple(one.name for one in GAZEBENCH),
 }
 """Names that stand for several benchmarks."""
 
