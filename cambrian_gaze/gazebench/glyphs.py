@@ -46,6 +46,7 @@ def draw_page(size: tuple[int, int], glyphs: Sequence[Glyph], rng: random.Random
     for text, (left, top, right, _) in glyphs:
         side = right - left
         most = side // 12
-        place = left + rng.randint(-most, most), top + rng.randint(-most, most)
+        shifted = left + rng.randint(-most, most), top + rng.randint(-most, most)
+        place = tuple(min(max(at, 0), whole - side) for at, whole in zip(shifted, size, strict=True))
         page.paste(rng.randrange(0, 80), place, glyph_mask(text, side))
     return page

@@ -16,8 +16,8 @@ from cambrian_gaze.gazebench.spec import LETTERS, VIDEO_FAMILIES, GazeBenchSpec
 def mask_pictures(data: Path, spec: GazeBenchSpec, split: str) -> Path:
     """Make, once, a folder beside the media of `data` in which the cells named by each question's `needles` are blank.
 
-    Questions of one picture are masked together. Of a count or an absent thing nothing can be masked: every cell
-    tells. There all cells are painted over.
+    Questions of one picture are masked together. Where one thing is looked for, all cells are painted over: that it is
+    not seen would be an answer.
     """
     folder = data / f"masked-{split}"
     if folder.is_dir():
@@ -27,7 +27,7 @@ def mask_pictures(data: Path, spec: GazeBenchSpec, split: str) -> Path:
             for line in (data / family / f"{split}.jsonl").read_text(encoding="utf-8").splitlines():
                 row = json.loads(line)
                 medium = row.get("image") or row["video"]
-                everything = family in ("count", "absent")
+                everything = family == "absent"
                 names = spec.names if everything else row["meta"]["needles"]
                 _mask(data / medium, partial / medium, spec, names, family in VIDEO_FAMILIES)
     return folder

@@ -124,7 +124,7 @@ def _count(spec: GazeBenchSpec, rng: random.Random) -> tuple[Scene, list[Asked]]
     words = (Word("Count"), Word(str(len(chosen)), everywhere))
     full = f"In how many cells is the digit {digit}? Answer in this form: Count 0"
     choices = tuple(str(n) for n in range(most + 1))
-    return scene, [Asked(f"Count {digit}", full, words, (("", str(len(chosen))),), tuple(sorted(chosen)), choices)]
+    return scene, [Asked(f"Count {digit}", full, words, (("", str(len(chosen))),), tuple(cells), choices)]
 
 
 def _string(spec: GazeBenchSpec, rng: random.Random) -> tuple[Scene, list[Asked]]:
@@ -155,7 +155,7 @@ def _absent(spec: GazeBenchSpec, rng: random.Random) -> tuple[Scene, list[Asked]
     )
     return scene, [
         Asked(f"Find {digit}", full, (Word("Find"), Word(answer, regions)), (("", answer),),
-              () if there is None else (there,), ("none", *spec.names))
+              tuple(seen), ("none", *spec.names))
     ]  # fmt: skip
 
 

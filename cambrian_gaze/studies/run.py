@@ -18,7 +18,7 @@ from cambrian_gaze.files import write_text
 from cambrian_gaze.machine import cores, cpu_name, versions
 from cambrian_gaze.studies.answers import answer_seed
 from cambrian_gaze.studies.parts import Parts
-from cambrian_gaze.studies.study import Size, Study, identity
+from cambrian_gaze.studies.study import Size, Study
 
 RUNS = Path("runs", "studies")
 RESULTS = Path("docs", "proof")
@@ -70,11 +70,12 @@ def _header(study: Study, size: Size, device: str) -> dict[str, Any]:
             "cpu": cpu_name(), "cores": cores(), "threads": size.threads, "gpu": gpu, "system": platform.system(),
         },
         "versions": {"cambrian-gaze": __version__, "python": platform.python_version(), **versions(PACKAGES)},
-        "identity": identity(study.data, dict(study.models), size),
         "data": {**size.data, **study.data},
         "tower": dict(size.tower),
         "training": dict(size.training),
-        "models": {name: dict(flags) for name, flags in study.models.items()},
+        "models": {
+            name: {**study.flags(size, name), "start": own.get("start")} for name, own in study.models.items()
+        },
         "arms": [
             {
                 "name": arm.name, "title": arm.title, "model": arm.checkpoint, "gaze": dict(arm.gaze),

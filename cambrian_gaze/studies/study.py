@@ -33,6 +33,8 @@ class Size:
     """Fields of `TowerSpec`."""
     training: Mapping[str, Any]
     """Flags of every training run; a model's own come on top."""
+    kinds: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Kind of a model → flags that go between those of all and its own."""
     batch_size: int = 128
     """Questions answered at a time."""
     threads: int = 1
@@ -48,7 +50,8 @@ class Study:
     asks: str
     """The question in one sentence."""
     models: Mapping[str, Mapping[str, Any]]
-    """Model → flags of `cambrian-gaze train`; `start` names another model whose weights it begins with."""
+    """Model → flags of `cambrian-gaze train`; `start` names another model whose weights it begins with, `kind` flags of
+    the size."""
     arms: tuple[Arm, ...]
     masked: frozenset[str]
     """Arms that see the pages with the cells that the answer needs painted over."""
@@ -72,10 +75,12 @@ class Study:
         return TowerSpec(**{**size.tower, "seed": seed})
 
     def flags(self, size: Size, model: str) -> dict[str, Any]:
-        """What a model's training is told, `start` apart."""
-        flags = {**size.training, **self.models[model]}
-        flags.pop("start", None)
-        return flags
+        """What a model's training is told, `start` and `kind` apart."""
+        own = {name: value for name, value in self.models[model].items() if name not in ("start", "kind")}
+        kind = self.models[model].get("kind")
+        if kind is not None and kind not in size.kinds:
+            raise ValueError(f"{model}: size {size.name} has no kind {kind!r}; known: {', '.join(size.kinds)}")
+        return {**size.training, **(size.kinds[kind] if kind else {}), **own}
 
 
 def read_study(name: str | Path) -> Study:

@@ -55,7 +55,6 @@ def _family(name: str, medium: str = "image") -> Benchmark:
         ask=_ask,
         target=_target,
         score=both(gazebench.score_values),
-        max_new_tokens=128,
         video=medium == "video",
     )
 
