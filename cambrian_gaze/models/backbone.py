@@ -18,6 +18,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from cambrian_gaze import attention
 from cambrian_gaze.attention import GazeContext, GazeRecorder, GazeStats, SequenceGroup, SequenceShards
+from cambrian_gaze.attention.policy.policy import VisiblePolicy
 from cambrian_gaze.attention.sequence import check_heads
 from cambrian_gaze.gaze.config import GazeConfig
 from cambrian_gaze.gaze.derive import derive_layout
@@ -196,13 +197,17 @@ class CambrianGazeModel(CambrianGazePreTrainedModel):
         pixel_values: Tensor | None,
         grid_thw: Tensor | None,
         sequence_group: SequenceGroup | None = None,
+        policy: VisiblePolicy | None = None,
     ) -> Tensor:
-        """Put visual features and context tokens in the place of their placeholders, [B, S, width]."""
+        """Put visual features and context tokens in the place of their placeholders, [B, S, width]. policy: what may
+        change pictures and features before."""
         context_tokens = self.gaze.context_tokens
         if pixel_values is None:
             if self.training:
                 return inputs_embeds + self._zero_weight_pass(inputs_embeds)
             return inputs_embeds
+        if policy is not None:
+            pixel_values = policy.on_pixels(pixel_values)
         if sequence_group is None:
             features = self.get_image_features(pixel_values)
         else:
@@ -216,6 +221,8 @@ class CambrianGazeModel(CambrianGazePreTrainedModel):
                 f"visual tokens each, but grid_thw describes {len(frames)} of {grids or 'none'}, counted after the "
                 "projector; use the processor that was saved with this model"
             )
+        if policy is not None:
+            features = policy.on_features(features.unflatten(1, self.config.grid)).flatten(1, 2)
         features = features.flatten(0, 1).to(inputs_embeds)
         inputs_embeds = inputs_embeds.masked_scatter((layout.role == VISUAL)[..., None], features)
         if context_tokens is not None:
@@ -294,7 +301,8 @@ class CambrianGazeModel(CambrianGazePreTrainedModel):
             config,
             cache,
         )
-        inputs_embeds = self.splice(inputs_embeds, layout, pixel_values, grid_thw, sequence_group)
+        policy = None if cache is None or cache.policy is None else cache.policy.policy
+        inputs_embeds = self.splice(inputs_embeds, layout, pixel_values, grid_thw, sequence_group, policy)
         position_ids = layout.position_ids if position_ids is None else position_ids
         recorder = None
         if return_gaze or gaze_trace is not None:
