@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from cambrian_gaze.attention.policy.policy import VisiblePolicy
+from cambrian_gaze.baselines.compression import AvgPool2, Downsample, MaxPool2, Subsample
 from cambrian_gaze.baselines.controls import Random, Recent, Uniform
 from cambrian_gaze.baselines.fastv import FastV
 from cambrian_gaze.baselines.hermes import Hermes
@@ -19,7 +20,10 @@ from cambrian_gaze.baselines.static_gaze import StaticGaze
 
 POLICIES: dict[str, type[VisiblePolicy]] = {
     policy.name: policy
-    for policy in (Random, Uniform, Recent, SnapKV, StaticGaze, InfiniPotV, Hermes, FastV, ReKV, Quest)
+    for policy in (
+        *(Random, Uniform, Recent, SnapKV, StaticGaze, InfiniPotV, Hermes, FastV, ReKV, Quest),
+        *(AvgPool2, MaxPool2, Downsample, Subsample),
+    )
 }
 """By the name that `--policy` takes."""
 

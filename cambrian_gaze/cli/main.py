@@ -38,6 +38,12 @@ COMMANDS: dict[str, Command] = {
     "eval": Command(
         "answer and score public benchmarks, fill the paper's tables", "cambrian_gaze.cli.eval.evaluate:main"
     ),
+    "gazebench": Command(
+        "make or look at a benchmark of rendered pages whose answers must look anew", "cambrian_gaze.cli.gazebench:main"
+    ),
+    "study": Command(
+        "compare small models over seeds on that benchmark, with intervals", "cambrian_gaze.cli.study:main"
+    ),
     "reproduce": Command(
         "one row of the paper's tables: train, evaluate, fill the table", "cambrian_gaze.cli.reproduce:main"
     ),

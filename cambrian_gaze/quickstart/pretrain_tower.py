@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,7 +18,10 @@ from cambrian_gaze.quickstart.task import ADDRESSES, COLUMNS, ROWS
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from torch.nn import ModuleDict
     from transformers import SiglipVisionModel
+
+    Ask = Callable[[Tensor], tuple[dict[str, Tensor], dict[str, Tensor]]]
 
 
 @dataclass(frozen=True)
@@ -48,8 +52,6 @@ def pretrain_tower(data: str | Path, output: str | Path, spec: TowerSpec, device
     (`place`).
     """
     import torch
-    from torch.nn.functional import cross_entropy
-    from tqdm import trange
 
     torch.manual_seed(spec.seed)
     tower = build_tower(spec).to(device)
@@ -61,6 +63,32 @@ def pretrain_tower(data: str | Path, output: str | Path, spec: TowerSpec, device
             "place": torch.nn.Linear(spec.hidden_size, len(ADDRESSES)),
         }
     ).to(device)
+    pixels, digits = load_pages(data, "train")
+
+    def ask(chosen: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        return _answer(tower, heads, cells, pixels[chosen].to(device), digits[chosen].to(device))
+
+    weights = {"cell": 1.0, "token": spec.token_weight, "place": spec.place_weight}
+    fit_tower(tower, heads, ask, len(pixels), weights, spec)
+    tower.eval()
+    result = _heldout_accuracy(tower, heads, cells, *load_pages(data, "heldout"), device=device)
+    tower.to("cpu").save_pretrained(output)
+    return result
+
+
+def fit_tower(
+    tower: SiglipVisionModel, heads: ModuleDict, ask: Ask, pages: int, weights: Mapping[str, float], spec: TowerSpec
+) -> None:
+    """Train a tower and its heads, in place.
+
+    Args:
+        ask: pages drawn, int64 [batch] below `pages`, → logits [N, M, classes] and targets [N, M] by head.
+        weights: of the heads' losses.
+    """
+    import torch
+    from torch.nn.functional import cross_entropy
+    from tqdm import trange
+
     parameters = [*tower.parameters(), *heads.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=spec.learning_rate, betas=(0.9, 0.98), weight_decay=spec.weight_decay)
     warmup = min(50, spec.steps // 4 + 1)
@@ -68,24 +96,19 @@ def pretrain_tower(data: str | Path, output: str | Path, spec: TowerSpec, device
         optimizer,
         lambda step: min(1.0, (step + 1) / warmup) * (0.02 + 0.49 * (1 + math.cos(math.pi * step / spec.steps))),
     )
-    pixels, digits = load_pages(data, "train")
     draw = torch.Generator().manual_seed(spec.seed)
     bar = trange(spec.steps, desc="tower", unit="step")
     for _ in bar:
-        chosen = torch.randint(0, len(pixels), (spec.batch_size,), generator=draw)
-        logits, targets = _answer(tower, heads, cells, pixels[chosen].to(device), digits[chosen].to(device))
-        losses = {name: cross_entropy(logits[name].flatten(0, 1), targets[name].flatten()) for name in logits}
-        loss = losses["cell"] + spec.token_weight * losses["token"] + spec.place_weight * losses["place"]
+        chosen = torch.randint(0, pages, (spec.batch_size,), generator=draw)
+        logits, targets = ask(chosen)
+        losses = [w * cross_entropy(logits[n].flatten(0, 1), targets[n].flatten()) for n, w in weights.items()]
+        loss = sum(losses[1:], losses[0])
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         schedule.step()
         bar.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
-    tower.eval()
-    result = _heldout_accuracy(tower, heads, cells, *load_pages(data, "heldout"), device=device)
-    tower.to("cpu").save_pretrained(output)
-    return result
 
 
 def build_tower(spec: TowerSpec) -> SiglipVisionModel:

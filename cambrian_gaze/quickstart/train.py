@@ -6,6 +6,7 @@ import codecs
 import os
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +29,18 @@ def train(plan: QuickstartPlan, run: str, output: Path, device: str) -> dict[str
     Raises: TrainingFailed with the end of the run's output.
     """
     from cambrian_gaze.training.launch.ranks import launch_command, launch_environment
+
+    processes = PROCESSES[device]
+    command = launch_command(processes, flags(plan, run, output, device))
+    return run_training(command, launch_environment(processes, os.environ), output / run)
+
+
+def run_training(command: Sequence[str], environment: Mapping[str, str], folder: Path) -> dict[str, Any]:
+    """Run the command of a training run that writes to `folder`; otherwise as `train`."""
     from cambrian_gaze.training.metrics.log import read_log
 
-    folder = output / run
     folder.mkdir(parents=True, exist_ok=True)
-    processes = PROCESSES[device]
-    environment = {"PYTHONWARNINGS": "ignore::FutureWarning", **launch_environment(processes, os.environ)}
-    _stream(launch_command(processes, flags(plan, run, output, device)), environment, folder)
+    _stream(command, {"PYTHONWARNINGS": "ignore::FutureWarning", **environment}, folder)
     lines = read_log(folder)
     return {"steps": lines[-1]["step"], "loss": lines[-1]["loss"]} if lines else {}
 
@@ -56,7 +62,7 @@ def flags(plan: QuickstartPlan, run: str, output: Path, device: str) -> list[str
     return [str(plan.config(run)), *(token for name, value in values.items() for token in (f"--{name}", str(value)))]
 
 
-def _stream(command: list[str], environment: dict[str, str], folder: Path) -> None:
+def _stream(command: Sequence[str], environment: Mapping[str, str], folder: Path) -> None:
     """Run a command; what it prints appears at once and is kept in `console.log`."""
     decode = codecs.getincrementaldecoder("utf-8")("replace").decode
     tail = ""

@@ -17,8 +17,14 @@ OPTIONS = {
     "fastv": {"layer": 1, "budget": 8},
     "rekv": {"top_k": 2, "block": "region"},
     "quest": {"top_k": 2},
+    "avgpool2": {},
+    "maxpool2": {},
+    "downsample": {},
+    "subsample": {},
 }
 """Of every policy: 8 visual tokens, in layers that see less."""
+COMPRESSED = {"avgpool2": (16, 32), "maxpool2": (16, 32), "downsample": (16, 32), "subsample": (64, 64)}
+"""Those that have no budget: visual tokens that are left of one picture and of two."""
 
 
 def make_model(context: int = 0) -> CambrianGazeForConditionalGeneration:

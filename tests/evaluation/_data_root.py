@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from cambrian_gaze.evaluation.benchmarks.video_extra import MVBENCH_FOLDERS
+from cambrian_gaze.gazebench.make import DATASET, make
+from cambrian_gaze.gazebench.spec import GazeBenchSpec
 from tests.evaluation._fixtures import TABLES, png
 
 VIDEOS = {
@@ -21,6 +23,9 @@ VIDEOS = {
     "OpenGVLab/MVBench": sorted({f"{folder}/v0.mp4" for folder in MVBENCH_FOLDERS.values()}),
 }
 """Videos are folders of frames here: what is read does not depend on a decoder."""
+GAZEBENCH = GazeBenchSpec(
+    glyph=8, wording="terse", hops=3, reads=2, length=3, frames=2, questions=2, validation=1, test=4, train=6
+)
 
 
 def write_data_root(root: Path) -> Path:
@@ -38,6 +43,8 @@ def write_data_root(root: Path) -> Path:
     for dataset in {dataset for dataset, _, _ in TABLES}:
         _write_card(root / dataset, [key for key in TABLES if key[0] == dataset])
     _write_mmvp(root / "MMVP" / "MMVP")
+    (root / DATASET).parent.mkdir()
+    make(root / DATASET, GAZEBENCH, progress=False)
     for dataset, videos in VIDEOS.items():
         for video in videos:
             (root / dataset / video).mkdir(parents=True)

@@ -56,5 +56,5 @@ def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def whole_run(tiny, data_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny model's answers to all benchmarks under both protocols, at K=2."""
     output = tmp_path_factory.mktemp("whole_run")
-    assert evaluate(tiny, data_root, output, ["image", "video", "video_extra"], gaze={"top_k": 2}) == {}
+    assert evaluate(tiny, data_root, output, ["image", "video", "video_extra", "gazebench"], gaze={"top_k": 2}) == {}
     return output

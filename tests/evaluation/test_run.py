@@ -25,7 +25,7 @@ def answers(output: Path) -> dict[str, bytes]:
 def test_batch_of_one_answers_like_a_batch_of_eight(tiny, data_root: Path, whole_run: Path, tmp_path: Path) -> None:
     assert tiny[1].tokenizer.padding_side == "left"
     one_by_one = {"gaze": {"top_k": 2}, "batch_size": 1}
-    assert evaluate(tiny, data_root, tmp_path, ["image", "video", "video_extra"], **one_by_one) == {}
+    assert evaluate(tiny, data_root, tmp_path, ["image", "video", "video_extra", "gazebench"], **one_by_one) == {}
     alone, together = answers(tmp_path), answers(whole_run)
     assert set(alone) == {f"{name}.{protocol}.jsonl" for name in BENCHMARKS for protocol in PROTOCOLS}
     assert all(alone[name] == together[name] for name in alone)

@@ -67,6 +67,8 @@ class PolicyLayer:
         policy = state.policy
         self.retained = state.grown(state.retained, layer, stored.keys.shape[1], call)
         self.at = call.keys.index.clamp(max=call.length - 1)
+        if policy.thins:
+            self._thin()
         self.before = self._at_keys(self.retained)
         for row, events in enumerate(call.events):
             for event in events:
@@ -121,6 +123,15 @@ class PolicyLayer:
             retained=self.retained[row][:, layout.index[row, columns]],
             memory=self.state.memory[row],
         )
+
+    def _thin(self) -> None:
+        """Ask what stays of the visual tokens that came with this call, and hide the rest from all queries."""
+        for row, columns in enumerate(self.call.columns):
+            if self.call.events[row] and len(columns):
+                tokens = self._tokens(row, columns)
+                kept = self.state.policy.on_arrival(tokens)
+                if kept is not None:
+                    self._keep(row, columns, kept & tokens.retained)
 
     def _memorise(self, row: int, event: Event) -> None:
         """Ask what stays in memory, and hide the rest from the queries that follow."""

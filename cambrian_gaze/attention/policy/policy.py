@@ -84,6 +84,8 @@ class VisiblePolicy:
     """Whether what `on_question` chooses holds for all queries of the prompt, not from its last one on."""
     selects: ClassVar[bool] = False
     """Whether `select` is asked at every step."""
+    thins: ClassVar[bool] = False
+    """Whether `on_arrival` is asked."""
     wants_bare_keys: ClassVar[bool] = False
     routes_on: ClassVar[bool] = False
     """Whether gaze may choose regions among what it leaves."""
@@ -95,6 +97,18 @@ class VisiblePolicy:
     def on_input(self, model: Any, inputs: Mapping[str, Any]) -> VisiblePolicy:
         """Before the prompt: the policy that serves this call. inputs: what the processor returned."""
         return self
+
+    def on_pixels(self, pixels: Tensor) -> Tensor:
+        """What the tower is shown, [N, 3, height, width], in the place of a call's images and frames."""
+        return pixels
+
+    def on_features(self, features: Tensor) -> Tensor:
+        """What the decoder is given, [N, h, w, D], in the place of a call's visual features."""
+        return features
+
+    def on_arrival(self, tokens: VisualTokens) -> Tensor | None:
+        """When visual tokens come, before any other query sees them: what stays in memory. Asked where it `thins`; a
+        token's own query sees it anyway."""
 
     def on_unit(self, tokens: VisualTokens) -> Tensor | None:
         """After each image or frame, before anything behind it: what stays in memory."""

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable
 
 from cambrian_gaze.evaluation.benchmarks.declare import FIELD_KINDS, PROTOCOLS, Benchmark, BenchmarkSource
+from cambrian_gaze.evaluation.benchmarks.gazebench import GAZEBENCH
 from cambrian_gaze.evaluation.benchmarks.image_choice import (
     ADE,
     MMBENCH_CN,
@@ -40,7 +41,7 @@ IMAGE_BENCHMARKS = (
 
 REGISTER_IT = "one of your own is registered first (--plugin FILE.py, or register_benchmark)"
 
-SHIPPED = (*IMAGE_BENCHMARKS, *VIDEO_BENCHMARKS, *EXTRA_VIDEO_BENCHMARKS)
+SHIPPED = (*IMAGE_BENCHMARKS, *VIDEO_BENCHMARKS, *EXTRA_VIDEO_BENCHMARKS, *GAZEBENCH)
 """Those that come with the package."""
 
 BENCHMARKS: dict[str, Benchmark] = {one.name: one for one in SHIPPED}
@@ -50,6 +51,7 @@ SUITES: dict[str, tuple[str, ...]] = {
     "image": tuple(one.name for one in IMAGE_BENCHMARKS),
     "video": tuple(one.name for one in VIDEO_BENCHMARKS),
     "video_extra": tuple(one.name for one in EXTRA_VIDEO_BENCHMARKS),
+    "gazebench": tuple(one.name for one in GAZEBENCH),
 }
 """Names that stand for several benchmarks."""
 

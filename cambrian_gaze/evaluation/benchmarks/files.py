@@ -20,6 +20,7 @@ SUITE_NOTES = {
     "image": "The fourteen columns of Table 1.",
     "video": "The six video benchmarks of the published table; their videos must lie in a local copy.",
     "video_extra": "Video benchmarks that the published table does not average.",
+    "gazebench": "GazeBench's families; `cambrian-gaze gazebench make` writes their rows.",
 }
 """First line of a suite's file."""
 

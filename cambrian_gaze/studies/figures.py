@@ -1,0 +1,86 @@
+"""Figures of a study: accuracies with their intervals, accuracy by place in the answer, accuracy over a budget."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+from cambrian_gaze.studies import statistics
+from cambrian_gaze.viz.charts.charts import Interval, Series, interval_chart, line_chart
+from cambrian_gaze.viz.charts.picture import DENSE, FIRST, SECOND, THIRD, picture
+from cambrian_gaze.viz.html import Html
+
+STROKES = (DENSE, FIRST, SECOND, THIRD)
+STRONG = "gaze"
+"""How names of arms begin that are drawn strongly."""
+
+
+class Figure(NamedTuple):
+    """One SVG file."""
+
+    name: str
+    svg: str
+    alt: str
+
+
+def figures(results: Mapping[str, Any]) -> Iterator[Figure]:
+    """All figures of a study's raw results."""
+    for family in statistics.families(results):
+        yield _intervals(results, family)
+        if results.get("lines") and statistics.values_per_answer(results, family) > 1:
+            yield _by_place(results, family)
+        if any(arm["x"] is not None for arm in results["arms"]):
+            yield _over_budget(results, family)
+
+
+def _note(results: Mapping[str, Any]) -> str:
+    first = next(iter(results["seeds"].values()))
+    count = sum(map(len, next(iter(first["arms"].values()))["right"].values()))
+    return f"{len(results['seeds'])} seeds, {count} questions each; size {results['size']}"
+
+
+def _intervals(results: Mapping[str, Any], family: str) -> Figure:
+    rows = []
+    for arm in results["arms"]:
+        found = statistics.estimate(results, arm["name"], family)
+        strong = arm["name"].startswith(STRONG) and not (arm["blind"] or arm["masked"])
+        rows.append(Interval(arm["title"], found.value, found.low, found.high, strong=strong))
+    title = f"{family}: share of values that are right, with 95 % interval"
+    chart = interval_chart(rows, label=title, x_label="accuracy")
+    own = chart.replace("var(--accent)", FIRST).replace("var(--series-6)", DENSE)
+    return Figure(f"{results['study']}-{results['size']}-{family}", picture(Html(own), title, _note(results)), title)
+
+
+def _by_place(results: Mapping[str, Any], family: str) -> Figure:
+    places = range(statistics.values_per_answer(results, family))
+    titles = {arm["name"]: arm["title"] for arm in results["arms"]}
+    series = []
+    for name, stroke in zip(results["lines"], STROKES, strict=False):
+        values = [statistics.estimate(results, name, family, slice(n, n + 1)).value for n in places]
+        series.append(Series(titles[name], [n + 1 for n in places], values, stroke=stroke))
+    title = f"{family}: accuracy by place in the answer"
+    chart = line_chart(
+        series, label=title, x_label="value of the answer", y_min=0.0, y_max=1.0, width=620, height=300,
+        x_ticks=[n + 1 for n in places],
+    )  # fmt: skip
+    name = f"{results['study']}-{results['size']}-{family}-by-place"
+    return Figure(name, picture(chart, title, _note(results)), title)
+
+
+def _over_budget(results: Mapping[str, Any], family: str) -> Figure:
+    groups: dict[str, list[tuple[float, float]]] = {}
+    for arm in results["arms"]:
+        if arm["x"] is not None:
+            name = arm["title"].split(",")[0]
+            groups.setdefault(name, []).append((arm["x"], statistics.estimate(results, arm["name"], family).value))
+    series = [
+        Series(name, [x for x, _ in sorted(points)], [y for _, y in sorted(points)], stroke=stroke)
+        for (name, points), stroke in zip(groups.items(), STROKES, strict=False)
+    ]
+    title = f"{family}: accuracy over {results['x_label'] or 'the budget'}"
+    chart = line_chart(
+        series, label=title, x_label=results["x_label"], y_min=0.0, y_max=1.0, width=620, height=300,
+        x_ticks=sorted({x for one in series for x in one.x}),
+    )  # fmt: skip
+    name = f"{results['study']}-{results['size']}-{family}-budget"
+    return Figure(name, picture(chart, title, _note(results)), title)
