@@ -24,11 +24,13 @@ COMMANDS: dict[str, Command] = {
         "train and evaluate tiny dense and gaze models on embedded data, offline",
         "cambrian_gaze.quickstart.run:main",
     ),
-    "init": Command("make a model folder from a language model and a vision tower", "cambrian_gaze.cli.init:main"),
-    "convert": Command("convert checkpoints from and to Cambrian's layout", "cambrian_gaze.cli.convert:main"),
+    "init": Command(
+        "make a model folder from a language model and a vision tower", "cambrian_gaze.cli.weights.init:main"
+    ),
+    "convert": Command("convert checkpoints from and to Cambrian's layout", "cambrian_gaze.cli.weights.convert:main"),
     "train": Command("train from a YAML config: stage 1 or stage 2", "cambrian_gaze.cli.train:main"),
     "plan": Command("say what training runs will take: memory, FLOPs, hours", "cambrian_gaze.cli.plan:main"),
-    "merge": Command("add a LoRA adapter into the weights of its model", "cambrian_gaze.cli.merge:main"),
+    "merge": Command("add a LoRA adapter into the weights of its model", "cambrian_gaze.cli.weights.merge:main"),
     "generate": Command("answer a prompt about images with a saved model", "cambrian_gaze.cli.generate:main"),
     "chat": Command("talk to a model in the terminal, and see where it looks", "cambrian_gaze.cli.chat:main"),
     "demo": Command("a page to talk to a model, and to see and steer its gaze", "cambrian_gaze.cli.demo:main"),
@@ -49,7 +51,8 @@ COMMANDS: dict[str, Command] = {
     ),
     "cost": Command("count the KV entries that a query attends to, for a grid and a K", "cambrian_gaze.cli.cost:main"),
     "export": Command(
-        "write a saved model as a dense model of transformers, in bf16, int8 or int4", "cambrian_gaze.cli.export:main"
+        "write a saved model as a dense model of transformers, in bf16, int8 or int4",
+        "cambrian_gaze.cli.weights.export:main",
     ),
     "push": Command("upload a saved model with a card made of its run", "cambrian_gaze.cli.push:main"),
     "serve": Command("a chat endpoint in the form of OpenAI's API", "cambrian_gaze.cli.serve:main"),

@@ -1,0 +1,1 @@
+"""Model folders made of others: published backbones, checkpoints of Cambrian, adapters, exports."""
