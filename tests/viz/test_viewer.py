@@ -6,7 +6,6 @@ import re
 import shutil
 import subprocess
 import sys
-import zlib
 from html.parser import HTMLParser
 from pathlib import Path
 from types import ModuleType
@@ -15,7 +14,7 @@ import numpy as np
 import pytest
 
 from cambrian_gaze.viz.trace import ALL, NONE, Trace
-from cambrian_gaze.viz.viewer import frame, pack_regions, viewer_data, viewer_page, write_viewer
+from cambrian_gaze.viz.viewer import _deflated, frame, inflated, pack_regions, viewer_data, viewer_page, write_viewer
 from tests.viz._traces import make_trace, noise
 
 ASSETS = Path(__file__).parents[2] / "cambrian_gaze" / "assets" / "viewer"
@@ -91,6 +90,22 @@ def test_a_video_weighs_less_than_five_megabytes() -> None:
     assert len(viewer_page(trace).encode()) < 5_000_000
 
 
+@pytest.mark.slow
+def test_so_does_a_video_of_128_frames_with_112_of_512_regions_at_random() -> None:
+    frames = [noise(160, 90, seed) for seed in range(128)]
+    trace = make_trace([frames], grid=(12, 12), region=(6, 6), tokens=[" word"] * 60, layers=36, heads=32, k=112)
+    data = viewer_data(trace)
+    assert len(viewer_page(trace).encode()) < 5_000_000
+    assert dict(data["about"])["pictures here"] == "made smaller, to 48 pixels at most"
+
+
+@pytest.mark.parametrize("length", range(9))
+def test_arrays_come_through_the_page_as_they_were(length: int) -> None:
+    array = np.random.default_rng(length).integers(0, 256, length, dtype=np.uint8)
+    text = _deflated(array)
+    assert inflated(text) == array.tobytes() and not set(text) & set('&<>"\\')
+
+
 @pytest.mark.parametrize(
     ("count", "k", "packing"),
     [(16, 2, "list8"), (16, 3, "mask"), (254, 4, "list8"), (900, 5, "list16"), (900, 70, "mask")],
@@ -119,7 +134,7 @@ def test_places_are_those_of_the_trace() -> None:
     assert [tuple(place[:3]) for place in data["places"]] == [tuple(box[:3]) for box in trace.boxes.tolist()]
     assert [place[7:] for place in data["places"][:4]] == [[0, 0], [0, 1], [0, 2], [1, 0]]
     assert [(unit["item"], unit["frame"]) for unit in data["units"]] == trace.units
-    packed = zlib.decompress(base64.b64decode(data["attended"]))
+    packed = inflated(data["attended"])
     assert np.frombuffer(packed, "<u4").reshape(trace.attended.shape).tolist() == trace.attended.tolist()
 
 
@@ -128,6 +143,8 @@ def test_large_pictures_are_made_smaller_and_places_stay() -> None:
     data = viewer_data(trace)
     assert data["units"][0]["size"] == [3000, 1500] and len(data["units"][0]["src"]) < 1_500_000
     assert data["places"][8][3:7] == [2000, 1000, 3000, 1500]
+    assert ["pictures here", "made smaller, to 1280 pixels at most"] in [list(row) for row in data["about"]]
+    assert "pictures here" not in dict(viewer_data(make_trace())["about"])
 
 
 def test_numbers_that_json_lacks(tmp_path: Path) -> None:

@@ -2,8 +2,24 @@
 // A trace in the browser: who chose which region. No document is touched here, so that Node can run it as well.
 // T tokens, L layers, H heads, R regions. A selection is {layer, head}: "all", "best" or a number; head "all" or a number.
 
+const DIGITS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz!#$%,()*+-;.=:?@^_`{|}~";
+
+// Bytes of base 85: four in five characters, the first the highest.
+function bytesOf(text) {
+  const values = new Uint8Array(128), groups = Math.ceil(text.length / 5), bytes = new Uint8Array(4 * groups);
+  for (let d = 0; d < 85; d++) values[DIGITS.charCodeAt(d)] = d;
+  for (let g = 0; g < groups; g++) {
+    let number = 0;
+    for (let at = 5 * g; at < 5 * g + 5; at++) {
+      number = number * 85 + (at < text.length ? values[text.charCodeAt(at)] : 84);
+    }
+    for (let b = 0; b < 4; b++) bytes[4 * g + b] = number >>> (24 - 8 * b);
+  }
+  return bytes.subarray(0, 4 * groups - (5 * groups - text.length));
+}
+
 async function inflate(text) {
-  const bytes = Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
+  const bytes = bytesOf(text);
   const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
   return new Uint8Array(await new Response(stream).arrayBuffer());
 }
