@@ -18,7 +18,6 @@ from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from cambrian_gaze import attention
 from cambrian_gaze.attention import GazeContext, GazeRecorder, GazeStats, SequenceGroup, SequenceShards
-from cambrian_gaze.attention.policy.policy import VisiblePolicy
 from cambrian_gaze.attention.sequence import check_heads
 from cambrian_gaze.gaze.config import GazeConfig
 from cambrian_gaze.gaze.derive import derive_layout
@@ -40,6 +39,7 @@ from cambrian_gaze.models.hf_internals import (
     refuse_attentions,
     wants_dict,
 )
+from cambrian_gaze.models.policies import compressed
 from cambrian_gaze.models.projector import GridConvolution, Projector
 from cambrian_gaze.models.trace import TraceBuilder
 
@@ -197,19 +197,16 @@ class CambrianGazeModel(CambrianGazePreTrainedModel):
         pixel_values: Tensor | None,
         grid_thw: Tensor | None,
         sequence_group: SequenceGroup | None = None,
-        policy: VisiblePolicy | None = None,
+        cache: GazeCache | None = None,
     ) -> Tensor:
-        """Put visual features and context tokens in the place of their placeholders, [B, S, width]. policy: what may
-        change pictures and features before."""
+        """Put visual features and context tokens in the place of their placeholders, [B, S, width]."""
         context_tokens = self.gaze.context_tokens
         if pixel_values is None:
             if self.training:
                 return inputs_embeds + self._zero_weight_pass(inputs_embeds)
             return inputs_embeds
-        if policy is not None:
-            pixel_values = policy.on_pixels(pixel_values)
         if sequence_group is None:
-            features = self.get_image_features(pixel_values)
+            features = compressed(self.get_image_features, pixel_values, cache, self.config.grid)
         else:
             own = self.get_image_features(sequence_group.own(pixel_values, dim=0))
             features = sequence_group.gather(own)[: len(pixel_values)]
@@ -221,8 +218,6 @@ class CambrianGazeModel(CambrianGazePreTrainedModel):
                 f"visual tokens each, but grid_thw describes {len(frames)} of {grids or 'none'}, counted after the "
                 "projector; use the processor that was saved with this model"
             )
-        if policy is not None:
-            features = policy.on_features(features.unflatten(1, self.config.grid)).flatten(1, 2)
         features = features.flatten(0, 1).to(inputs_embeds)
         inputs_embeds = inputs_embeds.masked_scatter((layout.role == VISUAL)[..., None], features)
         if context_tokens is not None:
@@ -291,18 +286,9 @@ class CambrianGazeModel(CambrianGazePreTrainedModel):
         if use_cache and cache is None:
             cache = GazeCache(config)
         layout = self._layout(
-            inputs_embeds,
-            attention_mask,
-            mm_token_type_ids,
-            grid_thw,
-            sample_ids,
-            routed,
-            continues,
-            config,
-            cache,
+            inputs_embeds, attention_mask, mm_token_type_ids, grid_thw, sample_ids, routed, continues, config, cache
         )
-        policy = None if cache is None or cache.policy is None else cache.policy.policy
-        inputs_embeds = self.splice(inputs_embeds, layout, pixel_values, grid_thw, sequence_group, policy)
+        inputs_embeds = self.splice(inputs_embeds, layout, pixel_values, grid_thw, sequence_group, cache)
         position_ids = layout.position_ids if position_ids is None else position_ids
         recorder = None
         if return_gaze or gaze_trace is not None:
