@@ -16,7 +16,6 @@ from transformers import AutoModel
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from cambrian_gaze.attention import GazeContext, GazeRecorder, GazeStats, SequenceGroup, SequenceShards
-from cambrian_gaze.attention.policy.policy import VisiblePolicy
 from cambrian_gaze.attention.sequence import check_heads
 from cambrian_gaze.gaze.config import GazeConfig
 from cambrian_gaze.gaze.derive import derive_layout
@@ -33,6 +32,7 @@ from cambrian_gaze.models.hf_internals import (
     refuse_attentions,
     wants_dict,
 )
+from cambrian_gaze.models.policies import compressed
 from cambrian_gaze.models.pretrained import CambrianGazePreTrainedModel
 from cambrian_gaze.models.trace import TraceBuilder
 from cambrian_gaze.models.visual.projector import Projector
@@ -97,22 +97,17 @@ class CambrianGazeModel(CambrianGazePreTrainedModel):
         pixel_values: Tensor | None,
         grid_thw: Tensor | None,
         sequence_group: SequenceGroup | None = None,
-        policy: VisiblePolicy | None = None,
+        cache: GazeCache | None = None,
     ) -> Tensor:
-        """Put visual features and context tokens in the place of their placeholders, [B, S, width]. policy: what may
-        change pictures and features before."""
+        """Put visual features and context tokens in the place of their placeholders, [B, S, width]."""
         if pixel_values is None:
             return inputs_embeds + self._zero_weight_pass(inputs_embeds)
-        if policy is not None:
-            pixel_values = policy.on_pixels(pixel_values)
         if sequence_group is None:
-            features = self.get_image_features(pixel_values)
+            features = compressed(self.get_image_features, pixel_values, cache, self.config.grid)
         else:
             own = self.get_image_features(sequence_group.own(pixel_values, dim=0))
             features = sequence_group.gather(own)[: len(pixel_values)]
         check_frames(features, grid_thw, self.config.grid)
-        if policy is not None:
-            features = policy.on_features(features.unflatten(1, self.config.grid)).flatten(1, 2)
         return put_in_place(inputs_embeds, layout, features, self.gaze.context_tokens)
 
     def _zero_weight_pass(self, like: Tensor) -> Tensor:
@@ -182,8 +177,7 @@ class CambrianGazeModel(CambrianGazePreTrainedModel):
         if not config.route_prompt and routed is None and not config.is_dense:
             layout = _route_end(layout, cache)
         if pixel_values is not None or self.training:
-            policy = None if cache is None or cache.policy is None else cache.policy.policy
-            inputs_embeds = self.splice(inputs_embeds, layout, pixel_values, grid_thw, sequence_group, policy)
+            inputs_embeds = self.splice(inputs_embeds, layout, pixel_values, grid_thw, sequence_group, cache)
         position_ids = layout.position_ids if position_ids is None else position_ids
         rotary = None
         if config.descriptor_keys == "pre_rope":

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
+
+from torch import Tensor
 
 from cambrian_gaze.attention.policy.policy import VisiblePolicy
 from cambrian_gaze.attention.policy.routing import check_gaze
@@ -40,3 +42,13 @@ def policy_cache(policy: VisiblePolicy, model: Any, gaze: dict[str, Any], kwargs
     check_gaze(policy, config)
     layers = model.config.text_config.num_hidden_layers
     return GazeCache(config, PolicyState(policy.on_input(model, kwargs), layers, config))
+
+
+def compressed(
+    features_of: Callable[[Tensor], Tensor], pixels: Tensor, cache: GazeCache | None, grid: tuple[int, int]
+) -> Tensor:
+    """Visual features [N, h·w, D] of pixels [N, 3, height, width], as the cache's policy has them. grid: (h, w)."""
+    if cache is None or cache.policy is None:
+        return features_of(pixels)
+    policy = cache.policy.policy
+    return policy.on_features(features_of(policy.on_pixels(pixels)).unflatten(1, grid)).flatten(1, 2)

@@ -97,6 +97,8 @@ class Parts:
             "seed": self.seed,
             "use_cpu": self.device == "cpu",
             "deepspeed": None,
+            # Beside the gradients of a model that has learned its task any are a spike, those of fewer regions first.
+            "grad_spike_factor": 0,
             "nproc_per_node": 1,
             "vision_tower": str(tower.folder),
         }

@@ -12,7 +12,7 @@ from cambrian_gaze.evaluation.cost.counts import count_attended
 from cambrian_gaze.evaluation.journal import Journal
 from cambrian_gaze.evaluation.questions import AnswerOptions
 from cambrian_gaze.evaluation.results import read_results, write_scores
-from tests.baselines._policies import OPTIONS
+from tests.baselines._policies import COMPRESSED, OPTIONS
 from tests.evaluation._runs import evaluate
 
 
@@ -28,7 +28,8 @@ def test_counts_are_those_of_the_budget(tiny, records, folder, tmp_path, name):
     entries = answer(tiny, records, folder, tmp_path / "answers.jsonl", name)
     for entry, pictures in zip(entries, (1, 1, 1, 2, 0), strict=True):
         dense = 64 * pictures
-        seen = min(dense, 8) if name != "fastv" else (dense + 2 * min(dense, 8)) / 3
+        left = COMPRESSED.get(name, (8, 8))[pictures - 1]
+        seen = min(dense, left) if name != "fastv" else (dense + 2 * min(dense, 8)) / 3
         kept = dense if name in ("static_gaze", "rekv", "quest") else seen
         assert entry["attended"] == pytest.approx(
             {"visual": seen, "context": 4.0 * pictures, "of": dense, "retained": kept}
