@@ -184,22 +184,18 @@ def write_data(
     """The trace as a file and as a page, whichever were asked for."""
     from cambrian_gaze.baselines.registry import options_of
     from cambrian_gaze.models.policies import policy_gaze
-    from cambrian_gaze.viz.trace_record import model_facts, trace_of
+    from cambrian_gaze.viz.trace_record import Asked, model_facts, trace_of
 
     more = {} if arguments.adapter is None else {"adapter": arguments.adapter}
-    policy, gaze = policy_from(arguments.policy), gaze_options(arguments)
+    policy, gaze = policy_from(arguments), gaze_options(arguments)
     if policy is not None:
         more, gaze = more | {"policy": options_of(policy)}, policy_gaze(policy, gaze)
     trace = trace_of(
         output,
         model,
         processor,
-        prompt_tokens=prompt_tokens,
-        prompt=arguments.prompt,
-        pictures=pictures,
-        sources=sources,
+        Asked(prompt_tokens=prompt_tokens, prompt=arguments.prompt, pictures=pictures, sources=sources, gaze=gaze),
         facts=model_facts(arguments.model) | more,
-        gaze=gaze,
     )
     if arguments.trace_file:
         trace.save(arguments.trace_file)

@@ -27,7 +27,7 @@ from cambrian_gaze.models.positions import check_positions
 from cambrian_gaze.models.processing.processor import CambrianGazeProcessor
 from cambrian_gaze.models.trace import TraceBuilder, boxes_of_row
 from cambrian_gaze.viz.trace import Trace, TraceItem
-from cambrian_gaze.viz.trace_record import model_facts, trace_items, trace_of
+from cambrian_gaze.viz.trace_record import Asked, model_facts, trace_items, trace_of
 
 
 @dataclass(frozen=True)
@@ -205,11 +205,8 @@ class Talker:
             output,
             self.model,
             self.processor,
-            prompt_tokens=prompt.shape[1],
-            prompt=conversation.question,
-            pictures=items,
+            Asked(prompt_tokens=prompt.shape[1], prompt=conversation.question, pictures=items, gaze=asked.gaze),
             facts=self._facts | asked.named,
-            gaze=asked.gaze,
         )
         trace.steering = asked.steering
         return trace

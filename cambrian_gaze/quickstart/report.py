@@ -18,7 +18,7 @@ from cambrian_gaze.quickstart.evaluate import cell_regions, load_processor, valu
 from cambrian_gaze.training.metrics.log import read_log
 from cambrian_gaze.viz.charts.charts import Series
 from cambrian_gaze.viz.html import Table
-from cambrian_gaze.viz.overlay import TokenPanel, gaze_strip, token_panels
+from cambrian_gaze.viz.overlay import PanelLook, TokenPanel, gaze_strip, token_panels
 from cambrian_gaze.viz.report import (
     AnswerToken,
     Curve,
@@ -101,7 +101,13 @@ class ShownAnswer:
     def panels(self, trace: StoredTrace, steps: Sequence[int]) -> list[TokenPanel]:
         """The pictures of the gaze at some steps."""
         return token_panels(
-            trace, self.labels(), self.image, select=steps, asked=self.asked, correct=self.correct, side=128
+            trace,
+            self.labels(),
+            self.image,
+            select=steps,
+            asked=self.asked,
+            correct=self.correct,
+            look=PanelLook(side=128),
         )
 
     def example(self, title: str, head: tuple[int, int] | None, steps: Sequence[int], note: str = "") -> Example:
@@ -192,7 +198,7 @@ def _picture(shown: ShownAnswer, head: tuple[int, int] | None) -> Image.Image:
         select=steps,
         asked=shown.asked,
         correct=shown.correct,
-        side=192,
+        look=PanelLook(side=192),
         columns=PICTURE_TOKENS // 2,
         title=shown.text,
     )

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from cambrian_gaze.viz.trace_file import FORMAT, VERSION, TraceError, trace_bytes
-from cambrian_gaze.viz.trace_record import check_pictures, model_facts, trace_of
+from cambrian_gaze.viz.trace_record import Asked, check_pictures, model_facts, trace_of
 
 MAX_TRACE = 64 * 2**20
 """Largest trace in an answer, in bytes before base64. Of a larger one the answer says so."""
@@ -35,11 +35,13 @@ def answer_trace(
         output,
         chat.model,
         chat.processor,
-        prompt_tokens=prepared["input_ids"].shape[1],
-        prompt="\n".join(asked),
-        pictures=visuals_of(messages),
+        Asked(
+            prompt_tokens=prepared["input_ids"].shape[1],
+            prompt="\n".join(asked),
+            pictures=visuals_of(messages),
+            gaze=prepared["gaze"],
+        ),
         facts=model_facts(chat.model.name_or_path) | {"name": chat.name},
-        gaze=prepared["gaze"],
     )
     told: dict[str, Any] = {"format": FORMAT, "version": VERSION}
     try:

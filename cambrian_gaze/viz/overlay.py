@@ -59,6 +59,18 @@ def _units(images: Sequence[Frames], boxes: Sequence[RegionBox]) -> list[tuple[s
     return units
 
 
+@dataclass(frozen=True)
+class PanelLook:
+    """How panels are drawn."""
+
+    side: int = 160
+    """Longer side of a picture, in pixels."""
+    top: int = 1
+    """Heaviest regions that get a frame."""
+    max_units: int = 6
+    """Most images or frames of a panel."""
+
+
 def token_panels(
     trace: Trace,
     tokens: Sequence[str],
@@ -68,9 +80,7 @@ def token_panels(
     select: Iterable[int] | None = None,
     asked: Sequence[int | None] | None = None,
     correct: Sequence[bool | None] | None = None,
-    side: int = 160,
-    top: int = 1,
-    max_units: int = 6,
+    look: PanelLook = PanelLook(),
 ) -> list[TokenPanel]:
     """One panel per generated token.
 
@@ -78,7 +88,7 @@ def token_panels(
     the sample's pictures in order of appearance as the model saw them: one image, or a sequence whose elements are
     images or (for a video) sequences of frames. `select` keeps some token places; `asked` gives a region per token
     and `correct` a verdict, None for none. With several images or frames a panel shows those with weight (or asked
-    for), the heaviest `max_units` of them in order.
+    for), the heaviest `look.max_units` of them in order.
     """
     if isinstance(images, Image.Image):
         images = [images]
@@ -97,7 +107,7 @@ def token_panels(
         panels.append(
             TokenPanel(
                 token=tokens[step],
-                image=_token_picture(units, boxes, share, target, side, top, max_units),
+                image=_token_picture(units, boxes, share, target, look),
                 share=max(share, default=0.0),
                 asked_share=None if target is None else share[target],
                 pairs=int((regions[step] >= 0).any(-1).sum()),
@@ -107,9 +117,9 @@ def token_panels(
     return panels
 
 
-def _token_picture(units, boxes, share, asked, side, top, max_units) -> Image.Image:
+def _token_picture(units, boxes, share, asked, look: PanelLook) -> Image.Image:
     """The picture of one token: its only image, or a captioned row of the units that were looked at."""
-    most = set(heaviest(share, top))
+    most = set(heaviest(share, look.top))
     drawn = []
     for name, picture, item, frame in units:
         mine = [p for p, box in enumerate(boxes) if box.item == item and box.frame0 <= frame < box.frame1]
@@ -122,7 +132,7 @@ def _token_picture(units, boxes, share, asked, side, top, max_units) -> Image.Im
             picture,
             [boxes[p] for p in mine],
             [share[p] for p in mine],
-            side=side,
+            side=look.side,
             top=sum(p in most for p in mine),
             asked=mine.index(asked) if wanted else None,
             grid_hw=grid_extent(box for box in boxes if box.item == item)[1:],
@@ -130,9 +140,9 @@ def _token_picture(units, boxes, share, asked, side, top, max_units) -> Image.Im
         drawn.append((weight + wanted, name, image))
     if len(units) == 1:
         return drawn[0][2]
-    kept = sorted(sorted(range(len(drawn)), key=lambda n: -drawn[n][0])[:max_units])
+    kept = sorted(sorted(range(len(drawn)), key=lambda n: -drawn[n][0])[: look.max_units])
     left_out = len(drawn) - len(kept)
-    return _row([drawn[n][1:] for n in kept], side, f"+{left_out} more" if left_out else "" if kept else "none")
+    return _row([drawn[n][1:] for n in kept], look.side, f"+{left_out} more" if left_out else "" if kept else "none")
 
 
 def _row(named: Sequence[tuple[str, Image.Image]], side: int, remark: str) -> Image.Image:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,42 +33,50 @@ MISSING = {
 }
 
 
+@dataclass(frozen=True)
+class Asked:
+    """What `generate` was asked, as a trace tells it."""
+
+    prompt: str
+    """The question as it was asked."""
+    prompt_tokens: int
+    """Length of `input_ids`; what follows is the answer."""
+    pictures: Sequence[Picture]
+    """The row's images, and videos as sequences of frames, in order, as the processor got them. A `TraceItem` stands
+    for itself: who makes many traces of the same pictures encodes them once."""
+    sources: Sequence[str | None] | None = None
+    """Where each came from, for the reader."""
+    gaze: Any = None
+    """The options that `generate` had under this name."""
+
+
 def trace_of(
     output: Any,
     model: CambrianGazeForConditionalGeneration,
     processor: CambrianGazeProcessor,
+    asked: Asked,
     *,
-    prompt_tokens: int,
-    prompt: str,
-    pictures: Sequence[Picture],
-    sources: Sequence[str | None] | None = None,
     facts: dict[str, Any] | None = None,
-    gaze: Any = None,
     row: int = 0,
 ) -> Trace:
     """One row of what `model.generate(…, return_gaze=True)` returned, as a trace.
 
     Args:
         output: with `output_logits=True` the trace has log-probabilities and alternatives, else it says why not.
-        prompt_tokens: length of `input_ids`; what follows is the answer.
-        prompt: the question as it was asked.
-        pictures: the row's images, and videos as sequences of frames, in order, as the processor got them.
-            A `TraceItem` stands for itself: who makes many traces of the same pictures encodes them once.
-        sources: where each came from, for the reader.
         facts: what tells the model, as `model_facts` does; default: of what it was loaded from.
-        gaze: the options that `generate` had under this name.
 
     Raises: ValueError where `output` has no gaze, or the pictures are not those of its grids.
     """
     if getattr(output, "gaze", None) is None:
         raise ValueError("this output has no gaze; call generate(…, return_gaze=True)")
+    prompt_tokens, pictures = asked.prompt_tokens, asked.pictures
     ids = output.sequences[row, prompt_tokens:].tolist()[: output.gaze.regions.shape[1]]
     ids = ids[: _length(ids, model.generation_config.eos_token_id)]
     tokenizer = processor.tokenizer
     boxes = output.gaze.region_boxes(row)
     dense = "every layer attends to every region, so that nothing was chosen (regions are ALL)"
     trace = Trace(
-        prompt=prompt,
+        prompt=asked.prompt,
         tokens=token_texts(lambda part: processor.decode(part, skip_special_tokens=False), ids),
         token_ids=np.array(ids, dtype=np.int64),
         special=np.isin(ids, tokenizer.all_special_ids),
@@ -81,9 +89,9 @@ def trace_of(
             axis=-1,
         ),
         boxes=np.array(boxes, dtype=np.int32).reshape(-1, 7),
-        items=trace_items(boxes, pictures, sources or [None] * len(pictures)),
+        items=trace_items(boxes, pictures, asked.sources or [None] * len(pictures)),
         image_aspect_ratio=processor.image_aspect_ratio,
-        gaze=asdict(model.model.resolve_gaze(gaze)),
+        gaze=asdict(model.model.resolve_gaze(asked.gaze)),
         model=model_facts(model.name_or_path) if facts is None else dict(facts),
         made_by=f"cambrian-gaze {cambrian_gaze.__version__}",
         missing=dict(MISSING),

@@ -9,7 +9,7 @@ from cambrian_gaze.gaze.config import GazeConfig, RegionBudget
 from cambrian_gaze.models.trace import GazeTrace, boxes_of_row
 from cambrian_gaze.viz import canvas
 from cambrian_gaze.viz.draw import MAX_ALPHA, draw_gaze
-from cambrian_gaze.viz.overlay import arrange, gaze_strip, share_text, token_panels
+from cambrian_gaze.viz.overlay import PanelLook, arrange, gaze_strip, share_text, token_panels
 from cambrian_gaze.viz.regions import as_boxes, pixel_box
 from tests.viz._stand_in import StandIn, tiling, trace_of
 
@@ -105,7 +105,13 @@ def test_panels_carry_shares_verdicts_and_the_right_pictures():
     trace.regions[0, 0, 0, 0, 0] = 6  # one of the four pairs looks elsewhere
     image = noise(64, 64)
     panels = token_panels(
-        trace, [" B2", " 7", "."], image, side=64, select=[0, 1], asked=[5, 9, None], correct=[None, True, None]
+        trace,
+        [" B2", " 7", "."],
+        image,
+        look=PanelLook(side=64),
+        select=[0, 1],
+        asked=[5, 9, None],
+        correct=[None, True, None],
     )
     assert [panel.token for panel in panels] == [" B2", " 7"]
     assert [panel.asked_share for panel in panels] == [0.75, 1.0]
@@ -125,7 +131,7 @@ def test_a_video_shows_only_frames_with_weight():
     boxes = tiling(4, 4, (2, 2), frames=5)
     trace = trace_of([[4 * 1, 4 * 3 + 2], [4 * 2, -1]], boxes)
     frames = [noise(32, 32, seed) for seed in range(5)]
-    two, one = token_panels(trace, ["a", "b"], [frames], side=32)
+    two, one = token_panels(trace, ["a", "b"], [frames], look=PanelLook(side=32))
     assert two.image.width == 2 * 32 + 6 and one.image.width == 32
     left, right = two.image.crop((0, 0, 32, 32)), two.image.crop((38, 0, 70, 32))
     assert not changed(frames[1], left)[17:, 17:].any() and changed(frames[1], left)[1:15, 1:15].all()
@@ -134,14 +140,16 @@ def test_a_video_shows_only_frames_with_weight():
 
 def test_a_region_over_several_frames_washes_each():
     boxes = tiling(4, 4, (4, 4), frames=3, per=2)  # frames 0-1, and a ragged tail of one
-    panels = token_panels(trace_of([[0], [1]], boxes), ["a", "b"], [[noise(32, 32, s) for s in range(3)]], side=32)
+    panels = token_panels(
+        trace_of([[0], [1]], boxes), ["a", "b"], [[noise(32, 32, s) for s in range(3)]], look=PanelLook(side=32)
+    )
     assert [panel.image.width for panel in panels] == [2 * 32 + 6, 32]
 
 
 def test_several_images_of_different_grids():
     boxes = tiling(4, 4, (2, 2)) + tiling(3, 6, (2, 2), item=1)
     trace = trace_of([[0, 4], [9, -1]], boxes)
-    panels = token_panels(trace, ["a", "b"], [noise(40, 40), noise(60, 30)], side=60)
+    panels = token_panels(trace, ["a", "b"], [noise(40, 40), noise(60, 30)], look=PanelLook(side=60))
     assert [panel.image.width for panel in panels] == [40 + 60 + 6, 60]
 
 
@@ -149,7 +157,9 @@ def test_the_heaviest_frames_are_kept_and_the_rest_is_counted():
     boxes = tiling(2, 2, (2, 2), frames=6)
     trace = trace_of([[0, 1, 2, 3]], boxes)
     trace.regions[0, 0, 0, 0, 0] = 5
-    (panel,) = token_panels(trace, ["a"], [[noise(20, 20, seed) for seed in range(6)]], side=20, max_units=2)
+    (panel,) = token_panels(
+        trace, ["a"], [[noise(20, 20, seed) for seed in range(6)]], look=PanelLook(side=20, max_units=2)
+    )
     assert panel.image.width == 2 * 20 + 6 + 60
 
 
@@ -169,9 +179,11 @@ def test_a_strip_wraps_into_rows_and_takes_any_token():
     tokens = [" A1", "\n", "", "中文 a rather long token that must be cut", "🙂", "<b>"]
     trace = trace_of([[place] for place in range(6)], tiling(8, 8, (2, 2)))
     image = noise(64, 64)
-    wide, tall = (gaze_strip(trace, tokens, image, side=64, columns=columns, key=False) for columns in (6, 2))
+    wide, tall = (
+        gaze_strip(trace, tokens, image, look=PanelLook(side=64), columns=columns, key=False) for columns in (6, 2)
+    )
     assert wide.width > tall.width and tall.height > wide.height
-    assert gaze_strip(trace, tokens, image, side=64, title="Title", asked=[0] * 6).height > wide.height
+    assert gaze_strip(trace, tokens, image, look=PanelLook(side=64), title="Title", asked=[0] * 6).height > wide.height
     assert arrange([]).size[0] > 0
     with pytest.raises(ValueError, match="columns"):
         gaze_strip(trace, tokens, image, columns=0)
@@ -180,22 +192,26 @@ def test_a_strip_wraps_into_rows_and_takes_any_token():
 def test_a_video_strip_has_one_row_per_token():
     frames = [noise(32, 32, seed) for seed in range(4)]
     trace = trace_of([[0, 5], [9, 13]], tiling(4, 4, (2, 2), frames=4))
-    one, two = (gaze_strip(trace, ["a", "b"], [frames], side=32, key=False, select=range(n)) for n in (1, 2))
+    one, two = (
+        gaze_strip(trace, ["a", "b"], [frames], look=PanelLook(side=32), key=False, select=range(n)) for n in (1, 2)
+    )
     assert two.height > one.height and two.width == one.width
 
 
 def test_a_token_without_a_choice_is_drawn_without_colour():
     boxes = tiling(4, 4, (2, 2))
-    (panel,) = token_panels(trace_of([[-1]], boxes), ["a"], noise(64, 64), side=64)
+    (panel,) = token_panels(trace_of([[-1]], boxes), ["a"], noise(64, 64), look=PanelLook(side=64))
     assert panel.share == 0.0
-    (panel,) = token_panels(trace_of([[-1]], tiling(4, 4, (2, 2), frames=2)), ["a"], [[noise(8, 8)] * 2], side=8)
+    (panel,) = token_panels(
+        trace_of([[-1]], tiling(4, 4, (2, 2), frames=2)), ["a"], [[noise(8, 8)] * 2], look=PanelLook(side=8)
+    )
     assert panel.image.width > 0
 
 
 def test_empty_places_of_a_padded_region_table_are_left_out():
     boxes = [*tiling(4, 4, (2, 2)), (0, 0, 0, 0, 0, 0, 0)]
     trace = StandIn(trace_of([[3]], boxes).regions, boxes)
-    assert token_panels(trace, ["a"], noise(16, 16), side=16)[0].share == 1.0
+    assert token_panels(trace, ["a"], noise(16, 16), look=PanelLook(side=16))[0].share == 1.0
 
 
 def test_token_labels_can_be_read():
@@ -222,7 +238,7 @@ def test_the_trace_of_generate_is_understood():
     regions = torch.tensor([0, 6, 9]).view(1, 3, 1, 1, 1).expand(1, 3, 2, 2, 1)
     nothing = torch.zeros(1, 3, 2, 2, dtype=torch.int64)
     trace = GazeTrace(regions, nothing, nothing, nothing, torch.tensor(grids), [boxes])
-    panels = token_panels(trace, ["a", "b", "c"], [noise(50, 40), [noise(40, 40)] * 3], side=50)
+    panels = token_panels(trace, ["a", "b", "c"], [noise(50, 40), [noise(40, 40)] * 3], look=PanelLook(side=50))
     assert [panel.image.width for panel in panels] == [50, 2 * 40 + 6, 2 * 40 + 6]
 
 

@@ -1,10 +1,12 @@
 """Geometry and counts of a trace, and its making from what `generate` returned."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from cambrian_gaze.viz.trace import ALL, NONE
-from cambrian_gaze.viz.trace_record import _chosen, model_facts, token_texts, trace_of
+from cambrian_gaze.viz.trace_record import Asked, _chosen, model_facts, token_texts, trace_of
 from tests.viz._traces import make_trace, noise
 
 SHAPES = [(48, 48), (90, 40), (40, 90), (101, 67), (31, 77)]
@@ -113,10 +115,10 @@ def test_a_trace_agrees_with_what_generate_returned() -> None:
     length = inputs["input_ids"].shape[1]
     options = {"return_gaze": True, "max_new_tokens": 6, "output_logits": True, "gaze": {"top_k": 2}}
     nowhere = model_facts("nowhere")
-    asked = {"prompt_tokens": length, "facts": nowhere, "prompt": "What?", "pictures": [picture], "gaze": {"top_k": 2}}
+    asked = Asked("What?", length, [picture], gaze={"top_k": 2})
     for beams in (1, 3):
         output = model.generate(**inputs, **options, num_beams=beams)
-        trace = trace_of(output, model, processor, **asked)
+        trace = trace_of(output, model, processor, asked, facts=nowhere)
         steps = len(trace.tokens)
         assert trace.regions.shape[0] == steps == len(trace.logprobs)
         kept = output.gaze.regions[0, :steps].sort(-1).values.tolist()
@@ -135,12 +137,12 @@ def test_a_trace_agrees_with_what_generate_returned() -> None:
     ]
     assert trace.model == {"name": "nowhere", "weights": None} and trace.gaze["image"]["top_k"] == 2
     bare = model.generate(**inputs, return_gaze=True, max_new_tokens=2)
-    assert "output_logits" in trace_of(bare, model, processor, **asked).missing["logprobs"]
+    assert "output_logits" in trace_of(bare, model, processor, asked).missing["logprobs"]
     dense = model.generate(**inputs, return_gaze=True, max_new_tokens=2, gaze={"keep_ratio": 1.0})
-    told = trace_of(dense, model, processor, **asked)
+    told = trace_of(dense, model, processor, asked)
     assert (told.regions[..., 0] == ALL).all() and "nothing was chosen" in told.missing["regions"]
     with pytest.raises(ValueError, match="1 images or videos, but 0"):
-        trace_of(bare, model, processor, **(asked | {"pictures": []}))
+        trace_of(bare, model, processor, replace(asked, pictures=[]))
 
 
 def test_a_model_without_a_folder_has_no_digest(tmp_path, monkeypatch) -> None:

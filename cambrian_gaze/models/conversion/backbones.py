@@ -82,6 +82,8 @@ def read_vision_config(path: Path | str) -> PreTrainedConfig:
     """
     config = open_config(path)
     tower = getattr(config, "vision_config", config)
+    if not isinstance(tower, PreTrainedConfig):  # a leftover key of a model of another kind
+        tower = config
     try:
         family = family_of(tower)
     except ValueError:

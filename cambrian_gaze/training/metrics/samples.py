@@ -25,7 +25,7 @@ from cambrian_gaze.gaze.token_types import IGNORED_LABEL, IMAGE_TYPE, TEXT_TYPE,
 from cambrian_gaze.training.metrics.meter import Meter
 from cambrian_gaze.viz.overlay import gaze_strip
 from cambrian_gaze.viz.trace import Trace
-from cambrian_gaze.viz.trace_record import trace_of
+from cambrian_gaze.viz.trace_record import Asked, trace_of
 
 logger = logging.getLogger(__name__)
 
@@ -115,8 +115,7 @@ def answer(model: Any, processor: Any, sample: dict[str, Any]) -> tuple[str, Ima
     # Without a digest of the weights: they have none while they change.
     facts = {"name": model.name_or_path or None, "weights": None}
     try:
-        known = {"prompt_tokens": asked, "prompt": question, "pictures": seen, "facts": facts}
-        trace = trace_of(output, model, processor, **known)
+        trace = trace_of(output, model, processor, Asked(question, asked, seen), facts=facts)
     except ValueError as error:
         logger.warning("sample_steps: no trace of this sample: %s", error)
         trace = None
