@@ -1,6 +1,7 @@
 """The demo's server: what it gives out, and to whom."""
 
 import json
+import socket
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -54,6 +55,16 @@ def test_the_page_asks_nobody_else(address: str) -> None:
     config = json.loads(get(f"{address}config")[1])
     assert status == 200 and b"fonts.googleapis" not in page
     assert not config["analytics_enabled"] and not config.get("is_space")
+
+
+def test_a_port_in_use_is_said(talker: Talker) -> None:
+    from cambrian_gaze.demo.app import serve
+
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        with pytest.raises(OSError, match=str(taken.getsockname()[1])):
+            serve(talker, port=taken.getsockname()[1], block=False)
 
 
 def test_it_listens_to_this_machine_alone(address: str) -> None:
