@@ -18,9 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "cambrian_gaze"
 MAX_LINES, MAX_FILES, MAX_PARAMETERS = 300, 20, 8
 MANY_PARAMETERS = {
-    "push_to_hub": "transformers' `push_to_hub` takes these, and the card says the rest",
     "gaze_attention_forward": "transformers calls every attention function with these",
-    "CambrianGaze.__init__": "lmms-eval makes a model from `--model_args`, one parameter each",
 }
 """Functions on which a foreign convention forces more than `MAX_PARAMETERS`, and which one."""
 
