@@ -175,15 +175,15 @@ def _gaze(case: AttentionCase, inputs: tuple[torch.Tensor, ...]) -> Callable[[],
     from cambrian_gaze.models.cache.cache import GazeCache
 
     q, k, v = inputs
-    how = q.device, q.dtype, Heads(case.heads, case.kv_heads, case.head_dim)
+    heads = Heads(case.heads, case.kv_heads, case.head_dim)
     # Whatever `auto` tries on a GPU, it tries now.
-    prepare(GazeContext(config=case.config, layout=case.layout, key_layout=case.layout), *how)
+    prepare(GazeContext(config=case.config, layout=case.layout, key_layout=case.layout), q.device, q.dtype, heads)
 
     def call() -> dict[str, torch.Tensor]:
         layout, config, cache = case.derive(), case.config, GazeCache(case.config)
         cache.extend(layout)
         ctx = GazeContext(config=config, layout=layout, key_layout=layout, cache=cache)
-        prepare(ctx, *how)
+        prepare(ctx, q.device, q.dtype, heads)
         keys, values = cache.update(k, v, 0)
         attend(q, keys, values, ctx, layer=0, scaling=case.scaling)
         layer = cache.layers[0]

@@ -146,8 +146,8 @@ def describe(keys: Tensor, region: Tensor, num_regions: int, kind: str) -> Tenso
     return descriptor_named(kind).describe(keys.to(wide), region, num_regions)
 
 
-def reduce_regions(keys: Tensor, region: Tensor, num_regions: int, *how: str) -> list[Tensor]:
-    """[B, G, R, D] for each `how` ("mean", "amin", "amax") of the keys [B, G, S, D] of a region; 0 without keys."""
+def reduce_regions(keys: Tensor, region: Tensor, num_regions: int, *kinds: str) -> list[Tensor]:
+    """[B, G, R, D] for each of `kinds` ("mean", "amin", "amax") of the keys [B, G, S, D] of regions; 0 without."""
     batch, heads, length, dim = keys.shape
     flat = keys.transpose(1, 2).reshape(batch * length, heads * dim)
     bucket = torch.where(region < 0, num_regions, region)
@@ -155,16 +155,16 @@ def reduce_regions(keys: Tensor, region: Tensor, num_regions: int, *how: str) ->
     bucket = bucket.flatten()
     shape = (batch * (num_regions + 1), heads * dim)
 
-    def reduce(how: str) -> Tensor:
+    def reduce(kind: str) -> Tensor:
         out = flat.new_zeros(shape)
-        if how == "mean":
+        if kind == "mean":
             count = flat.new_zeros(shape[0]).index_add_(0, bucket, flat.new_ones(len(bucket)))
             out = out.index_add_(0, bucket, flat) / count.clamp(min=1)[:, None]
         else:
-            out = out.scatter_reduce_(0, bucket[:, None].expand_as(flat), flat, how, include_self=False)
+            out = out.scatter_reduce_(0, bucket[:, None].expand_as(flat), flat, kind, include_self=False)
         return out.view(batch, num_regions + 1, heads, dim)[:, :num_regions].transpose(1, 2)
 
-    return [reduce(one) for one in how]
+    return [reduce(kind) for kind in kinds]
 
 
 @torch.no_grad()

@@ -116,8 +116,8 @@ def from_cambrian(
             write_file(folder / cambrian.LEFT_OUT, [Planned.copied(name, shards, name) for name in left_out])
         write_lineage(folder, "convert from-cambrian", [parent("model", path)])
 
-    how = WriteOptions(max_shard_size=max_shard_size, progress=progress)
-    write_model(out, model, report, processor, settings, how, extra=add_record)
+    options = WriteOptions(max_shard_size=max_shard_size, progress=progress)
+    write_model(out, model, report, processor, settings, options, extra=add_record)
     return report
 
 

@@ -59,12 +59,12 @@ def initialise(
 
     Raises: ValueError where a part is of another kind, torn, or does not fit; nothing is written then.
     """
-    how = WriteOptions(**writing)
+    options = WriteOptions(**writing)
     overrides = dict(overrides or {})
     check_aspect(image_aspect_ratio)
     if taken := {"text_config", "vision_config"} & set(overrides):
         raise ValueError(f"{', '.join(sorted(taken))} come from the backbones; leave them out")
-    if not how.dry_run:
+    if not options.dry_run:
         refuse_existing(out)
     llm_folder, tower_folder = resolve(language_model, copied="rewritten"), resolve(vision, copied="rewritten")
     tokenizer_folder = llm_folder if tokenizer is None else resolve(tokenizer, copied="rewritten")
@@ -85,14 +85,14 @@ def initialise(
         )
         settings, left_out = settings_from(llm_folder, config, processor.tokenizer, keep_sampling)
         report.notes += notes + ([grown] if grown else []) + left_out
-    if how.dry_run:
+    if options.dry_run:
         return report
     with said_of(f"{language_model} and {vision} make no model"):
         report.check()
-    dtype = how.dtype or text_config.dtype or parts[0].shards.entries[report.loaded[EMBEDDINGS].name].dtype
+    dtype = options.dtype or text_config.dtype or parts[0].shards.entries[report.loaded[EMBEDDINGS].name].dtype
     parents = [parent("language model", language_model), parent("vision tower", vision)]
     write_model(
-        *(out, model, report, processor, settings, dataclasses.replace(how, dtype=dtype)),
+        *(out, model, report, processor, settings, dataclasses.replace(options, dtype=dtype)),
         extra=lambda folder: write_lineage(folder, "init", parents),
     )
     return report
