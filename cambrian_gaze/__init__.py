@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib
 
-from cambrian_gaze import auto_hook
+from cambrian_gaze import auto_hook, moved
 
 __version__ = "0.1.0"
 
@@ -36,3 +36,4 @@ def __dir__() -> list[str]:
 
 
 auto_hook.install()
+moved.install()
