@@ -43,22 +43,28 @@ def draw_page(page: str | Path) -> list[Path]:
 
 
 def table(results: Mapping[str, Any]) -> str:
-    """Markdown: a line per arm, with accuracy and the difference from the arm that all are compared with."""
-    families = statistics.families(results)
+    """Markdown: per family a line for each arm, with accuracy and how much less it is than that of the arm that all are
+    compared with."""
+    return "\n\n".join(_family_table(results, family) for family in statistics.families(results))
+
+
+def _family_table(results: Mapping[str, Any], family: str) -> str:
     against = results["against"]
-    head = ["arm", "visible", "in memory"]
-    for family in families:
-        head += [family, f"{family}, beyond the first value", f"{family}: less than {against} by"]
+    title = next(arm["title"] for arm in results["arms"] if arm["name"] == against)
+    several = statistics.values_per_answer(results, family) > 1
+    head = [f"`{family}`", "visible", "in memory", "accuracy", "beyond the first value", f"less than {title} by"]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for arm in results["arms"]:
         name = arm["name"]
-        cells = [arm["title"], _seen(results, name), f"{statistics.seen(results, name, 'retained'):g}"]
-        for family in families:
-            cells.append(_estimate(statistics.estimate(results, name, family)))
-            several = statistics.values_per_answer(results, family) > 1
-            later = statistics.estimate(results, name, family, slice(1, None)) if several else None
-            cells.append("–" if later is None else f"{later.value:.3f}")
-            cells.append("–" if name == against else _behind(statistics.difference(results, against, name, family)))
+        later = statistics.estimate(results, name, family, slice(1, None)) if several else None
+        cells = [
+            arm["title"],
+            _seen(results, name),
+            f"{statistics.seen(results, name, 'retained'):.4g}",
+            _estimate(statistics.estimate(results, name, family)),
+            "–" if later is None else f"{later.value:.3f}",
+            "–" if name == against else _behind(statistics.difference(results, against, name, family)),
+        ]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
@@ -124,7 +130,7 @@ def _section(results: Mapping[str, Any], folder: str, drawn: list[tuple[str, str
 
 def _seen(results: Mapping[str, Any], arm: str) -> str:
     visible, context, of = (statistics.seen(results, arm, name) for name in ("visible", "context", "of"))
-    return f"{visible:.3g}" + (f" + {context:g}" if context else "") + f" of {of:g}"
+    return f"{visible:.4g}" + (f" + {context:.4g}" if context else "") + f" of {of:.4g}"
 
 
 def _estimate(one: statistics.Estimate) -> str:
