@@ -14,7 +14,8 @@ def write_results(folder):
     folder.mkdir()
     arms = {
         name: {
-            "right": {"hop": texts}, "visible": 64.0, "context": 0.0, "retained": 64.0, "of": 64.0, "seconds": 1.0,
+            "right": {"hop": " ".join(texts)},
+            "visible": 64.0, "context": 0.0, "retained": 64.0, "of": 64.0, "seconds": 1.0,
             "recall": {"words": 10, "mean_head": 0.25, "best_head": 0.5, "any_head": 0.75, "table": [[0.25]]},
         }
         for name, texts in RIGHT.items()
