@@ -52,13 +52,13 @@ def _family_table(results: Mapping[str, Any], family: str) -> str:
     against = results["against"]
     title = next(arm["title"] for arm in results["arms"] if arm["name"] == against)
     several = statistics.values_per_answer(results, family) > 1
-    head = [f"`{family}`", "visible", "in memory", "accuracy", "beyond the first value", f"less than {title} by"]
+    head = [f"`{family}`", "visible", "in memory", "accuracy", "beyond the first value", f"less than {_cell(title)} by"]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for arm in results["arms"]:
         name = arm["name"]
         later = statistics.estimate(results, name, family, slice(1, None)) if several else None
         cells = [
-            arm["title"],
+            _cell(arm["title"]),
             _seen(results, name),
             f"{statistics.seen(results, name, 'retained'):.4g}",
             _estimate(statistics.estimate(results, name, family)),
@@ -76,7 +76,9 @@ def seeds_table(results: Mapping[str, Any]) -> str:
     for arm in results["arms"]:
         for family in statistics.families(results):
             values = statistics.estimate(results, arm["name"], family).by_seed
-            lines.append(f"| {arm['title']} | {family} | " + " | ".join(f"{value:.3f}" for value in values) + " |")
+            lines.append(
+                f"| {_cell(arm['title'])} | {family} | " + " | ".join(f"{value:.3f}" for value in values) + " |"
+            )
     return "\n".join(lines)
 
 
@@ -92,7 +94,9 @@ def recall_table(results: Mapping[str, Any]) -> str:
                 sum(one[name] * one["words"] for one in found) / words
                 for name in ("mean_head", "best_head", "any_head")
             ]
-            lines.append(f"| {arm['title']} | {words:,} | " + " | ".join(f"{share:.3f}" for share in shares) + " |")
+            lines.append(
+                f"| {_cell(arm['title'])} | {words:,} | " + " | ".join(f"{share:.3f}" for share in shares) + " |"
+            )
     return "\n".join(lines) if len(lines) > 2 else ""
 
 
@@ -126,6 +130,11 @@ def _section(results: Mapping[str, Any], folder: str, drawn: list[tuple[str, str
     if len(seeds) > 1:
         parts.append(f"<details><summary>Accuracy by seed</summary>\n\n{seeds_table(results)}\n\n</details>")
     return "\n\n".join(parts)
+
+
+def _cell(text: str) -> str:
+    """Text inside a table."""
+    return text.replace("|", "\\|")
 
 
 def _seen(results: Mapping[str, Any], arm: str) -> str:

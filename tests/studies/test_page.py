@@ -28,7 +28,7 @@ def write_results(folder):
         "hardware": {"cpu": "a CPU", "cores": 2, "threads": 1, "gpu": None, "system": "Linux"},
         "versions": {"torch": "2"}, "models": {"one": {}}, "against": "dense", "lines": ["dense", "gaze"],
         "x_label": "tokens", "seeds": {"0": seed, "1": seed},
-        "arms": [{"name": n, "title": f"the {n}, one", "x": x, **common} for n, x in (("dense", 64.0), ("gaze", 8.0))],
+        "arms": [{"name": n, "title": f"the {n}, |C| = 1", "x": x, **common} for n, x in (("dense", 64.0), ("gaze", 8.0))],
     }  # fmt: skip
     (folder / "small-cpu.json").write_text(json.dumps(values))
 
@@ -40,8 +40,8 @@ def test_tables_and_figures(tmp_path):
     changed = draw_page(page)
     text = page.read_text()
     assert text.startswith("# Proof\n\nWords.") and text.endswith("More words.\n")
-    assert "| the gaze, one | 64 of 64 | 64 | 0.667 [" in text and "+0.167 [" in text
-    assert "| the gaze, one | 20 | 0.250 | 0.500 | 0.750 |" in text
+    assert r"| the gaze, \|C\| = 1 | 64 of 64 | 64 | 0.667 [" in text and "+0.167 [" in text
+    assert r"| the gaze, \|C\| = 1 | 20 | 0.250 | 0.500 | 0.750 |" in text
     names = {path.name for path in changed}
     assert names == {
         "proof.md", "small-cpu-hop.svg", "small-cpu-hop-by-place.svg", "small-cpu-hop-budget.svg",
