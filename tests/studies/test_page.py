@@ -28,7 +28,10 @@ def write_results(folder):
         "hardware": {"cpu": "a CPU", "cores": 2, "threads": 1, "gpu": None, "system": "Linux"},
         "versions": {"torch": "2"}, "models": {"one": {}}, "against": "dense", "lines": ["dense", "gaze"],
         "x_label": "tokens", "seeds": {"0": seed, "1": seed},
-        "arms": [{"name": n, "title": f"the {n}, |C| = 1", "x": x, **common} for n, x in (("dense", 64.0), ("gaze", 8.0))],
+        "arms": [
+            {"name": name, "title": f"the {name}, |C| = 1", "x": x, **common}
+            for name, x in (("dense", 64.0), ("gaze", 8.0))
+        ],
     }  # fmt: skip
     (folder / "small-cpu.json").write_text(json.dumps(values))
 
