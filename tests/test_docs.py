@@ -135,7 +135,7 @@ def check_cambrian_gaze(words: list[str]) -> None:
         keys = {f"--{key}" for key in known_keys()}
         assert configs and {word for word in arguments if word.startswith("--")} <= options_of("plan") | keys
     else:
-        groups = ("bench", "checkpoint", "convert", "data", "eval", "gaze")
+        groups = ("bench", "checkpoint", "convert", "data", "eval", "gaze", "gazebench", "study")
         action = arguments[:1] if name in groups else []
         missing = {word.split("=")[0] for word in arguments if word.startswith("--")} - options_of(name, *action)
         assert not missing, f"cambrian-gaze {name} has no {', '.join(sorted(missing))}"

@@ -60,7 +60,7 @@ def _by_place(results: Mapping[str, Any], family: str) -> Figure:
         series.append(Series(titles[name], [n + 1 for n in places], values, stroke=stroke))
     title = f"{family}: accuracy by place in the answer"
     chart = line_chart(
-        series, label=title, x_label="value of the answer", y_min=0.0, y_max=1.0, width=620, height=300,
+        series, label=title, x_label="value of the answer", y_min=0.0, y_max=1.0, width=_width(series), height=300,
         x_ticks=[n + 1 for n in places],
     )  # fmt: skip
     name = f"{results['study']}-{results['size']}-{family}-by-place"
@@ -79,8 +79,13 @@ def _over_budget(results: Mapping[str, Any], family: str) -> Figure:
     ]
     title = f"{family}: accuracy over {results['x_label'] or 'the budget'}"
     chart = line_chart(
-        series, label=title, x_label=results["x_label"], y_min=0.0, y_max=1.0, width=620, height=300,
+        series, label=title, x_label=results["x_label"], y_min=0.0, y_max=1.0, width=_width(series), height=300,
         x_ticks=sorted({x for one in series for x in one.x}),
     )  # fmt: skip
     name = f"{results['study']}-{results['size']}-{family}-budget"
     return Figure(name, picture(chart, title, _note(results)), title)
+
+
+def _width(series: list[Series]) -> int:
+    """Pixels in which the key has room for all names."""
+    return max(620, 80 + sum(40 + round(7.4 * len(one.name)) for one in series))

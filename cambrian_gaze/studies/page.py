@@ -43,22 +43,28 @@ def draw_page(page: str | Path) -> list[Path]:
 
 
 def table(results: Mapping[str, Any]) -> str:
-    """Markdown: a line per arm, with accuracy and the difference from the arm that all are compared with."""
-    families = statistics.families(results)
+    """Markdown: per family a line for each arm, with accuracy and how much less it is than that of the arm that all are
+    compared with."""
+    return "\n\n".join(_family_table(results, family) for family in statistics.families(results))
+
+
+def _family_table(results: Mapping[str, Any], family: str) -> str:
     against = results["against"]
-    head = ["arm", "visible", "in memory"]
-    for family in families:
-        head += [family, f"{family}, beyond the first value", f"{family}: less than {against} by"]
+    title = next(arm["title"] for arm in results["arms"] if arm["name"] == against)
+    several = statistics.values_per_answer(results, family) > 1
+    head = [f"`{family}`", "visible", "in memory", "accuracy", "beyond the first value", f"less than {_cell(title)} by"]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for arm in results["arms"]:
         name = arm["name"]
-        cells = [arm["title"], _seen(results, name), f"{statistics.seen(results, name, 'retained'):g}"]
-        for family in families:
-            cells.append(_estimate(statistics.estimate(results, name, family)))
-            several = statistics.values_per_answer(results, family) > 1
-            later = statistics.estimate(results, name, family, slice(1, None)) if several else None
-            cells.append("–" if later is None else f"{later.value:.3f}")
-            cells.append("–" if name == against else _behind(statistics.difference(results, against, name, family)))
+        later = statistics.estimate(results, name, family, slice(1, None)) if several else None
+        cells = [
+            _cell(arm["title"]),
+            _seen(results, name),
+            f"{statistics.seen(results, name, 'retained'):.4g}",
+            _estimate(statistics.estimate(results, name, family)),
+            "–" if later is None else f"{later.value:.3f}",
+            "–" if name == against else _behind(statistics.difference(results, against, name, family)),
+        ]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
@@ -70,7 +76,9 @@ def seeds_table(results: Mapping[str, Any]) -> str:
     for arm in results["arms"]:
         for family in statistics.families(results):
             values = statistics.estimate(results, arm["name"], family).by_seed
-            lines.append(f"| {arm['title']} | {family} | " + " | ".join(f"{value:.3f}" for value in values) + " |")
+            lines.append(
+                f"| {_cell(arm['title'])} | {family} | " + " | ".join(f"{value:.3f}" for value in values) + " |"
+            )
     return "\n".join(lines)
 
 
@@ -86,7 +94,9 @@ def recall_table(results: Mapping[str, Any]) -> str:
                 sum(one[name] * one["words"] for one in found) / words
                 for name in ("mean_head", "best_head", "any_head")
             ]
-            lines.append(f"| {arm['title']} | {words:,} | " + " | ".join(f"{share:.3f}" for share in shares) + " |")
+            lines.append(
+                f"| {_cell(arm['title'])} | {words:,} | " + " | ".join(f"{share:.3f}" for share in shares) + " |"
+            )
     return "\n".join(lines) if len(lines) > 2 else ""
 
 
@@ -122,9 +132,14 @@ def _section(results: Mapping[str, Any], folder: str, drawn: list[tuple[str, str
     return "\n\n".join(parts)
 
 
+def _cell(text: str) -> str:
+    """Text inside a table."""
+    return text.replace("|", "\\|")
+
+
 def _seen(results: Mapping[str, Any], arm: str) -> str:
     visible, context, of = (statistics.seen(results, arm, name) for name in ("visible", "context", "of"))
-    return f"{visible:.3g}" + (f" + {context:g}" if context else "") + f" of {of:g}"
+    return f"{visible:.4g}" + (f" + {context:.4g}" if context else "") + f" of {of:.4g}"
 
 
 def _estimate(one: statistics.Estimate) -> str:

@@ -49,7 +49,7 @@ class Parts:
         self.study, self.size, self.seed, self.device = study, size, seed, device
         self.folder = runs / size.name / f"seed-{seed}"
         self.bench = study.bench(size, seed)
-        self._models: dict[str, Part] = {}
+        self._known: dict[str, Part] = {}
 
     def data(self) -> Part:
         """The seed's questions."""
@@ -73,16 +73,12 @@ class Parts:
 
     def model(self, name: str) -> Part:
         """A trained model of the study."""
-        if name not in self._models:
-            start = self.study.models[name].get("start")
-            data, tower = self.data(), self.tower()
-            first = None if start is None else self.model(start)
-            flags = self.study.flags(self.size, name)
-            own = identity("model", data.identity, tower.identity, first and first.identity, flags, self.device)
-            self._models[name] = self._made(
-                "model", own, lambda folder: self._train(folder, flags, data, tower, first), resumes=True
-            )
-        return self._models[name]
+        start = self.study.models[name].get("start")
+        data, tower = self.data(), self.tower()
+        first = None if start is None else self.model(start)
+        flags = self.study.flags(self.size, name)
+        own = identity("model", data.identity, tower.identity, first and first.identity, flags, self.device)
+        return self._made("model", own, lambda folder: self._train(folder, flags, data, tower, first), resumes=True)
 
     def _train(
         self, folder: Path, flags: dict[str, Any], data: Part, tower: Part, first: Part | None
@@ -114,9 +110,11 @@ class Parts:
         return result
 
     def _made(self, kind: str, own: str, action: Callable[[Path], dict[str, Any]], resumes: bool = False) -> Part:
-        folder = self.folder / f"{kind}-{own}"
-        steps = Steps(self.folder / "done")
         name = f"{kind} {own}"
-        steps.folder.mkdir(parents=True, exist_ok=True)
-        steps.run(name, own, [folder], lambda: action(folder), resumes=resumes)
-        return Part(folder, own, steps.seconds[name], steps.result(name))
+        if name not in self._known:
+            folder = self.folder / f"{kind}-{own}"
+            steps = Steps(self.folder / "done")
+            steps.folder.mkdir(parents=True, exist_ok=True)
+            steps.run(name, own, [folder], lambda: action(folder), resumes=resumes)
+            self._known[name] = Part(folder, own, steps.seconds[name], steps.result(name))
+        return self._known[name]

@@ -92,12 +92,20 @@ def _header(study: Study, size: Size, device: str) -> dict[str, Any]:
 
 
 def _written(whole: dict[str, Any]) -> str:
-    return json.dumps(whole, indent=1) + "\n"
+    """JSON, the values of all questions of a family in one string."""
+    copy = json.loads(json.dumps(whole))
+    for seed in copy["seeds"].values():
+        for arm in seed["arms"].values():
+            arm["right"] = {family: " ".join(texts) for family, texts in arm["right"].items()}
+    return json.dumps(copy, indent=1) + "\n"
 
 
 def read_results(path: str | os.PathLike) -> dict[str, Any]:
-    """The raw results of a study. Raises ValueError for another file."""
+    """The raw results of a study, `right` as `answer_seed` returns it. Raises ValueError for another file."""
     values = json.loads(Path(path).read_text(encoding="utf-8"))
     if not isinstance(values, dict) or "seeds" not in values or "against" not in values:
         raise ValueError(f"{path} holds no results of a study")
+    for seed in values["seeds"].values():
+        for arm in seed["arms"].values():
+            arm["right"] = {family: text.split() for family, text in arm["right"].items()}
     return values

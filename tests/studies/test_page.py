@@ -14,7 +14,8 @@ def write_results(folder):
     folder.mkdir()
     arms = {
         name: {
-            "right": {"hop": texts}, "visible": 64.0, "context": 0.0, "retained": 64.0, "of": 64.0, "seconds": 1.0,
+            "right": {"hop": " ".join(texts)},
+            "visible": 64.0, "context": 0.0, "retained": 64.0, "of": 64.0, "seconds": 1.0,
             "recall": {"words": 10, "mean_head": 0.25, "best_head": 0.5, "any_head": 0.75, "table": [[0.25]]},
         }
         for name, texts in RIGHT.items()
@@ -27,7 +28,10 @@ def write_results(folder):
         "hardware": {"cpu": "a CPU", "cores": 2, "threads": 1, "gpu": None, "system": "Linux"},
         "versions": {"torch": "2"}, "models": {"one": {}}, "against": "dense", "lines": ["dense", "gaze"],
         "x_label": "tokens", "seeds": {"0": seed, "1": seed},
-        "arms": [{"name": n, "title": f"the {n}, one", "x": x, **common} for n, x in (("dense", 64.0), ("gaze", 8.0))],
+        "arms": [
+            {"name": name, "title": f"the {name}, |C| = 1", "x": x, **common}
+            for name, x in (("dense", 64.0), ("gaze", 8.0))
+        ],
     }  # fmt: skip
     (folder / "small-cpu.json").write_text(json.dumps(values))
 
@@ -39,8 +43,8 @@ def test_tables_and_figures(tmp_path):
     changed = draw_page(page)
     text = page.read_text()
     assert text.startswith("# Proof\n\nWords.") and text.endswith("More words.\n")
-    assert "| the gaze, one | 64 of 64 | 64 | 0.667 [" in text and "+0.167 [" in text
-    assert "| the gaze, one | 20 | 0.250 | 0.500 | 0.750 |" in text
+    assert r"| the gaze, \|C\| = 1 | 64 of 64 | 64 | 0.667 [" in text and "+0.167 [" in text
+    assert r"| the gaze, \|C\| = 1 | 20 | 0.250 | 0.500 | 0.750 |" in text
     names = {path.name for path in changed}
     assert names == {
         "proof.md", "small-cpu-hop.svg", "small-cpu-hop-by-place.svg", "small-cpu-hop-budget.svg",
