@@ -94,10 +94,10 @@ def _make(options: argparse.Namespace) -> str:
 
 
 def _show(options: argparse.Namespace) -> str:
+    from cambrian_gaze.files import write_text
     from cambrian_gaze.gazebench.make import DATASET
     from cambrian_gaze.gazebench.samples import read_samples
     from cambrian_gaze.viz.gazebench import samples_page
 
     samples = read_samples(options.data_root / DATASET, options.split, options.count)
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    return str(samples_page(samples).write(options.output))
+    return str(write_text(options.output, samples_page(samples)))

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from cambrian_gaze.studies import statistics
-from cambrian_gaze.viz.charts.charts import Interval, Series, interval_chart, line_chart
-from cambrian_gaze.viz.charts.picture import DENSE, FIRST, SECOND, THIRD, picture
-from cambrian_gaze.viz.html import Html
+from cambrian_gaze.viz.charts.charts import Axis, Interval, Series, interval_chart, line_chart
+from cambrian_gaze.viz.charts.drawing import DENSE, FIRST, SECOND, THIRD
+from cambrian_gaze.viz.charts.picture import picture
 
 STROKES = (DENSE, FIRST, SECOND, THIRD)
 STRONG = "gaze"
@@ -46,9 +46,8 @@ def _intervals(results: Mapping[str, Any], family: str) -> Figure:
         strong = arm["name"].startswith(STRONG) and not (arm["blind"] or arm["masked"])
         rows.append(Interval(arm["title"], found.value, found.low, found.high, strong=strong))
     title = f"{family}: share of values that are right, with 95 % interval"
-    chart = interval_chart(rows, label=title, x_label="accuracy")
-    own = chart.replace("var(--accent)", FIRST).replace("var(--series-6)", DENSE)
-    return Figure(f"{results['study']}-{results['size']}-{family}", picture(Html(own), title, _note(results)), title)
+    chart = interval_chart(rows, label=title, x=Axis("accuracy", 0.0, 1.0))
+    return Figure(f"{results['study']}-{results['size']}-{family}", picture(chart, title, _note(results)), title)
 
 
 def _by_place(results: Mapping[str, Any], family: str) -> Figure:
@@ -59,10 +58,8 @@ def _by_place(results: Mapping[str, Any], family: str) -> Figure:
         values = [statistics.estimate(results, name, family, slice(n, n + 1)).value for n in places]
         series.append(Series(titles[name], [n + 1 for n in places], values, stroke=stroke))
     title = f"{family}: accuracy by place in the answer"
-    chart = line_chart(
-        series, label=title, x_label="value of the answer", y_min=0.0, y_max=1.0, width=_width(series), height=300,
-        x_ticks=[n + 1 for n in places],
-    )  # fmt: skip
+    x = Axis("value of the answer", ticks=[n + 1 for n in places])
+    chart = line_chart(series, label=title, x=x, y=Axis(low=0.0, high=1.0), size=(_width(series), 300))
     name = f"{results['study']}-{results['size']}-{family}-by-place"
     return Figure(name, picture(chart, title, _note(results)), title)
 
@@ -78,10 +75,8 @@ def _over_budget(results: Mapping[str, Any], family: str) -> Figure:
         for (name, points), stroke in zip(groups.items(), STROKES, strict=False)
     ]
     title = f"{family}: accuracy over {results['x_label'] or 'the budget'}"
-    chart = line_chart(
-        series, label=title, x_label=results["x_label"], y_min=0.0, y_max=1.0, width=_width(series), height=300,
-        x_ticks=sorted({x for one in series for x in one.x}),
-    )  # fmt: skip
+    x = Axis(results["x_label"], ticks=sorted({x for one in series for x in one.x}))
+    chart = line_chart(series, label=title, x=x, y=Axis(low=0.0, high=1.0), size=(_width(series), 300))
     name = f"{results['study']}-{results['size']}-{family}-budget"
     return Figure(name, picture(chart, title, _note(results)), title)
 

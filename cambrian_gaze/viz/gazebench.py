@@ -3,46 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from PIL import Image, ImageDraw
 
 from cambrian_gaze.gazebench.samples import BenchSample
 from cambrian_gaze.viz import html
-from cambrian_gaze.viz.html import Html, element
 
 SIDE = 232
 """CSS pixels of a picture."""
 MARK = (29, 95, 214)
 
 
-def samples_page(samples: Sequence[BenchSample]) -> html.Page:
-    """One section per family."""
-    page = html.Page("GazeBench", "Rendered pages; each word of an answer says which regions it is read from")
-    for family in dict.fromkeys(sample.row["family"] for sample in samples):
-        page.section(family, [_sample(sample) for sample in samples if sample.row["family"] == family])
-    return page
+def samples_page(samples: Sequence[BenchSample]) -> str:
+    """The document: one section per family."""
+    families: dict[str, list[dict[str, Any]]] = {}
+    for sample in samples:
+        families.setdefault(sample.row["family"], []).append(_sample(sample))
+    subtitle = "Rendered pages; each word of an answer says which regions it is read from"
+    return html.render("gazebench.html", title="GazeBench", subtitle=subtitle, families=families, side=SIDE)
 
 
-def _sample(sample: BenchSample) -> Html:
+def _sample(sample: BenchSample) -> dict[str, Any]:
+    """What the template shows of a sample."""
     meta = sample.row["meta"]
     words = [
         f"{one['text']} ({', '.join(map(str, one['regions']))})" if one["regions"] else one["text"]
         for one in meta["answer_regions"]
     ]
-    pictures = [
-        html.picture(marked(sample, number), f"frame {number + 1}", width=SIDE) for number in range(len(sample.frames))
-    ]
-    return element(
-        "article",
-        element("h3", sample.row["id"]),
-        html.grid(*pictures),
-        html.paragraph(sample.row["question"]),
-        html.paragraph(element("strong", " ".join(words))),
-        html.paragraph(
-            f"needles: {', '.join(meta['needles']) or 'none'}; cells: {meta['context_length']}; hops: {meta['hops']}",
-            quiet=True,
-        ),
-    )
+    needles = ", ".join(meta["needles"]) or "none"
+    return {
+        "id": sample.row["id"],
+        "pictures": [marked(sample, number) for number in range(len(sample.frames))],
+        "question": sample.row["question"],
+        "answer": " ".join(words),
+        "facts": f"needles: {needles}; cells: {meta['context_length']}; hops: {meta['hops']}",
+    }
 
 
 def marked(sample: BenchSample, frame: int) -> Image.Image:

@@ -151,7 +151,7 @@ def test_masked_pictures_lack_the_needles_and_nothing_else(folder):
 
 
 def test_a_page_shows_samples(folder):
-    text = samples_page(read_samples(folder, "test", 1)).render()
+    text = samples_page(read_samples(folder, "test", 1))
     assert all(f"test-{family}-0-0" in text for family in FAMILIES)
     assert text.count("<img") == len(FAMILIES) - 2 + 2 * SPEC.frames
 

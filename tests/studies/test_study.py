@@ -1,8 +1,10 @@
 """The studies that come with the project, and what is said of files that make no sense."""
 
 import json
+from pathlib import Path
 
 import pytest
+import yaml
 
 from cambrian_gaze.baselines.registry import make_policy
 from cambrian_gaze.gaze.config import GazeConfig
@@ -10,7 +12,7 @@ from cambrian_gaze.gazebench.spec import GazeBenchSpec
 from cambrian_gaze.quickstart.pretrain_tower import TowerSpec
 from cambrian_gaze.studies.parts import BASE
 from cambrian_gaze.studies.study import SIZE_NAMES, known_studies, read_size, read_study
-from cambrian_gaze.training.config.config import as_tokens, load
+from cambrian_gaze.training.config.config import load
 from tests.studies._stand_in import study_file
 
 
@@ -24,10 +26,9 @@ def test_shipped_studies_make_sense(name, size, tmp_path):
         flags = {key: value for key, value in study.flags(sized, model).items() if value is not None}
         cleared = [key for key, value in study.flags(sized, model).items() if value is None]
         config = tmp_path / f"{model}.yaml"
-        nulls = "".join(f"{key}: null\n" for key in (*cleared, "deepspeed"))
-        config.write_text(f"base: {__import__('pathlib').Path(BASE).resolve()}\n{nulls}")
-        tokens = [token for key, value in flags.items() for token in as_tokens(key, value)]
-        run = load([str(config), *tokens, "--use_cpu", "--no_bf16", f"--output_dir={tmp_path / model}"])
+        own = {"base": str(Path(BASE).resolve()), "use_cpu": True, "bf16": False, "output_dir": str(tmp_path / model)}
+        config.write_text(yaml.safe_dump(own | flags | dict.fromkeys((*cleared, "deepspeed"))))
+        run = load([str(config)])
         run.gaze.apply(GazeConfig())
     for arm in study.arms:
         if arm.policy:

@@ -4,7 +4,7 @@ import sys
 from PIL import Image
 
 from cambrian_gaze.viz.charts.charts import Interval, Series
-from cambrian_gaze.viz.overlay import token_panels
+from cambrian_gaze.viz.overlay import PanelLook, token_panels
 from cambrian_gaze.viz.report import (
     AnswerToken,
     Curve,
@@ -30,7 +30,8 @@ ARMS = {
 def full_report() -> Report:
     image = Image.new("RGB", (16, 16), (0, 0, 90))
     trace = trace_of([[5, 1], [9, 2]], tiling(8, 8, (2, 2)))
-    panels = token_panels(trace, [HOSTILE, " 7"], image, side=48, asked=[5, None], correct=[True, False])
+    verdicts = {"asked": [5, None], "correct": [True, False]}
+    panels = token_panels(trace, [HOSTILE, " 7"], image, look=PanelLook(side=48), **verdicts)
     answer = [AnswerToken("B3: "), AnswerToken(" 7", "7"), AnswerToken(HOSTILE, " 4"), AnswerToken("", "1")]
     example = Example(HOSTILE, answer, image, panels, title=HOSTILE, truth=HOSTILE, note=HOSTILE)
     return Report(

@@ -8,10 +8,10 @@ from cambrian_gaze.viz.html import Html, element
 
 STYLE = """
 :root { --surface:#fff; --text:#181c25; --quiet:#566070; --line:#e2e6ec; --dense:#4b5563; --first:#1d5fd6;
-  --second:#b8530a; --third:#0b7a62 }
+  --second:#b8530a; --third:#0b7a62; --accent:#1d5fd6; --series-6:#4b5563 }
 @media (prefers-color-scheme: dark) {
   :root { --surface:#151a21; --text:#e7eaf0; --quiet:#a3adbb; --line:#2b313a; --dense:#b6c0cd; --first:#7aaaff;
-    --second:#ffa45c; --third:#45d0a8 }
+    --second:#ffa45c; --third:#45d0a8; --accent:#7aaaff; --series-6:#b6c0cd }
 }
 text { fill:var(--text); font-family:system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue",Arial,
   "DejaVu Sans",sans-serif; font-variant-numeric:tabular-nums }
