@@ -222,7 +222,7 @@ config = AutoConfig.for_model("cambrian_gaze")
 model = AutoModelForImageTextToText._model_mapping[type(config)]
 print(type(config).__name__, model.__name__, PROCESSOR_MAPPING[type(config)].__name__)
 print([name for name in ("deepspeed", "datasets", "wandb", "decord") if name in sys.modules])
-traces = [type(finder) for finder in sys.meta_path]
+traces = [type(finder) for finder in sys.meta_path if "moved" not in type(finder).__module__]
 for module in (configuration_auto, inspect.getmodule(model)):
     assert inspect.getsource(module)
     traces += [type(module.__loader__), type(module.__spec__.loader)]

@@ -47,6 +47,14 @@ CALLED = frozenset(
     }
 )
 """Globals from which objects are made."""
+MEMBERS = {
+    "deepspeed.runtime.zero.config ZeroStageEnum": frozenset(
+        {"disabled", "optimizer_states", "gradients", "weights", "max_stage"}
+    )
+}
+"""Enums and their members. Python 3.11 before 3.11.4 writes a member as `getattr` of its enum, which is taken of these
+alone."""
+GETATTR = ("__builtin__ getattr", "builtins getattr")
 RANDOM = frozenset(
     {
         *("numpy._core.multiarray _reconstruct", "numpy.core.multiarray _reconstruct", "numpy dtype", "numpy ndarray"),
@@ -73,6 +81,13 @@ class Made(NamedTuple):
     """An object that a global made."""
 
     by: str
+
+
+class Member(NamedTuple):
+    """A tuple of an enum and the name of one of its members."""
+
+    enum: str
+    name: str
 
 
 _MARK, _PLAIN = object(), object()
@@ -138,8 +153,7 @@ def _step(name: str, arg: Any, stack: list[Any], memo: dict[int, Any], called: f
     elif name in ("BINGET", "LONG_BINGET"):
         stack.append(memo[arg])
     elif name in _TUPLES:
-        _pop(stack, _TUPLES[name])
-        stack.append(_PLAIN)
+        stack.append(_tuple(_pop(stack, _TUPLES[name])))
     elif name == "TUPLE":
         _pop_to_mark(stack)
         stack.append(_PLAIN)
@@ -153,11 +167,16 @@ def _step(name: str, arg: Any, stack: list[Any], memo: dict[int, Any], called: f
         _pop(stack, 1)
         stack.append(_PLAIN)
     elif name == "GLOBAL":
-        if arg not in VALUES and arg not in called:
+        if arg not in VALUES and arg not in called and arg not in GETATTR:
             raise PickleError(f"names {_short(arg.replace(' ', '.'))}, which no state needs and which may run code")
         stack.append(Global(arg))
     elif name in ("REDUCE", "NEWOBJ"):
-        maker, _ = _pop(stack, 2)
+        maker, arguments = _pop(stack, 2)
+        if isinstance(maker, Global) and maker.name in GETATTR and name == "REDUCE":
+            if not isinstance(arguments, Member):
+                raise PickleError(f"calls {_short(maker.name.replace(' ', '.'))} of something else than a known enum")
+            stack.append(_PLAIN)
+            return
         if not isinstance(maker, Global) or maker.name not in called:
             raise PickleError(f"calls {_short(getattr(maker, 'name', 'something that is no global'))}, a value")
         stack.append(Made(maker.name))
@@ -167,6 +186,13 @@ def _step(name: str, arg: Any, stack: list[Any], memo: dict[int, Any], called: f
             raise PickleError("sets the state of something that it did not make")
     else:
         raise PickleError(f"uses the pickle opcode {name}{_named(name, arg, stack)}, which no state needs")
+
+
+def _tuple(items: list[Any]) -> Any:
+    if len(items) == 2 and isinstance(items[0], Global) and isinstance(items[1], str):
+        if items[1] in MEMBERS.get(items[0].name, ()):
+            return Member(items[0].name, items[1])
+    return _PLAIN
 
 
 def _pop(stack: list[Any], count: int) -> list[Any]:

@@ -10,6 +10,7 @@ import pickle
 import struct
 import tarfile
 import zipfile
+from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from deepspeed.runtime.zero.config import ZeroStageEnum
 
 from cambrian_gaze.training.checkpoint.checkpoint import mark_complete
 from cambrian_gaze.training.checkpoint.pickles import PickleError, check_checkpoint, check_file, scan
@@ -96,6 +98,12 @@ def python(folder: Path) -> str:
     return f"open({str(folder / RAN)!r}, 'w')"
 
 
+def member(name: str) -> bytes:
+    """A member of an enum as Python 3.11 before 3.11.4 writes it."""
+    enum = b"cdeepspeed.runtime.zero.config\nZeroStageEnum\n"
+    return b"\x80\x02c__builtin__\ngetattr\n" + enum + text(name) + b"\x86R."
+
+
 FILES: dict[str, tuple[Callable[[Path], bytes], str]] = {
     "os.system, called": (lambda at: saved(Calls(os.system, touches(at))), "posix.system"),
     "deep in a state": (
@@ -104,7 +112,12 @@ FILES: dict[str, tuple[Callable[[Path], bytes], str]] = {
     ),
     "eval": (lambda at: saved(Calls(eval, python(at))), "eval"),
     "exec": (lambda at: saved(Calls(exec, python(at))), "exec"),
-    "getattr": (lambda at: saved(Calls(getattr, Calls(__import__, "os"), "system")), "getattr"),
+    "getattr of a module": (lambda at: saved(Calls(getattr, Calls(__import__, "os"), "system")), "__import__"),
+    "getattr of a class": (lambda at: saved(Calls(getattr, OrderedDict, "fromkeys")), "getattr of something else"),
+    "getattr of what was made": (lambda at: saved(Calls(getattr, OrderedDict(), "keys")), "getattr of something else"),
+    "getattr of no member": (lambda at: archive(member("__init_subclass__")), "getattr of something else"),
+    "a member, called": (lambda at: archive(member("gradients")[:-1] + b")R."), "no global"),
+    "getattr, made by NEWOBJ": (lambda at: archive(member("gradients")[:-2] + b"\x81."), "calls __builtin__ getattr"),
     "builtins.open": (lambda at: saved(Calls(builtins.open, str(at / RAN), "w")), "open"),
     "functools.partial": (lambda at: saved(Calls(functools.partial, print)), "functools.partial"),
     "operator.attrgetter": (lambda at: saved(operator.attrgetter("x")), "operator"),
@@ -161,6 +174,14 @@ def test_sizes_are_believed_only_within_the_file(tmp_path: Path) -> None:
     (tmp_path / "x.pt").write_bytes(whole)
     with pytest.raises(PickleError, match="larger than its"):
         check_file(tmp_path / "x.pt")
+
+
+def test_members_of_an_enum_pass_as_every_python_writes_them(tmp_path: Path) -> None:
+    path = tmp_path / "states.pt"
+    path.write_bytes(archive(member("gradients")))
+    check_file(path)
+    path.write_bytes(saved({"zero_stage": ZeroStageEnum.gradients}))
+    check_file(path)
 
 
 def test_what_states_hold_passes(tmp_path: Path) -> None:
