@@ -30,10 +30,10 @@ lock() {
     # Constraints may not name extras ("uvicorn[standard]"), and the project itself is no constraint.
     sed -E 's/\[[^]]*\]==/==/; /^cambrian-gaze/d' "$workplace/lock.txt" >"$file.partial"
     mv "$file.partial" "$file"
-    echo "$file: $(grep -c '==' "$file") packages;" $(grep -E '^(torch|transformers)==' "$file")
+    echo "$file: $(grep -c '==' "$file") packages;" $(grep -E '^(torch|transformers|pillow)==' "$file")
 }
 
 held="$(sed -n 's/^torch==\([0-9.]*\).*/\1/p' requirements/lock.txt 2>/dev/null || true)"
 lock lock.txt all "torch==${TORCH:-${held:-2.13.0}}"
-lock lmms.txt lmms "$(grep -E '^(torch|transformers)==' requirements/lock.txt)"
+lock lmms.txt lmms "$(grep -E '^(torch|transformers|pillow)==' requirements/lock.txt)"
 lock oldest.txt all "torch==$(floor torch).*" "transformers==$(floor transformers).*"
