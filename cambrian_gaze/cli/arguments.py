@@ -73,8 +73,7 @@ def extent(text: str) -> tuple[int, int, int]:
 
 def add_generation(parser: argparse.ArgumentParser) -> None:
     """The options of a command that generates: model, budget, length, device."""
-    parser.add_argument("--model", required=True, metavar="DIR", help="folder of save_pretrained, or a Hub name")
-    parser.add_argument("--adapter", metavar="DIR", help="folder of a run with lora_enable, loaded over the model")
+    add_model(parser)
     budget = parser.add_mutually_exclusive_group()
     budget.add_argument(
         "--top_k", type=positive, metavar="K", help="regions per query, head and layer; --sampling_top_k is another"
@@ -83,6 +82,18 @@ def add_generation(parser: argparse.ArgumentParser) -> None:
     budget.add_argument("--kv_budget", type=positive, metavar="N", help="visual tokens per query")
     parser.add_argument("--max_new_tokens", type=positive, default=128, metavar="N", help="default: 128")
     add_system(parser)
+    add_device(parser)
+
+
+def add_model(parser: argparse.ArgumentParser, adapter: bool = True) -> None:
+    """Which saved model, and whether an adapter may lie over it."""
+    parser.add_argument("--model", required=True, metavar="DIR", help="folder of save_pretrained, or a Hub name")
+    if adapter:
+        parser.add_argument("--adapter", metavar="DIR", help="folder of a run with lora_enable, loaded over the model")
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
+    """Where the model runs."""
     parser.add_argument("--device", help="cpu, cuda, cuda:1, …; default: cuda where there is one")
 
 

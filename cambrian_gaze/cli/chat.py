@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, TextIO
 
-from cambrian_gaze.cli.arguments import add_system, one_line, positive
+from cambrian_gaze.cli.arguments import add_device, add_model, add_system, one_line, positive
 
 if TYPE_CHECKING:
     from cambrian_gaze.demo.session import Session
@@ -31,15 +31,14 @@ def build_parser() -> argparse.ArgumentParser:
         "half-blocks, and the regions that each word looked at light up as it comes. Colours as the terminal has them "
         "(COLORTERM, TERM, NO_COLOR). Commands begin with a slash; /help lists them.",
     )
-    parser.add_argument("--model", required=True, metavar="DIR", help="folder of save_pretrained, or a Hub name")
-    parser.add_argument("--adapter", metavar="DIR", help="folder of a run with lora_enable, loaded over the model")
+    add_model(parser)
     parser.add_argument("--image", action="append", default=[], metavar="PATH", help="show it; repeat it for several")
     parser.add_argument("--video", metavar="PATH", help="show it")
     parser.add_argument("--top_k", type=positive, metavar="K", help="regions per query, head and layer")
     parser.add_argument("--max_new_tokens", type=positive, default=128, metavar="N", help="default: 128")
     parser.add_argument("--video_max_frames", type=positive, default=16, metavar="N", help="of a video; default: 16")
     add_system(parser)
-    parser.add_argument("--device", help="cpu, cuda, cuda:1, …; default: cuda where there is one")
+    add_device(parser)
     return parser
 
 

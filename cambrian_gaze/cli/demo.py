@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from cambrian_gaze.cli.arguments import add_system, one_line, positive
+from cambrian_gaze.cli.arguments import add_device, add_model, add_system, one_line, positive
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -16,8 +16,7 @@ def build_parser() -> argparse.ArgumentParser:
         "a dial for K, regions to hide or to leave alone, dense, gaze and eviction beside each other. Needs the extra "
         "`demo`; loads nothing from the network. One question is answered at a time, without authentication.",
     )
-    parser.add_argument("--model", required=True, metavar="DIR", help="folder of save_pretrained, or a Hub name")
-    parser.add_argument("--adapter", metavar="DIR", help="folder of a run with lora_enable, loaded over the model")
+    add_model(parser)
     parser.add_argument("--host", default="127.0.0.1", metavar="ADDRESS", help="default: 127.0.0.1, this machine alone")
     parser.add_argument("--port", type=positive, default=7860, metavar="PORT", help="default: 7860")
     parser.add_argument("--name", metavar="NAME", help="what the page calls the model; default: as given to --model")
@@ -28,7 +27,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--max_megabytes", type=positive, default=32, metavar="N", help="of an upload; default: 32")
     parser.add_argument("--video_max_frames", type=positive, default=16, metavar="N", help="of a video; default: 16")
     add_system(parser)
-    parser.add_argument("--device", help="cpu, cuda, cuda:1, …; default: cuda where there is one")
+    add_device(parser)
     return parser
 
 

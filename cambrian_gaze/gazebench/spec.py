@@ -11,7 +11,6 @@ from typing import Any
 IMAGE_FAMILIES = ("hop", "read", "count", "string", "absent")
 VIDEO_FAMILIES = ("video", "stream")
 FAMILIES = (*IMAGE_FAMILIES, *VIDEO_FAMILIES)
-SPLITS = ("train", "validation", "test")
 LETTERS = "ABCDEFGH"
 """Names of the rows of cells, from the top."""
 SLOTS = 2

@@ -6,12 +6,12 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from cambrian_gaze.cli.arguments import positive
+from cambrian_gaze.cli.arguments import add_device, add_model, positive
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's own options; `--gaze` is shared with others."""
-    parser.add_argument("--model", required=True, metavar="DIR", help="folder of save_pretrained, or a Hub name")
+    add_model(parser, adapter=False)
     parser.add_argument("--output", required=True, metavar="DIR", help="where cost.md and cost.json go")
     parser.add_argument("--frames", type=positive, metavar="N", help="a video of N frames; default: one picture")
     parser.add_argument(
@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--runs", nargs="+", default=[], metavar="DIR", help="outputs of `cambrian-gaze eval run` to stand beside"
     )
-    parser.add_argument("--device", help="cpu, cuda, cuda:1, …; default: cuda where there is one")
+    add_device(parser)
 
 
 def run(arguments: argparse.Namespace, gaze: dict[str, Any]) -> int:

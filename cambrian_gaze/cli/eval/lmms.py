@@ -14,6 +14,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from cambrian_gaze.cli.arguments import add_model
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's own options; the others are those of `cambrian-gaze eval run`."""
@@ -23,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAMES",
         help="tasks of lmms-eval joined by commas; ours are cambrian_gaze_mme, cambrian_gaze_mme_official, …",
     )
-    parser.add_argument("--model", required=True, metavar="DIR", help="folder of save_pretrained, or a Hub name")
+    add_model(parser, adapter=False)
     parser.add_argument("--output", required=True, metavar="DIR", help="results, samples and the journal of answers")
 
 

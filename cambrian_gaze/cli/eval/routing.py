@@ -6,12 +6,12 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from cambrian_gaze.cli.arguments import positive
+from cambrian_gaze.cli.arguments import add_device, add_model, positive
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's own options; `--gaze` is shared with others."""
-    parser.add_argument("--model", required=True, metavar="DIR", help="folder of save_pretrained, or a Hub name")
+    add_model(parser, adapter=False)
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--data", metavar="DIR", help="folder of routing.jsonl and its pictures")
     source.add_argument(
@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--batch_size", type=positive, default=16, metavar="N", help="rows with hidden regions; default: 16"
     )
-    parser.add_argument("--device", help="cpu, cuda, cuda:1, …; default: cuda where there is one")
+    add_device(parser)
 
 
 def run(arguments: argparse.Namespace, gaze: dict[str, Any]) -> int:

@@ -6,6 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from cambrian_gaze.cli.arguments import add_model
 from cambrian_gaze.models.export import FORMATS, export
 
 
@@ -18,7 +19,7 @@ def build_parser() -> argparse.ArgumentParser:
             ["Write a saved model in another form:", *(f"  {name:<{width}}  {what}" for name, what in FORMATS.items())]
         ),
     )
-    parser.add_argument("--model", required=True, metavar="DIR", help="folder of save_pretrained, or a Hub name")
+    add_model(parser, adapter=False)
     parser.add_argument("--format", required=True, choices=FORMATS, metavar="FORMAT", help="one of the above")
     parser.add_argument("--out", required=True, metavar="DIR", help="a new folder")
     return parser

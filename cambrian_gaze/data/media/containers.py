@@ -110,8 +110,8 @@ def boxes(file: BinaryIO, within: Place) -> Iterator[tuple[bytes, Place]]:
         yield kind, (body, start)
 
 
-def elements(file: BinaryIO, within: Place) -> Iterator[tuple[int, Place]]:
-    """The elements of EBML side by side: their numbers, and the places of their contents."""
+def element_heads(file: BinaryIO, within: Place) -> Iterator[tuple[int, int, int | None]]:
+    """The elements of EBML side by side: number, where the content starts, where it should end (None: unknown)."""
     start, end = within
     for _ in range(MAX_SIBLINGS):
         if start >= end:
@@ -122,8 +122,15 @@ def elements(file: BinaryIO, within: Place) -> Iterator[tuple[int, Place]]:
         of_size = 9 - head[of_kind].bit_length()
         unknown = (1 << 7 * of_size) - 1
         size, body = number(head[of_kind : of_kind + of_size]) & unknown, start + of_kind + of_size
-        start = end if size == unknown else min(body + size, end)
-        yield number(head[:of_kind]), (body, start)
+        stop = None if size == unknown else body + size
+        yield number(head[:of_kind]), body, stop
+        start = end if stop is None else stop
+
+
+def elements(file: BinaryIO, within: Place) -> Iterator[tuple[int, Place]]:
+    """The elements of EBML side by side: their numbers, and the places of their contents as far as they are there."""
+    for kind, body, stop in element_heads(file, within):
+        yield kind, (body, within[1] if stop is None else min(stop, within[1]))
 
 
 def all_of(parts: Iterator[tuple[Any, Place]], kind: Any) -> Iterator[Place]:

@@ -25,6 +25,7 @@ from cambrian_gaze.data.media.containers import (
     Place,
     all_of,
     boxes,
+    element_heads,
     elements,
     entries,
     leaves,
@@ -159,12 +160,12 @@ def _edited(table: bytes) -> int:
 
 
 def _matroska(file: BinaryIO, end: int) -> Stated:
-    start, stop = next((start, stop) for kind, start, stop in _headers(file, (0, end)) if kind == SEGMENT)
+    start, stop = next((start, stop) for kind, start, stop in element_heads(file, (0, end)) if kind == SEGMENT)
     if stop is not None and stop > end:
         return Stated(torn=True)
     about, last, count = None, None, 1
     segment = start, end
-    for kind, start, stop in _headers(file, segment):
+    for kind, start, stop in element_heads(file, segment):
         if kind == INFO:
             about = {kind: read(file, place) for kind, place in elements(file, (start, stop))}
         if kind == TRACKS:
@@ -203,23 +204,6 @@ def _block_time(file: BinaryIO, place: Place) -> int:
     file.seek(place[0])
     head = file.read(12)
     return struct.unpack_from(">h", head, 9 - head[0].bit_length())[0]
-
-
-def _headers(file: BinaryIO, within: Place) -> Iterator[tuple[int, int, int | None]]:
-    """The elements of EBML side by side: number, where the content starts, where it should end (None: unknown)."""
-    start, end = within
-    for _ in range(MAX_SIBLINGS):
-        if start >= end:
-            return
-        file.seek(start)
-        head = file.read(12)
-        of_kind = 9 - head[0].bit_length()
-        of_size = 9 - head[of_kind].bit_length()
-        unknown = (1 << 7 * of_size) - 1
-        size, body = number(head[of_kind : of_kind + of_size]) & unknown, start + of_kind + of_size
-        stop = None if size == unknown else body + size
-        yield number(head[:of_kind]), body, stop
-        start = end if stop is None else stop
 
 
 def _avi(file: BinaryIO, end: int) -> Stated:
