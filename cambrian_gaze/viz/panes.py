@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +10,7 @@ from pathlib import Path
 from cambrian_gaze.files import write_text
 from cambrian_gaze.viz.style import STYLE
 from cambrian_gaze.viz.trace_data import TraceData
-from cambrian_gaze.viz.viewer import MAX_PAGE, asset, filled, script_digest, viewer_page, viewer_script
+from cambrian_gaze.viz.viewer import MAX_PAGE, asset, filled, script_digest, script_json, viewer_page, viewer_script
 
 MOST = 6
 """Panes of a page."""
@@ -28,7 +27,6 @@ def panes_page(traces: Sequence[tuple[str, TraceData]]) -> str:
     if not 2 <= len(traces) <= MOST:
         raise ValueError(f"{len(traces)} traces; a page has 2 to {MOST} panes")
     pages = [{"name": name, "page": viewer_page(trace, MAX_PAGE // len(traces))} for name, trace in traces]
-    data = json.dumps(pages, ensure_ascii=False)
     scripts = f"'sha256-{script_digest(asset('panes.js'))}' 'sha256-{script_digest(viewer_script())}'"
     prompts = list(dict.fromkeys(trace.prompt.strip() for _, trace in traces))
     return filled(
@@ -38,7 +36,7 @@ def panes_page(traces: Sequence[tuple[str, TraceData]]) -> str:
         title=html.escape(prompts[0] if len(prompts) == 1 and prompts[0] else "Gaze, side by side"),
         style=STYLE + asset("viewer.css"),
         script=asset("panes.js"),
-        data=data.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e"),
+        data=script_json(pages),
     )
 
 

@@ -1,6 +1,6 @@
 """The viewer: a trace as one HTML page that needs no network, from the files in `assets/viewer`.
 
-The page carries the trace as JSON; arrays are deflated and in base64. Its policy lets the browser run the script of
+The page carries the trace as JSON; arrays are deflated and in base 85. Its policy lets the browser run the script of
 this package alone and load nothing.
 """
 
@@ -44,7 +44,6 @@ def viewer_page(trace: TraceData, most: int = MAX_PAGE) -> str:
     """The whole document, of at most so many bytes if gaze and pictures leave room. Raises ValueError where a picture
     of the trace cannot be read."""
     script = viewer_script()
-    data = json.dumps(viewer_data(trace, most), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     return filled(
         "page.html",
         policy="default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
@@ -53,9 +52,14 @@ def viewer_page(trace: TraceData, most: int = MAX_PAGE) -> str:
         answer=html.escape(trace.answer),
         style=STYLE + asset("viewer.css"),
         script=script,
-        # As JSON these are the same characters, and no text in a script element can end it.
-        data=data.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e"),
+        data=script_json(viewer_data(trace, most)),
     )
+
+
+def script_json(value: Any) -> str:
+    """JSON for a script element: the same values, in characters that cannot end it."""
+    data = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return data.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
 
 
 def viewer_script() -> str:
