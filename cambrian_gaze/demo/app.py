@@ -128,19 +128,11 @@ def build_page(talker: Talker, place: Path) -> Any:
     blank = viewer_page(talker.bare(Session().conversation, []))
     with gr.Blocks(title=f"{talker.name} · Cambrian-Gaze", analytics_enabled=False, delete_cache=(600, 3600)) as page:
         session = gr.State(Session(), time_to_live=3600, delete_callback=Session.forget)
-        heading = element("h1", talker.name), element("p", "Drop a picture or a video, ask, and see where it looks.")
+        heading = element("h1", talker.name), element("p", "Add a picture or a video, ask, and see where it looks.")
         gr.HTML(str(element("div", heading)), elem_classes="gaze-title")
-        with gr.Row():
-            with gr.Column(scale=3, min_width=320):
-                viewer = gr.HTML(
-                    None,
-                    html_template=FRAME,
-                    js_on_load=script,
-                    page=blank,
-                    elem_id="viewer",
-                    elem_classes="gaze-frame",
-                )
-            with gr.Column(scale=2, min_width=320):
+        # In the order of a narrow screen; a wide one has the viewer on the left (demo.css).
+        with gr.Row(elem_classes="gaze-desk"):
+            with gr.Column(min_width=280, elem_classes="gaze-ask"):
                 chat = gr.Chatbot(
                     [],
                     label="Chat",
@@ -151,7 +143,7 @@ def build_page(talker: Talker, place: Path) -> Any:
                     buttons=[],
                 )
                 box = gr.MultimodalTextbox(
-                    placeholder="A question; pictures and videos go in here, too",
+                    placeholder="A question, picture or video",
                     file_types=sorted(PICTURES | VIDEOS),
                     file_count="multiple",
                     show_label=False,
@@ -159,6 +151,16 @@ def build_page(talker: Talker, place: Path) -> Any:
                     elem_id="box",
                 )
                 status = gr.HTML("", elem_id="status", elem_classes="gaze-status")
+            with gr.Column(min_width=280, elem_classes="gaze-look"):
+                viewer = gr.HTML(
+                    None,
+                    html_template=FRAME,
+                    js_on_load=script,
+                    page=blank,
+                    elem_id="viewer",
+                    elem_classes="gaze-frame",
+                )
+            with gr.Column(min_width=280, elem_classes="gaze-dial"):
                 top_k = gr.Slider(
                     1, talker.regions_per_image, talker.top_k, step=1, elem_id="top_k",
                     label=f"K: regions per query, head and layer ({talker.regions_per_image} is all of an image)",

@@ -58,6 +58,10 @@ CHOOSING_ONCE = tuple(arm.name for arm in ARMS if arm.policy)
 """Arms that choose once what the whole answer may see."""
 
 
+TRACED = ("dense", "gaze_k2", "evict_question")
+"""Arms whose reading of one page is kept as a trace, in the order in which the viewer shows them."""
+
+
 def check_lines(arms: Mapping[str, Mapping[str, Any]]) -> dict[str, bool]:
     """What a full run must show, by statement."""
     gaze, dense, blind = arms["gaze_k2"], arms["dense"], arms["gaze_k2_blind"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -81,19 +81,25 @@ def answer_arm(
     """The arm's answers in the order of the records, with a progress bar."""
     from tqdm import tqdm
 
-    options = AnswerOptions(
+    options = arm_options(arm, batch_size)
+    with (
+        Journal(journals / f"{arm.name}.jsonl") as journal,
+        tqdm(total=len(records), desc=f"{arm.name:18s}", unit="answer") as bar,
+    ):
+        return answer_records(model, processor, records, images, journal, options, bar.update)
+
+
+def arm_options(arm: Arm, batch_size: int, traced: Callable[..., object] | None = None) -> AnswerOptions:
+    """How the arm answers; `traced` as in `AnswerOptions`."""
+    return AnswerOptions(
         generation={"max_new_tokens": MAX_NEW_TOKENS, "do_sample": False},
         gaze=dict(arm.gaze),
         policy=policy_of(arm),
         blank_images=arm.blind,
         keep_regions=arm.keeps_regions,
         batch_size=batch_size,
+        traced=traced,
     )
-    with (
-        Journal(journals / f"{arm.name}.jsonl") as journal,
-        tqdm(total=len(records), desc=f"{arm.name:18s}", unit="answer") as bar,
-    ):
-        return answer_records(model, processor, records, images, journal, options, bar.update)
 
 
 def policy_of(arm: Arm) -> VisiblePolicy | None:

@@ -11,28 +11,36 @@ import torch
 from PIL import Image
 
 from cambrian_gaze.data.media.aspect import model_view
-from cambrian_gaze.data.records.records import Record, read_records
+from cambrian_gaze.data.records.records import Record
 from cambrian_gaze.files import write_png
-from cambrian_gaze.quickstart.arms import ARMS, CHANCE, CHOOSING_ONCE
+from cambrian_gaze.quickstart.arms import ARMS, CHANCE, CHOOSING_ONCE, TRACED
 from cambrian_gaze.quickstart.evaluate import cell_regions, load_processor, value_steps
+from cambrian_gaze.quickstart.traces import read_questions
 from cambrian_gaze.training.metrics.log import read_log
 from cambrian_gaze.viz.charts.charts import Series
+from cambrian_gaze.viz.figure import figure
 from cambrian_gaze.viz.html import Table
 from cambrian_gaze.viz.overlay import PanelLook, TokenPanel, gaze_strip, token_panels
+from cambrian_gaze.viz.panes import write_panes
+from cambrian_gaze.viz.render import overlay
 from cambrian_gaze.viz.report import (
     AnswerToken,
     Curve,
     Example,
+    Link,
     Recall,
     Report,
     arms_intervals,
     arms_table,
     write_report,
 )
+from cambrian_gaze.viz.trace import Trace
 
 SHOWN_ARM = "gaze_k2"
 PICTURE_TOKENS = 8
 """Values shown in `gaze.png`."""
+VIEWER = "viewer.html"
+"""The interactive page beside the report."""
 
 
 class StoredTrace:
@@ -119,7 +127,7 @@ class ShownAnswer:
 def build_report(
     output: Path, results: Mapping[str, Any], data: Path, checkpoint: Path, logs: Mapping[str, Path]
 ) -> Path:
-    """Write `report.html` and `gaze.png` to `output`.
+    """Write `report.html`, `viewer.html` and `gaze.png` to `output`, which holds answers and traces.
 
     Args:
         results: the content of `results.json`.
@@ -161,6 +169,7 @@ def build_report(
                 title="Read values: accuracy with 95 % interval (bootstrap over pages)",
             )
         ],
+        pages=[_viewer(output, first)],
         examples=examples,
         more_examples=more,
         recalls=_recalls(results),
@@ -182,9 +191,28 @@ def _shown_answers(output: Path, data: Path, checkpoint: Path, count: int) -> li
     processor = load_processor(checkpoint)
     lines = (output / "answers" / f"{SHOWN_ARM}.jsonl").read_text(encoding="utf-8").splitlines()
     answers = {answer["id"]: answer for answer in map(json.loads, lines)}
-    reads = [r for r in read_records(data / "heldout.jsonl") if r.extra["family"] == "read" and r.id in answers]
+    reads = [record for record in read_questions(data) if record.id in answers]
     size = tuple(config["gaze"]["image"]["region_size"])
     return [ShownAnswer(record, answers[record.id], processor, size, data) for record in reads[:count]]
+
+
+def _viewer(output: Path, first: ShownAnswer) -> Link:
+    """Write the page that shows the traces beside each other; what the report says of it."""
+    titles = _titles()
+    traces = [(titles[name], Trace.load(output / "traces" / f"{name}.safetensors")) for name in TRACED]
+    page = write_panes(output / VIEWER, traces)
+    step = first.values[0][0] if first.values else 0
+    pictures = []
+    for title, trace in traces:
+        [[panel]] = figure(trace, tokens=[min(step, len(trace.tokens) - 1)]).rows
+        pictures.append((title, overlay(trace, panel, factor=5)))
+    return Link(
+        page.name,
+        "Open the first of these pages in the viewer",
+        "Dense attention, gaze, and what an eviction policy kept, in three panes that go together: point at a word, "
+        "pick a layer or a head.",
+        pictures,
+    )
 
 
 def _picture(shown: ShownAnswer, head: tuple[int, int] | None) -> Image.Image:

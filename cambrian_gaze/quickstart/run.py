@@ -17,7 +17,7 @@ from typing import Any
 
 from cambrian_gaze import __version__
 from cambrian_gaze.machine import cores, cpu_name, versions
-from cambrian_gaze.quickstart.arms import ARMS
+from cambrian_gaze.quickstart.arms import ARMS, TRACED
 from cambrian_gaze.quickstart.digits import PageSpec, build_pages
 from cambrian_gaze.quickstart.plan import QuickstartPlan, full_plan, smoke_plan
 from cambrian_gaze.quickstart.steps import Steps
@@ -76,6 +76,8 @@ def run(plan: QuickstartPlan, output: Path, force: bool = False) -> dict[str, An
     answers = output / "answers"
     identity = [plan.batch_size, [dataclasses.asdict(arm) for arm in ARMS]]
     steps.run("evaluation", identity, [answers], lambda: _evaluate(output, plan, device), resumes=True)
+    traces = output / "traces"
+    steps.run("traces", [list(TRACED), device], [traces], lambda: _traces(output, device))
     results = {
         "arms": steps.result("evaluation"),
         **machine,
@@ -114,12 +116,21 @@ def _tower(data: Path, folder: Path, plan: QuickstartPlan, device: str) -> dict[
 def _evaluate(output: Path, plan: QuickstartPlan, device: str) -> dict[str, Any]:
     from cambrian_gaze.quickstart.evaluate import evaluate_arms
 
-    checkpoints = {"dense": output / "dense", "gaze": output / "gaze"}
-    return evaluate_arms(ARMS, checkpoints, output / "data", output / "answers", device, plan.batch_size)
+    return evaluate_arms(ARMS, _checkpoints(output), output / "data", output / "answers", device, plan.batch_size)
+
+
+def _traces(output: Path, device: str) -> dict[str, Any]:
+    from cambrian_gaze.quickstart.traces import write_traces
+
+    return {"traces": len(write_traces(_checkpoints(output), output / "data", output / "traces", device))}
+
+
+def _checkpoints(output: Path) -> dict[str, Path]:
+    return {"dense": output / "dense", "gaze": output / "gaze"}
 
 
 def finish(output: Path, results: dict[str, Any]) -> dict[str, Any]:
-    """Write `results.json`, `results.md`, `report.html` and `gaze.png`; returns how many of the lines hold."""
+    """Write `results.json`, `results.md`, `report.html`, `viewer.html` and `gaze.png`; how many of the lines hold."""
     from cambrian_gaze.files import write_text
     from cambrian_gaze.quickstart.arms import check_lines
     from cambrian_gaze.quickstart.markdown import results_table

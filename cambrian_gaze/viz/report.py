@@ -141,6 +141,18 @@ class Recall:
 
 
 @dataclass(frozen=True)
+class Link:
+    """A page beside the report."""
+
+    address: str
+    """Relative to the report."""
+    name: str
+    note: str = ""
+    pictures: Sequence[tuple[str, Image.Image]] = ()
+    """What it shows, each with its name."""
+
+
+@dataclass(frozen=True)
 class Report:
     """Everything that a report shows; what is empty is left out."""
 
@@ -151,6 +163,8 @@ class Report:
     """Key numbers: (label, value, hint)."""
     tables: Sequence[Table] = ()
     intervals: Sequence[Intervals] = ()
+    pages: Sequence[Link] = ()
+    """Pages about the examples' gaze, before them."""
     examples: Sequence[Example] = ()
     recalls: Sequence[Recall] = ()
     curves: Sequence[Curve] = ()

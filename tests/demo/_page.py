@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -69,6 +70,16 @@ class Visitor:
     def said(self) -> str:
         """All answers in the chat."""
         return "|".join(self.page.locator("#chat .bot").all_inner_texts())
+
+    def bottom(self, selector: str) -> float:
+        """Where an element ends, in CSS pixels from the top of the page."""
+        return self.browser.run(
+            f"document.querySelector({json.dumps(selector)}).getBoundingClientRect().bottom + window.scrollY"
+        )
+
+    def order(self) -> list[str]:
+        """The parts of the page from the top."""
+        return sorted(("chat", "box", "viewer", "top_k"), key=lambda name: self.bottom(f"#{name}"))
 
     def words(self) -> str:
         return self.viewer.locator("#words").inner_text()

@@ -141,14 +141,25 @@ def test_a_new_chat_and_what_is_refused(browser: Browser, address: str, picture:
     assert "x.png" in browser.page.inner_text("#status") and visitor.said() == ""
 
 
+def test_on_a_wide_screen_the_viewer_is_left_of_the_chat(browser: Browser, address: str) -> None:
+    visitor = Visitor(browser, address)
+    viewer, chat, dial = (browser.page.locator(name).bounding_box() for name in ("#viewer", "#chat", "#top_k"))
+    assert viewer["x"] + viewer["width"] <= chat["x"] == dial["x"] and abs(viewer["y"] - chat["y"]) < 40
+    assert viewer["width"] > 1.3 * chat["width"] and visitor.bottom("#box") < dial["y"] < visitor.bottom("#viewer")
+    assert browser.overflow() == 0
+
+
 @pytest.mark.parametrize("dark", [False, True])
 def test_nothing_overflows_on_a_phone(browser: Browser, address: str, picture: Path, dark: bool) -> None:
     browser.size(360, 740)
     browser.dark(dark)
     visitor = Visitor(browser, address)
-    assert browser.overflow() == 0
+    assert browser.overflow() == 0 and visitor.order() == ["chat", "box", "viewer", "top_k"]
+    assert visitor.bottom("#box") < 740 < visitor.bottom("#viewer")  # asking takes no scrolling
     visitor.drop(picture)
+    assert visitor.bottom("#box") < 740
     visitor.waits(lambda: visitor.ask("Supercalifragilistic" * 6))
-    assert browser.overflow() == 0
+    assert browser.overflow() == 0 and browser.run("scrollY") == 0
+    assert visitor.bottom("#box") < visitor.bottom("#status") < 740
     wide, window = visitor.viewer.locator("html").evaluate("(page) => [page.scrollWidth, window.innerWidth]")
     assert wide <= window

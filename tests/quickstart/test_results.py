@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from cambrian_gaze.quickstart.arms import ARMS, CHOOSING_ONCE
+from cambrian_gaze.quickstart.arms import ARMS, CHOOSING_ONCE, TRACED
 from cambrian_gaze.quickstart.digits import PageSpec, build_pages
 from cambrian_gaze.quickstart.run import TRAININGS, finish, main, print_summary
+from cambrian_gaze.viz.trace import Trace
 
 pytest.importorskip("sklearn")
 ATTENDED = {
@@ -65,11 +66,25 @@ def output(tmp_path_factory):
     return output
 
 
+def first_read(output):
+    """The held-out row that the viewer shows."""
+    rows = map(json.loads, (output / "data" / "heldout.jsonl").read_text().splitlines())
+    return next(row for row in rows if row["family"] == "read")
+
+
+def answer_of(output, arm):
+    """To that row, from the journal."""
+    rows = map(json.loads, (output / "answers" / f"{arm}.jsonl").read_text().splitlines())
+    return next(row["answer"] for row in rows if row["id"] == first_read(output)["id"])
+
+
 def test_results_and_report(output, capsys):
     from cambrian_gaze.quickstart.evaluate import evaluate_arms
+    from cambrian_gaze.quickstart.traces import write_traces
 
     checkpoints = {"dense": output / "dense", "gaze": output / "gaze"}
     arms = evaluate_arms(ARMS, checkpoints, output / "data", output / "answers")
+    traces = [Trace.load(path) for path in write_traces(checkpoints, output / "data", output / "traces")]
     machine = {"hardware": {"cpu": "some", "cores": 2, "gpu": None}, "versions": {"torch": "2"}}
     results = {"arms": arms, **machine, "seconds": 61.0, "step_seconds": {"data": 61.0}, "seed": 0, "smoke": False}
     finish(output, results)
@@ -81,6 +96,17 @@ def test_results_and_report(output, capsys):
     for arm in ARMS:
         assert arm.title in page
     assert "http" not in page.replace("http-equiv", "").replace("http://www.w3.org/2000/svg", "")
+    assert page.count('href="viewer.html"') == 2
+    dense, gaze, evicted = traces
+    assert dense.answer == answer_of(output, "dense") and gaze.answer == answer_of(output, "gaze_k2")
+    assert not dense.chose.any() and gaze.regions.shape[-1] == 2 and gaze.chose.all()
+    assert evicted.kept.sum(-1).tolist() == [8] * evicted.kept.shape[0] and evicted.model["policy"]["name"] == "snapkv"
+    asked = " ".join(f"{cell} _" for cell, _ in first_read(output)["target"])
+    assert {trace.prompt for trace in traces} == {f"Read {asked}"}
+    viewer = (output / "viewer.html").read_text()
+    for arm in (arm for arm in ARMS if arm.name in TRACED):
+        assert arm.title in viewer
+    assert str(output) not in viewer
     with Image.open(output / "gaze.png") as picture:
         assert picture.width > 300
     print_summary(written, output)
@@ -107,9 +133,10 @@ def test_smoke_run(tmp_path):
     first = subprocess.run(command, cwd=root, capture_output=True, text=True)
     assert first.returncode == 0, first.stdout[-3000:] + first.stderr[-3000:]
     check_results(json.loads((output / "results.json").read_text()), pages=16)
-    for name in ("report.html", "gaze.png", "tower/config.json", "stage1/mm_projector.safetensors", "gaze/config.json"):
+    left = ("report.html", "viewer.html", "gaze.png", "traces/dense.safetensors", "tower/config.json")
+    for name in (*left, "stage1/mm_projector.safetensors", "gaze/config.json"):
         assert (output / name).is_file(), name
     took = time.monotonic() - start
     again = subprocess.run(command, cwd=root, capture_output=True, text=True)
-    assert again.returncode == 0 and again.stdout.count("already done") == 7
+    assert again.returncode == 0 and again.stdout.count("already done") == 8
     assert time.monotonic() - start - took < took / 2

@@ -17,17 +17,23 @@ from cambrian_gaze.training.metrics.samples import FOLDER as SAMPLES
 from cambrian_gaze.viz import html
 from cambrian_gaze.viz.charts.charts import Series
 from cambrian_gaze.viz.html import Column, Table
-from cambrian_gaze.viz.report import Curve, Report, report_values
+from cambrian_gaze.viz.panes import write_panes
+from cambrian_gaze.viz.report import Curve, Link, Report, report_values
+from cambrian_gaze.viz.trace import Trace
+from cambrian_gaze.viz.viewer import write_viewer
 
 NAME = "summary.html"
 SHOWN_SAMPLES = 6
 """Pictures on the page: the first, the last, and others evenly between."""
+SHOWN_TRACES = 3
+"""Traces in the page beside it, chosen in the same way."""
 
 Lines = Sequence[Mapping[str, Any]]
 
 
 def write_summary(run_dir: Path | str, output: Path | str | None = None) -> Path:
-    """Write the page, by default `summary.html` in `run_dir`. Returns its path.
+    """Write the page, by default `summary.html` in `run_dir`, and where samples left traces a page of these beside it
+    (`summary_gaze.html`). Returns its path.
 
     Raises: ValueError where no training step was logged there.
     """
@@ -39,20 +45,22 @@ def write_summary(run_dir: Path | str, output: Path | str | None = None) -> Path
     ends, last = read_log(run_dir, "end"), lines[-1]
     starts = [line for line in _read_lines(run_dir / LOG_NAME) if line["event"] == "start"]
     planned = starts[-1].get("max_steps")
+    target = Path(run_dir / NAME if output is None else output)
+    viewer, lost = _viewer(run_dir / SAMPLES, target.with_name(f"{target.stem}_gaze.html"))
     report = Report(
         title=f"Training: {config.get('run_name') or run_dir.resolve().name}",
         subtitle=f"step {last['step']:,}" + (f" of {planned:,}" if planned else ""),
         tiles=_tiles(lines),
         curves=_curves(lines, read_log(run_dir, "eval")),
         facts={name: _short(value) for name, value in sorted(config.items())},
-        notes=_notes(lines, ends),
+        notes=[*_notes(lines, ends), *lost],
     )
     faults = [
         _faults("Samples that could not be used", read_quarantine(run_dir / "quarantine.jsonl")),
         _faults("Steps left out", _read_lines(run_dir / BAD_STEPS)),
     ]
     values = {"samples": _samples(run_dir / SAMPLES), "faults_found": [one for one in faults if one[1].rows]}
-    target = run_dir / NAME if output is None else output
+    values["viewer"] = viewer
     return html.write(target, "training.html", **report_values(report), **values)
 
 
@@ -121,19 +129,47 @@ def _notes(lines: Lines, ends: Lines) -> list[str]:
     return notes
 
 
+def _steps(folder: Path, suffix: str, most: int) -> list[tuple[int, Path]]:
+    """(step, file) of the samples: the first, the last, and others evenly between, `most` in all."""
+    found = sorted((int(path.stem.removeprefix("step-")), path) for path in folder.glob(f"step-*{suffix}"))
+    if len(found) <= most:
+        return found
+    return [found[place] for place in sorted({round(n * (len(found) - 1) / (most - 1)) for n in range(most)})]
+
+
 def _samples(folder: Path) -> list[dict[str, Any]]:
     """Step, picture and answer of the sample at some steps."""
-    found = sorted((int(path.stem.removeprefix("step-")), path) for path in folder.glob("step-*.png"))
-    if len(found) > SHOWN_SAMPLES:
-        places = {round(n * (len(found) - 1) / (SHOWN_SAMPLES - 1)) for n in range(SHOWN_SAMPLES)}
-        found = [found[place] for place in sorted(places)]
     shown = []
-    for step, path in found:
+    for step, path in _steps(folder, ".png", SHOWN_SAMPLES):
         answer = path.with_suffix(".txt")
         said = answer.read_text(encoding="utf-8").strip() if answer.exists() else ""
         with Image.open(path) as picture:
             shown.append({"step": step, "picture": picture.convert("RGB"), "said": said})
     return shown
+
+
+def _viewer(folder: Path, page: Path) -> tuple[Link | None, list[str]]:
+    """Write the page of the sample's traces; the link to it, if any, and which traces could not be shown."""
+    traces, lost = [], []
+    for step, path in _steps(folder, ".safetensors", SHOWN_TRACES):
+        try:
+            traces.append((step, Trace.load(path)))
+        except (OSError, ValueError) as error:
+            lost.append(f"not in the viewer: {error}")
+    if not traces:
+        return None, lost
+    try:
+        if len(traces) == 1:
+            write_viewer(page, traces[0][1])
+        else:
+            write_panes(page, [(f"step {step:,}", trace) for step, trace in traces])
+    except ValueError as error:  # a picture
+        return None, [*lost, f"no viewer: {error}"]
+    *first, last = [f"{step:,}" for step, _ in traces]
+    steps = f"steps {', '.join(first)} and {last}" if first else f"step {last}"
+    together = " Beside each other: what is chosen in one is shown in all." if first else ""
+    note = f"Word by word, by layer and head, with the likeliest alternatives.{together}"
+    return Link(page.name, f"Open {steps} in the viewer", note), lost
 
 
 def _faults(title: str, entries: Lines, most: int = 50) -> tuple[str, Table, int]:

@@ -1,19 +1,23 @@
 """A run with everything on leaves samples, TensorBoard events and one page; the page can be made again."""
 
+import json
 import re
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+from PIL import Image
 
 from cambrian_gaze.cli.main import main
 from cambrian_gaze.training.metrics.log import read_log
 from cambrian_gaze.training.metrics.samples import pictures, samples_with_pictures
+from cambrian_gaze.training.metrics.summary import write_summary
 from cambrian_gaze.viz.trace import Trace
 from cambrian_gaze.viz.viewer import viewer_page
 from tests.training._runs import write_data
 from tests.training.test_trainer import train
+from tests.viz._traces import make_trace
 
 
 def test_a_run_draws_samples_without_changing_and_ends_with_a_page(
@@ -41,11 +45,51 @@ def test_a_run_draws_samples_without_changing_and_ends_with_a_page(
     (shown / "summary.html").unlink()
     assert main(["report", str(shown), "--output", str(tmp_path / "again.html")]) == 0
     assert capsys.readouterr().out.strip().endswith("again.html")
-    assert (tmp_path / "again.html").read_text() == page
+    assert (tmp_path / "again.html").read_text() == page.replace("summary_gaze.html", "again_gaze.html")
+    assert 'href="summary_gaze.html">Open steps 2 and 4 in the viewer<' in page
+    panes = (shown / "summary_gaze.html").read_text()
+    assert panes == (tmp_path / "again_gaze.html").read_text()
+    assert '"step 2"' in panes and '"step 4"' in panes and trace.prompt in panes
     for title in ("Loss by modality", "Regions kept", "Where it looked", "Samples that could not be used"):
         assert title in page
     assert "step 4 of 4" in page and page.count("data:image/png") == 2
     assert not re.search(r"https?://", page.split("</style>")[1].replace("http://www.w3.org", ""))
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """A run that logged one step and left no samples."""
+    folder = tmp_path / "run"
+    (folder / "samples").mkdir(parents=True)
+    numbers = {"loss": 1.0, "visual_tokens_per_s": 1.0, "text_tokens_per_s": 1.0, "step_seconds": 1.0}
+    lines = [{"event": "start", "attempt": 1, "from_step": 0, "time": 0.0}]
+    lines += [{"event": "log", "attempt": 1, "step": 1, **numbers}]
+    (folder / "train_log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return folder
+
+
+def sample(run: Path, step: int) -> None:
+    Image.new("RGB", (8, 8)).save(run / "samples" / f"step-{step}.png")
+    make_trace(prompt=f"asked at {step}").save(run / "samples" / f"step-{step}.safetensors")
+
+
+def test_the_first_the_middle_and_the_last_step_stand_beside_each_other(run: Path) -> None:
+    for step in (100, 20, 3, 40, 1000):
+        sample(run, step)
+    page = write_summary(run).read_text()
+    assert "Open steps 3, 40 and 1,000 in the viewer" in page
+    panes = (run / "summary_gaze.html").read_text()
+    shown = [step for step in (3, 20, 40, 100, 1000) if f"asked at {step}\\u003c/title" in panes]
+    assert shown == [3, 40, 1000] and '"step 1,000"' in panes
+
+
+def test_one_step_is_shown_alone_and_a_damaged_trace_is_named(run: Path) -> None:
+    assert "in the viewer" not in write_summary(run).read_text() and not (run / "summary_gaze.html").exists()
+    sample(run, 1)
+    (run / "samples" / "step-2.safetensors").write_bytes(b"torn")
+    page = write_summary(run).read_text()
+    assert "Open step 1 in the viewer" in page and "not in the viewer" in page and "step-2.safetensors" in page
+    assert (run / "summary_gaze.html").read_text() == viewer_page(Trace.load(run / "samples" / "step-1.safetensors"))
 
 
 def test_the_page_of_a_folder_without_a_run_says_what_to_name(tmp_path: Path, capsys) -> None:
