@@ -199,6 +199,7 @@ HANDLERS: dict[str, Callable[[list[str]], None]] = {
     "./scripts/canary.sh": check_script,
     "./scripts/gpu_check.sh": check_script,
     "./scripts/lock.sh": check_script,
+    "./scripts/pictures.sh": check_script,
     "./scripts/quickstart.sh": check_script,
     "./scripts/test.sh": check_script,
     ".ci/run": check_script,

@@ -71,6 +71,29 @@ class Visitor:
         """All answers in the chat."""
         return "|".join(self.page.locator("#chat .bot").all_inner_texts())
 
+    def steer(self, how: str, regions: list[int]) -> None:
+        """Makes regions "hidden", or "forced": the only ones left to look at."""
+        self.viewer.locator(f"input[value={how}]").check()
+        for region in regions:
+            self.viewer.locator(f"[data-region='{region}']").click()
+
+    def dial(self, k: int) -> str:
+        """Another K, with which the last question is answered again; the status."""
+        slider = self.page.locator("#top_k input[type=range]")
+        slider.focus()
+        slider.fill(str(k))
+        slider.dispatch_event("pointerup")
+        self.page.wait_for_function(f"() => document.querySelector('#chat').innerText.includes('[K = {k}]')")
+        return self.settled()
+
+    def download(self, button: str, folder: Path) -> Path:
+        """The file that a button gives."""
+        with self.page.expect_download() as told:
+            self.page.click(button)
+        path = folder / told.value.suggested_filename
+        told.value.save_as(path)
+        return path
+
     def bottom(self, selector: str) -> float:
         """Where an element ends, in CSS pixels from the top of the page."""
         return self.browser.run(
