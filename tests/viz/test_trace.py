@@ -7,7 +7,7 @@ import pytest
 
 from cambrian_gaze.viz.trace import ALL, NONE
 from cambrian_gaze.viz.trace_record import Asked, _chosen, model_facts, token_texts, trace_of
-from tests.viz._traces import make_trace, noise
+from tests.viz._traces import make_trace, noise, with_weights
 
 SHAPES = [(48, 48), (90, 40), (40, 90), (101, 67), (31, 77)]
 
@@ -96,6 +96,26 @@ def test_tokens_within_a_character_wait_for_its_last() -> None:
     assert texts == ["a", "", "é", "", "", "", "🙂", "b"]
     broken = token_texts(lambda ids: bytes(ids).decode(errors="replace"), [97, 0xF0, 0x9F])
     assert broken[0] == "a" and broken[1] == "" and "\ufffd" in broken[2]
+
+
+def test_heat_is_the_mean_of_what_the_heads_attended_to() -> None:
+    trace = with_weights(make_trace(layers=3))
+    np.testing.assert_allclose(trace.heat(1), trace.attention[1].astype(float).mean(0))
+    np.testing.assert_allclose(trace.heat(1, [2]), trace.attention[1, 2], rtol=1e-6)
+    np.testing.assert_allclose(trace.heat(1).sum(), trace.role_mass[1, :, 0].mean(), rtol=1e-2)
+    np.testing.assert_array_equal(trace.mass(1, 2, 0), trace.region_mass[1, 2, 0])
+    assert trace.heat(0).dtype == trace.mass(0, 0, 0).dtype == np.float64
+    trace.attention = trace.attention.mean(1, keepdims=True)  # As a long video's trace has it
+    assert trace.heat(1).shape == (36,) and trace.heat(1, [0]) is None
+    bare = make_trace()
+    assert bare.heat(0) is None and bare.mass(0, 0, 0) is None
+    for ask, said in (
+        (lambda: trace.heat(6), "token 6: the trace has tokens 0 to 5"),
+        (lambda: bare.heat(0, [2]), "layer 2: the trace has layers 0 to 1"),
+        (lambda: trace.mass(0, 0, 3), "head 3: the trace has heads 0 to 2"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            ask()
 
 
 def test_a_trace_agrees_with_what_generate_returned() -> None:
