@@ -210,7 +210,9 @@ def _svg_panel(trace: TraceData, panel: Panel, spot: tuple[int, ...], top: int) 
             inset = thick / 2 if outline else 0
             box = {"x": x0 + inset, "y": y0 + inset, "width": x1 - x0 - 2 * inset, "height": y1 - y0 - 2 * inset}
             if outline and r in most:
-                drawn.append(element("rect", **box, fill="none", stroke=hex_colour(canvas.TOP), stroke_width=f"{thick:.3f}"))
+                drawn.append(
+                    element("rect", **box, fill="none", stroke=hex_colour(canvas.TOP), stroke_width=f"{thick:.3f}")
+                )
             elif not outline:
                 opacity = f"{MAX_ALPHA * min(1.0, panel.share[r]):.3f}"
                 drawn.append(element("rect", **box, fill=hex_colour(canvas.GAZE), fill_opacity=opacity))

@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
+from cambrian_gaze.data.media.aspect import Pixels
 from cambrian_gaze.viz.draw import heaviest
 from cambrian_gaze.viz.figure import unit_name
-from cambrian_gaze.viz.figures.picks import Named, Word, by_kind, pick, places_in, question, word_share, words_of
+from cambrian_gaze.viz.figures.picks import (
+    Named,
+    Word,
+    by_kind,
+    of_layers,
+    pick,
+    places_in,
+    question,
+    word_share,
+    words_of,
+)
 from cambrian_gaze.viz.figures.sheet import Sheet, Shot, Span, Strip, Text
 from cambrian_gaze.viz.render import entries, entry_pixels
 from cambrian_gaze.viz.trace_data import TraceData
@@ -26,7 +38,6 @@ def attention_figure(
     layers: Sequence[int] | None = None,
     scale: str = "own",
     top: int = 1,
-    side: int | None = None,
 ) -> Sheet:
     """A row for each word: attention of dense over all visual entries, and of gaze inside the regions that were chosen.
     Below each stands in how many entries half of the attention to the pictures lies, and which weight has the full
@@ -45,31 +56,61 @@ def attention_figure(
     if scale not in SCALES:
         raise ValueError(f"scale {scale!r} is none of {', '.join(SCALES)}")
     found = by_kind("attention", traces, {"dense": (1, 1), "gaze": (1, 1)})
-    (_, dense), (_, gaze) = found["dense"][0], found["gaze"][0]
-    pairs = _pairs(found["dense"][0], found["gaze"][0], words, tokens)
-    heats = [
-        tuple(_heat(named, word, layers) for named, word in zip((found["dense"][0], found["gaze"][0]), pair, strict=True))
-        for pair in pairs
+    [dense], [gaze] = found["dense"], found["gaze"]
+    trace = gaze[1]
+    rows = [
+        [_Part(named[1], word, _heat(named, word, layers)) for named, word in zip((dense, gaze), pair, strict=True)]
+        for pair in _pairs(dense, gaze, words, tokens)
     ]
-    units = [max(gaze.units, key=lambda unit: own[entries(gaze, unit)].sum()) for _, own in heats]
-    shown = [[heat[entries(t, unit)] for t, heat in zip((dense, gaze), both, strict=True)] for both, unit in zip(heats, units, strict=True)]
-    largest = max(float(part.max(initial=0)) for both in shown for part in both)
-    blocks: list[Text | Strip] = [question(gaze), *_answers(dense, gaze)]
-    for (before, word), both, parts, unit in zip(pairs, heats, shown, units, strict=True):
-        where = f"  ({unit_name(gaze, unit)})" if len(gaze.units) > 1 else ""
+    units = [max(trace.units, key=row[1].within) for row in rows]
+    largest = [max(part.largest(unit) for part in row) for row, unit in zip(rows, units, strict=True)]
+    blocks: list[Text | Strip] = [question(trace), *_answers(dense[1], trace)]
+    for row, unit in zip(rows, units, strict=True):
+        word = row[1].word
+        where = f" ({unit_name(trace, unit)})" if len(trace.units) > 1 else ""
         blocks.append(Text([Span("Attention for", quiet=True), Span(f"“{word.text}”{where}")]))
-        share = word_share(gaze, word, layers, None)
-        most = [gaze.pixels[region] for region in heaviest(share.tolist(), top) if region in gaze.regions_of(*unit)]
-        shots, below = [], []
-        for trace, heat, part, boxes in zip((dense, gaze), both, parts, ([], most), strict=True):
-            full = largest if scale == "common" else float(part.max(initial=0))
-            weights = part / full if full > 0 else part
-            places = list(zip(entry_pixels(trace, unit), weights.tolist(), strict=True))
-            shots.append(Shot(trace.items[unit[0]], unit[1], wash=places, boxes=boxes))
-            below.append(_concentration(heat, full))
-        above = [f"dense: {_seen(dense, before)}", f"gaze: {_seen(gaze, word)}"]
-        blocks.append(Strip(shots, above, below))
-    return Sheet(blocks, side)
+        most = heaviest(word_share(trace, word, layers).tolist(), top)
+        boxes = [trace.pixels[region] for region in most if region in trace.regions_of(*unit)]
+        full = [max(largest) if scale == "common" else part.largest(unit) for part in row]
+        shots = [part.shot(unit, one, outlined) for part, one, outlined in zip(row, full, ([], boxes), strict=True)]
+        above = [f"{name}: {part.seen(layers)}" for name, part in zip(("dense", "gaze"), row, strict=True)]
+        blocks.append(Strip(shots, above, [part.told(one) for part, one in zip(row, full, strict=True)]))
+    return Sheet(blocks)
+
+
+@dataclass(frozen=True)
+class _Part:
+    """One side of a row: a word of one answer and its attention."""
+
+    trace: TraceData
+    word: Word
+    heat: np.ndarray
+    """float64 [N]."""
+
+    def within(self, unit: tuple[int, int]) -> float:
+        """Attention to a picture or frame."""
+        return float(self.heat[entries(self.trace, unit)].sum())
+
+    def largest(self, unit: tuple[int, int]) -> float:
+        return float(self.heat[entries(self.trace, unit)].max(initial=0))
+
+    def shot(self, unit: tuple[int, int], full: float, boxes: Sequence[Pixels]) -> Shot:
+        """The picture; `full` is the weight that has the full colour."""
+        heat = self.heat[entries(self.trace, unit)]
+        weights = (heat / full if full > 0 else heat).tolist()
+        places = list(zip(entry_pixels(self.trace, unit), weights, strict=True))
+        return Shot(self.trace.items[unit[0]], unit[1], wash=places, boxes=boxes)
+
+    def seen(self, layers: Sequence[int] | None) -> str:
+        """How many visual entries entered the softmax, as counted."""
+        counted = of_layers(self.trace.attended[list(self.word.tokens), ..., 0], layers, axis=1).mean()
+        return f"{float(counted):.4g} of {self.trace.num_visual} entries"
+
+    def told(self, full: float) -> str:
+        """In how many of all entries half of the visual attention lies, and what the colours mean."""
+        number = half(self.heat)
+        entry = "entry" if number == 1 else "entries"
+        return f"half of the visual attention in {number} {entry}; full colour: a weight of {full:.2g}"
 
 
 def half(heat: np.ndarray) -> int:
@@ -104,12 +145,14 @@ def _heat(named: Named, word: Word, layers: Sequence[int] | None) -> np.ndarray:
     """float64 [N]: attention to each visual entry, mean over the word's tokens."""
     name, trace = named
     heats = [trace.heat(place, layers) for place in word.tokens]
-    if any(heat is None for heat in heats):
-        raise ValueError(
-            f"{name} has no attention weights; write the trace again with `cambrian-gaze generate … --trace_file FILE "
-            "--trace_attention`"
-        )
-    return np.mean(heats, axis=0)
+    if all(heat is not None for heat in heats):
+        return np.mean(heats, axis=0)
+    if layers is not None and trace.heat(word.tokens[0]) is not None:
+        raise ValueError(f"{name} has the mean of attention over layers alone; leave out layers")
+    raise ValueError(
+        f"{name} has no attention weights; write it again with `cambrian-gaze generate … --trace_file FILE "
+        "--trace_attention`"
+    )
 
 
 def _answers(dense: TraceData, gaze: TraceData) -> list[Text]:
@@ -117,14 +160,3 @@ def _answers(dense: TraceData, gaze: TraceData) -> list[Text]:
         return [Text([Span("Answer:", quiet=True), Span(gaze.answer)], lines=4)]
     pairs = (("Dense:", dense), ("Gaze:", gaze))
     return [Text([Span(name, quiet=True), Span(trace.answer)], lines=4) for name, trace in pairs]
-
-
-def _seen(trace: TraceData, word: Word) -> str:
-    """How many visual entries entered the softmax for a word, as counted."""
-    counted = float(trace.attended[list(word.tokens), :, :, 0].mean())
-    return f"{counted:.4g} of {trace.num_visual} entries"
-
-
-def _concentration(heat: np.ndarray, full: float) -> str:
-    number = half(heat)
-    return f"half of it in {number} {'entry' if number == 1 else 'entries'}; full colour: {100 * full:.2g} %"

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from cambrian_gaze.viz.draw import heaviest
 from cambrian_gaze.viz.figure import unit_name
-from cambrian_gaze.viz.figures.picks import Named, bare, by_kind, pick, question, word_share
+from cambrian_gaze.viz.figures.picks import Named, bare, by_kind, of_layers, pick, question, word_share
 from cambrian_gaze.viz.figures.sheet import Sheet, Shot, Span, Strip, Text
 from cambrian_gaze.viz.render import EVICTED, entries, entry_pixels
 from cambrian_gaze.viz.trace_data import TraceData
@@ -21,10 +21,10 @@ def eviction_figure(
     *,
     words: Sequence[str] | None = None,
     tokens: Sequence[int] | None = None,
+    layers: Sequence[int] | None = None,
     truth: str | None = None,
     top: int = 1,
     most: int = WORDS,
-    side: int | None = None,
 ) -> Sheet:
     """A column for each word of gaze's answer; a row for gaze, with the regions of that word, and one for each policy,
     with what it still held at the end: the same for every word, what was evicted in the dark. Answers stand below.
@@ -32,6 +32,7 @@ def eviction_figure(
     Args:
         traces: (name, trace) of one answer with gaze and of one or more under a policy that evicts.
         words, tokens, most: of gaze's answer, as in `picks.pick`.
+        layers: count these alone; default: all.
         truth: what would be right; words of the answers that are not in it, in its order, are red and underlined.
         top: regions that are outlined, those that most heads chose.
 
@@ -42,13 +43,15 @@ def eviction_figure(
     for name, trace in found["eviction"]:
         if trace.kept is None:
             why = trace.missing.get("kept", "its policy evicts nothing")
-            raise ValueError(f"{name} does not say what was kept ({why}); take a policy that evicts, for instance snapkv")
+            raise ValueError(
+                f"{name} does not say what was kept ({why}); take a policy that evicts, for instance snapkv"
+            )
     picked = pick(gaze, words=words, tokens=tokens, most=most)
-    shares = [word_share(gaze, word, None, None) for word in picked]
+    shares = [word_share(gaze, word, layers) for word in picked]
     units = [max(gaze.units, key=lambda unit: share[gaze.regions_of(*unit)].sum()) for share in shares]
     blocks: list[Text | Strip] = [question(gaze)]
     if truth is not None:
-        marked = Span("(answers: what is not in it is red and underlined)", quiet=True)
+        marked = Span("(words of an answer that are not in it are red and underlined)", quiet=True)
         blocks.append(Text([Span("Reference:", quiet=True), Span(truth), marked]))
     heads = [f"“{word.text}”" for word in picked]
     if len(gaze.units) > 1:
@@ -58,21 +61,21 @@ def eviction_figure(
         here = gaze.regions_of(item, frame)
         boxes = [gaze.pixels[region] for region in heaviest(share.tolist(), top) if region in here]
         shots.append(Shot(gaze.items[item], frame, wash=[(gaze.pixels[r], share[r]) for r in here], boxes=boxes))
-    seen = float(gaze.attended[:, :, :, 0].mean())
+    seen = float(of_layers(gaze.attended[..., 0], layers, axis=1).mean())
     blocks.append(Text([Span("gaze"), Span(f"looks at {seen:.4g} of {gaze.num_visual} visual tokens", quiet=True)]))
     blocks += [Strip(shots, heads), _answer(gaze, truth)]
     for name, trace in found["eviction"]:
-        kept = float(trace.kept.sum(1).mean())
+        kept = float(of_layers(trace.kept, layers).sum(1).mean())
         title = str((trace.model.get("policy") or {}).get("name") or name)
         told = Span(f"keeps {kept:.4g} of {trace.num_visual} visual tokens, for all words", quiet=True)
         blocks.append(Text([Span(title), told]))
-        blocks += [Strip([_held(trace, unit) for unit in units]), _answer(trace, truth)]
-    return Sheet(blocks, side)
+        blocks += [Strip([_held(trace, unit, layers) for unit in units]), _answer(trace, truth)]
+    return Sheet(blocks)
 
 
-def _held(trace: TraceData, unit: tuple[int, int]) -> Shot:
+def _held(trace: TraceData, unit: tuple[int, int], layers: Sequence[int] | None) -> Shot:
     """A picture with what was evicted in the dark, by the share of KV heads that lost it."""
-    held = trace.kept.mean(0)[entries(trace, unit)]
+    held = of_layers(trace.kept, layers).mean(0)[entries(trace, unit)]
     light = (EVICTED + (255 - EVICTED) * held) / 255
     return Shot(trace.items[unit[0]], unit[1], light=list(zip(entry_pixels(trace, unit), light.tolist(), strict=True)))
 

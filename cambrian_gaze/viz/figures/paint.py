@@ -21,10 +21,10 @@ UNDER = 0.12
 """Of the height of letters: from their base to the line under what is wrong."""
 
 
-def sheet_image(sheet: Sheet) -> Image.Image:
-    """The sheet as pixels."""
+def sheet_image(sheet: Sheet, side: int | None = None) -> Image.Image:
+    """The sheet as pixels; `side` as in `layout`."""
     face = canvas.font(20)
-    plan = layout(sheet, lambda word: canvas.token_label(word, face))
+    plan = layout(sheet, lambda word: canvas.token_label(word, face), side)
     paper = Image.new("RGB", (plan.width, plan.height), canvas.PAPER)
     for placed in plan.pictures:
         paper.paste(_panel(placed, plan.stroke), (placed.x, placed.y))
@@ -68,9 +68,9 @@ def _empty(place: Pixels) -> bool:
     return place[2] <= place[0] or place[3] <= place[1]
 
 
-def sheet_svg(sheet: Sheet) -> str:
+def sheet_svg(sheet: Sheet, side: int | None = None) -> str:
     """The sheet as SVG: each picture embedded once in its own resolution, the rest as shapes and text."""
-    plan = layout(sheet, canvas.token_label)
+    plan = layout(sheet, canvas.token_label, side)
     names: dict[bytes, str] = {}
     pictures, shapes = [], [element("rect", width="100%", height="100%", fill=hex_colour(canvas.PAPER))]
     for placed in plan.pictures:
@@ -151,8 +151,10 @@ def check_suffix(path: str | os.PathLike) -> Path:
     return path
 
 
-def write_sheet(path: str | os.PathLike, sheet: Sheet) -> Path:
+def write_sheet(path: str | os.PathLike, sheet: Sheet, side: int | None = None) -> Path:
     """Writes a sheet atomically as PNG, PDF (of pixels) or SVG, by the suffix, and returns its path. Raises ValueError
     for another suffix."""
     path = check_suffix(path)
-    return write_text(path, sheet_svg(sheet)) if path.suffix.lower() == ".svg" else write_still(path, sheet_image(sheet))
+    if path.suffix.lower() == ".svg":
+        return write_text(path, sheet_svg(sheet, side))
+    return write_still(path, sheet_image(sheet, side))

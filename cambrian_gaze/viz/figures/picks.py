@@ -16,8 +16,8 @@ Named = tuple[str, TraceData]
 LONGEST = 12
 """Tokens of a word; a longer run has no spaces because its language has none, and its tokens stay alone."""
 PLAIN = frozenset(
-    "a an the this that these those it its he she they them his her their we you i is are was were be been has have had "
-    "do does did will would can could of in on at to by for with from as into and or but not no there here".split()
+    "a an the this that these those it its he she they them his her their we you i is are was were be been has have "
+    "had do does did will would can could of in on at to by for with from as into and or but not no there here".split()
 )
 """English words that are passed over where nobody said which to show."""
 QUESTION_LINES = 4
@@ -38,7 +38,7 @@ class Word:
 
 
 def kind_of(trace: TraceData) -> str:
-    """"eviction" for an answer under a policy, "gaze" where heads chose some of several regions, else "dense"."""
+    """ "eviction" for an answer under a policy, "gaze" where heads chose some of several regions, else "dense"."""
     if trace.kept is not None or trace.model.get("policy"):
         return "eviction"
     return "gaze" if trace.chose.any() else "dense"
@@ -53,13 +53,17 @@ def by_kind(figure: str, traces: Sequence[Named], wanted: dict[str, tuple[int, i
     Raises: ValueError where there are other numbers, or pictures or questions differ.
     """
     found = {kind: [named for named in traces if kind_of(named[1]) == kind] for kind in WRITE}
-    told = ", ".join(f"{name} is {kind}" for kind, some in found.items() for name, _ in some) or "none"
+    told = ", ".join(f"{name} is {kind}" for kind, some in found.items() for name, _ in some) or "there is none"
     needs = " and ".join(_counted(kind, least, most) for kind, (least, most) in wanted.items())
+    remedies = []
     for kind, some in found.items():
         least, most = wanted.get(kind, (0, 0))
-        if not least <= len(some) <= most:
-            remedy = f"; write {WRITE[kind]}" if len(some) < least else "; leave out what is too much"
-            raise ValueError(f"the {figure} figure takes {needs}, but of these traces {told}{remedy}")
+        if len(some) < least:
+            remedies.append(f"; write the {kind} one with {WRITE[kind]}")
+        elif len(some) > most:
+            remedies.append(f"; leave out {', '.join(name for name, _ in some[most:])}")
+    if remedies:
+        raise ValueError(f"the {figure} figure takes {needs}, but of these traces {told}{''.join(remedies)}")
     first, *others = traces
     for name, trace in others:
         if [item.sha256 for item in trace.items] != [item.sha256 for item in first[1].items]:
@@ -143,9 +147,14 @@ def places_in(trace: TraceData, other: TraceData) -> dict[int, int]:
     return {block.a + n: block.b + n for block in blocks for n in range(block.size)}
 
 
-def word_share(trace: TraceData, word: Word, layers: Sequence[int] | None, heads: Sequence[int] | None) -> np.ndarray:
+def word_share(trace: TraceData, word: Word, layers: Sequence[int] | None) -> np.ndarray:
     """float64 [R]: share of the heads that chose each region, mean over a word's tokens."""
-    return np.mean([trace.share(place, layers, heads) for place in word.tokens], axis=0)
+    return np.mean([trace.share(place, layers) for place in word.tokens], axis=0)
+
+
+def of_layers(array: np.ndarray, layers: Sequence[int] | None, axis: int = 0) -> np.ndarray:
+    """The layers of an array that were asked for; None: all."""
+    return array if layers is None else array.take(list(layers), axis)
 
 
 def question(trace: TraceData) -> Text:

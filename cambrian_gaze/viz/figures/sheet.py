@@ -105,17 +105,21 @@ class Sheet:
     """A figure of texts and pictures."""
 
     blocks: Sequence[Text | Strip]
-    side: int | None = None
-    """Longer side of a picture in pixels; None: its own resolution, a small one enlarged by a whole factor."""
 
 
-def layout(sheet: Sheet, shown: Callable[[str], str]) -> Layout:
-    """Where everything lies. `shown` turns words into what is written. Raises ValueError for a sheet that is too large
-    or has no picture."""
-    if sheet.side is not None and sheet.side < 1:
-        raise ValueError(f"side must be at least 1 pixel, not {sheet.side}")
+def layout(sheet: Sheet, shown: Callable[[str], str], side: int | None = None) -> Layout:
+    """Where everything lies.
+
+    Args:
+        shown: turns words into what is written.
+        side: longer side of a picture in pixels; default: its own resolution, a small one enlarged by a whole factor.
+
+    Raises: ValueError for a sheet that is too large or has no picture.
+    """
+    if side is not None and side < 1:
+        raise ValueError(f"side must be at least 1 pixel, not {side}")
     strips = [block for block in sheet.blocks if isinstance(block, Strip)]
-    sizes = {shot.item.size: panel_size(shot.item.size, sheet.side) for strip in strips for shot in strip.shots}
+    sizes = {shot.item.size: panel_size(shot.item.size, side) for strip in strips for shot in strip.shots}
     if not sizes:
         raise ValueError("there is no picture to show")
     cell = max(width for width, _ in sizes.values())

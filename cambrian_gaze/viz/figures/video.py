@@ -23,11 +23,11 @@ def video_figure(
     *,
     words: Sequence[str] | None = None,
     tokens: Sequence[int] | None = None,
+    layers: Sequence[int] | None = None,
     frames: Sequence[int] | None = None,
     most: int = FRAMES,
     top: int = TOP,
     fps: float | None = None,
-    side: int | None = None,
 ) -> Sheet:
     """A row for each word, a column for each frame; red boxes on the word's regions that most heads chose, below each
     frame its share of the word's gaze.
@@ -35,6 +35,7 @@ def video_figure(
     Args:
         traces: (name, trace) of one answer about a video, with gaze.
         words, tokens: of the answer, as in `picks.pick`.
+        layers: count these alone; default: all.
         frames: numbers of frames, over all items; default: those that the words looked at most, each word's first, at
             most `most` or one for each word.
         top: regions of a word that are outlined, over all frames.
@@ -51,7 +52,7 @@ def video_figure(
     if wrong := [n for n in frames or () if not 0 <= n < len(trace.units)]:
         raise ValueError(f"frame {wrong[0]}: the trace has frames 0 to {len(trace.units) - 1}")
     picked = pick(trace, words=words, tokens=tokens, most=WORDS)
-    shares = [word_share(trace, word, None, None) for word in picked]
+    shares = [word_share(trace, word, layers) for word in picked]
     chosen = _looked_at(trace, shares, most, top) if frames is None else list(frames)
     if not chosen:
         raise ValueError(f"{name}: no head chose a region for these words; name others")
@@ -67,7 +68,7 @@ def video_figure(
             below.append(f"{100 * share[here].sum() / total:.0f} %")
         above = [] if place else [_frame_name(trace, trace.units[number], fps) for number in chosen]
         blocks += [Text([Span(f"“{word.text}”")]), Strip(shots, above, below)]
-    return Sheet(blocks, side)
+    return Sheet(blocks)
 
 
 def _looked_at(trace: TraceData, shares: Sequence[np.ndarray], most: int, top: int) -> list[int]:
