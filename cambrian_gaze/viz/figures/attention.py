@@ -14,6 +14,7 @@ from cambrian_gaze.viz.figures.picks import (
     Named,
     Word,
     by_kind,
+    lead,
     of_layers,
     pick,
     places_in,
@@ -26,8 +27,8 @@ from cambrian_gaze.viz.render import entries, entry_pixels
 from cambrian_gaze.viz.trace_data import TraceData
 
 SCALES = ("own", "common")
-WORDS = 3
-"""Shown where nobody said which."""
+WORDS, LEAD = 3, 2
+"""Shown where nobody said which, and words of the answer before each."""
 
 
 def attention_figure(
@@ -68,7 +69,9 @@ def attention_figure(
     for row, unit in zip(rows, units, strict=True):
         word = row[1].word
         where = f" ({unit_name(trace, unit)})" if len(trace.units) > 1 else ""
-        blocks.append(Text([Span("Attention for", quiet=True), Span(f"“{word.text}”{where}")]))
+        blocks.append(
+            Text([Span(f"Attention for {lead(trace, word, LEAD)}", quiet=True), Span(f"“{word.text}”{where}")])
+        )
         most = heaviest(word_share(trace, word, layers).tolist(), top)
         boxes = [trace.pixels[region] for region in most if region in trace.regions_of(*unit)]
         full = [max(largest) if scale == "common" else part.largest(unit) for part in row]

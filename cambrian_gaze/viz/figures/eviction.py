@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from cambrian_gaze.viz.draw import heaviest
 from cambrian_gaze.viz.figure import unit_name
-from cambrian_gaze.viz.figures.picks import Named, bare, by_kind, of_layers, pick, question, word_share
+from cambrian_gaze.viz.figures.picks import Named, bare, by_kind, lead, of_layers, pick, question, word_share
 from cambrian_gaze.viz.figures.sheet import Sheet, Shot, Span, Strip, Text
 from cambrian_gaze.viz.render import EVICTED, entries, entry_pixels
 from cambrian_gaze.viz.trace_data import TraceData
@@ -53,7 +53,7 @@ def eviction_figure(
     if truth is not None:
         marked = Span("(words of an answer that are not in it are red and underlined)", quiet=True)
         blocks.append(Text([Span("Reference:", quiet=True), Span(truth), marked]))
-    heads = [f"“{word.text}”" for word in picked]
+    heads = [f"{lead(gaze, word, 1)} “{word.text}”".strip() for word in picked]
     if len(gaze.units) > 1:
         heads = [f"{head} ({unit_name(gaze, unit)})" for head, unit in zip(heads, units, strict=True)]
     shots = []

@@ -134,6 +134,13 @@ def pick(
     return content[:most]
 
 
+def lead(trace: TraceData, word: Word, most: int) -> str:
+    """The last words before a word, at most `most`, for readers to find it in the answer."""
+    visible = [trace.tokens[place] for place in range(word.tokens[0]) if not trace.special[place]]
+    before = "".join(visible).split()
+    return " ".join((["…"] if len(before) > most else []) + before[-most:])
+
+
 def bare(word: str) -> str:
     """A word without case and the punctuation around it, to compare."""
     letters = [place for place, character in enumerate(word) if character.isalnum()]
@@ -153,7 +160,9 @@ def word_share(trace: TraceData, word: Word, layers: Sequence[int] | None) -> np
 
 
 def of_layers(array: np.ndarray, layers: Sequence[int] | None, axis: int = 0) -> np.ndarray:
-    """The layers of an array that were asked for; None: all."""
+    """The layers of an array that were asked for; None: all. Raises ValueError for one that there is not."""
+    if wrong := [layer for layer in layers or () if not 0 <= layer < array.shape[axis]]:
+        raise ValueError(f"layer {wrong[0]}: a trace has layers 0 to {array.shape[axis] - 1}")
     return array if layers is None else array.take(list(layers), axis)
 
 

@@ -8,12 +8,12 @@ import numpy as np
 
 from cambrian_gaze.viz.draw import heaviest
 from cambrian_gaze.viz.figure import unit_name
-from cambrian_gaze.viz.figures.picks import Named, by_kind, pick, question, word_share
+from cambrian_gaze.viz.figures.picks import Named, by_kind, lead, pick, question, word_share
 from cambrian_gaze.viz.figures.sheet import Sheet, Shot, Span, Strip, Text
 from cambrian_gaze.viz.trace_data import TraceData
 
-WORDS, FRAMES = 3, 4
-"""Shown where nobody said which."""
+WORDS, FRAMES, LEAD = 3, 4, 2
+"""Shown where nobody said which, and words of the answer before each word."""
 TOP = 3
 """Regions of a word that are outlined."""
 
@@ -67,7 +67,10 @@ def video_figure(
             shots.append(Shot(trace.items[item], frame, boxes=[trace.pixels[r] for r in boxes if r in here]))
             below.append(f"{100 * share[here].sum() / total:.0f} %")
         above = [] if place else [_frame_name(trace, trace.units[number], fps) for number in chosen]
-        blocks += [Text([Span(f"“{word.text}”")]), Strip(shots, above, below)]
+        blocks += [
+            Text([Span(lead(trace, word, LEAD), quiet=True), Span(f"“{word.text}”")]),
+            Strip(shots, above, below),
+        ]
     return Sheet(blocks)
 
 

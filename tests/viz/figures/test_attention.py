@@ -71,8 +71,8 @@ def test_the_same_words_stand_beside_each_other_though_answers_differ() -> None:
         "Question: What is this?",
         "Dense: See, a cat lies on grass.",
         "Gaze: A cat sits on the grass.",
-        "Attention for “cat”",
-        "Attention for “grass.”",
+        "Attention for A “cat”",
+        "Attention for … on the “grass.”",
     ]
     assert strips(sheet)[0].above[0] == "dense: 35 of 36 entries"
     with pytest.raises(ValueError, match="d does not answer 'sits' where g does: 'See, a cat lies"):
@@ -86,7 +86,7 @@ def test_of_several_frames_the_one_with_most_of_gazes_attention() -> None:
     gaze.attention[1][:, entries(gaze, (0, 2))] = 0.01
     sheet = attention_figure([("d", dense), ("g", gaze)], tokens=[1])
     assert [shot.frame for shot in strips(sheet)[0].shots] == [2, 2]
-    assert said(sheet.blocks[-2]) == "Attention for “cat” (frame 3)"
+    assert said(sheet.blocks[-2]) == "Attention for A “cat” (frame 3)"
     assert sheet_image(sheet).width > 480
 
 

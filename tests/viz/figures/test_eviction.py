@@ -29,7 +29,7 @@ def test_a_row_for_gaze_and_one_for_each_policy() -> None:
         "hermes keeps 1 of 36 visual tokens, for all words",
         "answers: A cat sits on the grass.",
     ]
-    assert first.above == ["“cat”", "“sits”"]
+    assert first.above == ["A “cat”", "… cat “sits”"]
     for shot, share in zip(first.shots, (gaze.share(1), (gaze.share(2) + gaze.share(3)) / 2), strict=True):
         assert shot.wash == [(gaze.pixels[region], share[region]) for region in range(9)]
         assert shot.boxes == [gaze.pixels[region] for region in range(9) if share[region] > share.max() - 1e-6]
@@ -75,13 +75,17 @@ def test_a_frame_for_each_word_and_the_policys_same_frame_below() -> None:
     _, (first, row) = parts(
         eviction_figure([("e", evicted_trace([40], pictures=frames)), ("g", gaze)], words=["cat", "grass"])
     )
-    assert first.above == ["“cat” (frame 2)", "“grass.” (frame 3)"]
+    assert first.above == ["A “cat” (frame 2)", "… the “grass.” (frame 3)"]
     assert [shot.frame for shot in row.shots] == [1, 2]
     assert [[n for n, (_, light) in enumerate(shot.light) if light == 1] for shot in row.shots] == [[4], []]
     assert sheet_image(eviction_figure([("e", evicted_trace([40], pictures=frames)), ("g", gaze)])).width > 240
 
 
 def test_other_traces_are_refused() -> None:
+    shallow = evicted_trace([1])
+    shallow.kept = shallow.kept[:1]
+    with pytest.raises(ValueError, match="layer 1: a trace has layers 0 to 0"):
+        eviction_figure([("e", shallow), ("g", gaze_trace())], layers=[1])
     nothing = gaze_trace()
     nothing.model["policy"] = {"name": "avgpool2"}
     with pytest.raises(ValueError, match=re.escape("q does not say what was kept (its policy evicts nothing)")):

@@ -32,8 +32,8 @@ def test_a_row_for_each_word_with_its_boxes_alone() -> None:
     assert [said(block) for block in sheet.blocks if not isinstance(block, Strip)] == [
         "Question: What is this?",
         "Answer: A cat sits on the grass.",
-        "“cat”",
-        "“grass.”",
+        "A “cat”",
+        "… on the “grass.”",
     ]
     cat, grass = strips(sheet)
     assert cat.above == ["frame 2", "frame 4", "frame 6"] and not grass.above
