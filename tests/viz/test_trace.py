@@ -118,6 +118,21 @@ def test_heat_is_the_mean_of_what_the_heads_attended_to() -> None:
             ask()
 
 
+def check_weights(trace: Trace, gaze) -> None:
+    """The trace has what was measured, to the precision of float16."""
+    steps, close = len(trace.tokens), {"atol": 1e-6, "rtol": 1e-3}
+    weights = gaze.weights
+    np.testing.assert_allclose(trace.attention, weights.visual[0, :steps], **close)
+    np.testing.assert_allclose(trace.role_mass, weights.by_role[0, :steps].mean(2), **close)
+    np.testing.assert_allclose(trace.role_mass.astype(float).sum(-1), 1, rtol=2e-3)
+    for place in np.ndindex(trace.regions.shape[:3]):
+        told = dict(zip(gaze.regions[0][place].tolist(), weights.inside[0][place].tolist(), strict=True))
+        for region, mass in zip(trace.regions[place].tolist(), trace.mass(*place), strict=True):
+            want = sum(told.values()) if region == ALL else told[region] if region >= 0 else 0
+            assert mass == pytest.approx(want, abs=1e-3)
+    assert "attention" not in trace.missing and "scores" in trace.missing
+
+
 def test_a_trace_agrees_with_what_generate_returned() -> None:
     import torch
 
@@ -133,7 +148,7 @@ def test_a_trace_agrees_with_what_generate_returned() -> None:
         [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=True
     )
     length = inputs["input_ids"].shape[1]
-    options = {"return_gaze": True, "max_new_tokens": 6, "output_logits": True, "gaze": {"top_k": 2}}
+    options = {"return_gaze": "weights", "max_new_tokens": 6, "output_logits": True, "gaze": {"top_k": 2}}
     nowhere = model_facts("nowhere")
     asked = Asked("What?", length, [picture], gaze={"top_k": 2})
     for beams in (1, 3):
@@ -144,6 +159,7 @@ def test_a_trace_agrees_with_what_generate_returned() -> None:
         kept = output.gaze.regions[0, :steps].sort(-1).values.tolist()
         assert np.sort(trace.regions, axis=-1).tolist() == kept
         assert trace.attended[..., 0].tolist() == output.gaze.attended_visual[0, :steps].tolist()
+        check_weights(trace, output.gaze)
         # The probability of each token, from one call over the whole answer.
         whole = dict(inputs) | {"input_ids": output.sequences[:, : length + steps]}
         whole["attention_mask"] = torch.ones_like(whole["input_ids"])
@@ -158,8 +174,11 @@ def test_a_trace_agrees_with_what_generate_returned() -> None:
     assert trace.model == {"name": "nowhere", "weights": None} and trace.gaze["image"]["top_k"] == 2
     bare = model.generate(**inputs, return_gaze=True, max_new_tokens=2)
     assert "output_logits" in trace_of(bare, model, processor, asked).missing["logprobs"]
-    dense = model.generate(**inputs, return_gaze=True, max_new_tokens=2, gaze={"keep_ratio": 1.0})
+    assert trace_of(bare, model, processor, asked).heat(0) is None
+    dense = model.generate(**inputs, return_gaze="weights", max_new_tokens=2, gaze={"keep_ratio": 1.0})
     told = trace_of(dense, model, processor, asked)
+    check_weights(told, dense.gaze)
+    assert (told.heat(0) > 0).all() and (told.regions.shape == told.region_mass.shape)
     assert (told.regions[..., 0] == ALL).all() and "nothing was chosen" in told.missing["regions"]
     with pytest.raises(ValueError, match="1 images or videos, but 0"):
         trace_of(bare, model, processor, replace(asked, pictures=[]))
