@@ -11,11 +11,13 @@ from dataclasses import dataclass, field
 
 from cambrian_gaze.data.media.aspect import Pixels
 from cambrian_gaze.viz import canvas
-from cambrian_gaze.viz.render import MAX_PIXELS, SIDE
+from cambrian_gaze.viz.render import MAX_PIXELS
 from cambrian_gaze.viz.trace_data import TraceItem
 
 COLUMN = 237.0
 """Points: width of a column of a two-column paper, 3.3 inches."""
+PIXELS = 990
+"""Of such a column at 300 dpi: small pictures are enlarged until a sheet has about so many."""
 TEXT, NOTE = 7.0, 6.0
 """Points of letters on a sheet of that width: of texts, and of what stands above and below pictures."""
 LEADING = 1.3
@@ -119,12 +121,12 @@ def layout(sheet: Sheet, shown: Callable[[str], str], side: int | None = None) -
     if side is not None and side < 1:
         raise ValueError(f"side must be at least 1 pixel, not {side}")
     strips = [block for block in sheet.blocks if isinstance(block, Strip)]
-    sizes = {shot.item.size: panel_size(shot.item.size, side) for strip in strips for shot in strip.shots}
-    if not sizes:
+    columns = max((len(strip.shots) for strip in strips), default=0)
+    if not columns:
         raise ValueError("there is no picture to show")
+    sizes = {shot.item.size: panel_size(shot.item.size, columns, side) for strip in strips for shot in strip.shots}
     cell = max(width for width, _ in sizes.values())
     gap = max(4, round(0.03 * cell))
-    columns = max(len(strip.shots) for strip in strips)
     width = columns * (cell + gap) + gap
     made = Layout(width, gap, max(11, math.ceil(width * TEXT / COLUMN)), max(2, round(width / 400)))
     small = max(10, math.ceil(width * NOTE / COLUMN))
@@ -152,9 +154,9 @@ def layout(sheet: Sheet, shown: Callable[[str], str], side: int | None = None) -
     return made
 
 
-def panel_size(own: tuple[int, int], side: int | None) -> tuple[int, int]:
-    """Width and height of a picture on the sheet."""
-    scale = max(1, SIDE // max(own)) if side is None else side / max(own)
+def panel_size(own: tuple[int, int], columns: int, side: int | None) -> tuple[int, int]:
+    """Width and height of a picture on a sheet of so many columns."""
+    scale = max(1, PIXELS // (columns * max(own))) if side is None else side / max(own)
     return max(1, round(own[0] * scale)), max(1, round(own[1] * scale))
 
 

@@ -55,8 +55,9 @@ def test_wash_light_and_outline_cover_exactly_their_pixels(side: int | None) -> 
 
 def test_a_small_picture_is_enlarged_by_a_whole_factor_with_hard_pixels() -> None:
     small = Image.fromarray(np.random.default_rng(0).integers(0, 255, (20, 50, 3), dtype=np.uint8))
-    (drawn,) = panels(Sheet([Strip([shot(small)])]))
-    assert (drawn == np.asarray(small).repeat(4, 0).repeat(4, 1)).all()
+    for columns, factor in ((1, 19), (6, 3)):
+        drawn = panels(Sheet([Strip([shot(small)] * columns)]))
+        assert all((panel == np.asarray(small).repeat(factor, 0).repeat(factor, 1)).all() for panel in drawn)
 
 
 def test_empty_places_are_left_out() -> None:
