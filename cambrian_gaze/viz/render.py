@@ -9,10 +9,12 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 from PIL import Image, ImageDraw
 
+from cambrian_gaze.data.media.aspect import Pixels
 from cambrian_gaze.files import replacing, write_png, write_text
 from cambrian_gaze.viz import canvas
 from cambrian_gaze.viz.draw import MAX_ALPHA, heaviest, wash
@@ -50,19 +52,28 @@ def overlay(trace: TraceData, panel: Panel, *, factor: int = 1, top: int = 1, gr
 
 def _kept_mask(trace: TraceData, unit: tuple[int, int], size: tuple[int, int]) -> Image.Image:
     """ "L" of a picture's size: bright where a visual token is still held by all KV heads, dark where by none."""
-    item, frame = unit
-    (_, rows, columns), (xs, ys) = trace.items[item].grid, trace.edges(item)
-    before = sum(math.prod(other.grid) for other in trace.items[:item]) + frame * rows * columns
-    held = trace.kept[:, before : before + rows * columns].mean(0).reshape(rows, columns)
-    mask = Image.new("L", trace.items[item].size, 255)
+    held = trace.kept.mean(0)[entries(trace, unit)]
+    mask = Image.new("L", trace.items[unit[0]].size, 255)
     draw = ImageDraw.Draw(mask)
-    for row in range(rows):
-        for column in range(columns):
-            x0, x1, y0, y1 = xs[column], xs[column + 1], ys[row], ys[row + 1]
-            if x1 > x0 and y1 > y0:
-                light = EVICTED + (255 - EVICTED) * float(held[row, column])
-                draw.rectangle((x0, y0, x1 - 1, y1 - 1), fill=round(light))
+    for (x0, y0, x1, y1), share in zip(entry_pixels(trace, unit), held.tolist(), strict=True):
+        if x1 > x0 and y1 > y0:
+            draw.rectangle((x0, y0, x1 - 1, y1 - 1), fill=round(EVICTED + (255 - EVICTED) * share))
     return mask.resize(size, Image.Resampling.NEAREST)
+
+
+def entries(trace: TraceData, unit: tuple[int, int]) -> slice:
+    """Which of the N visual tokens of a trace are those of a picture or frame (item, frame): rows by columns."""
+    item, frame = unit
+    _, rows, columns = trace.items[item].grid
+    before = sum(math.prod(other.grid) for other in trace.items[:item]) + frame * rows * columns
+    return slice(before, before + rows * columns)
+
+
+def entry_pixels(trace: TraceData, unit: tuple[int, int]) -> list[Pixels]:
+    """The pixels (x0, y0, x1, y1), ends exclusive, of each of these tokens in its item's own picture, cut off at its
+    edges; a token of padding alone is empty."""
+    xs, ys = trace.edges(unit[0])
+    return [(x0, y0, x1, y1) for y0, y1 in pairwise(ys) for x0, x1 in pairwise(xs)]
 
 
 def _sizes(trace: TraceData, plan: Figure, side: int | None) -> list[list[tuple[int, int]]]:
@@ -161,7 +172,7 @@ def render_svg(trace: TraceData, plan: Figure, *, side: int | None = None, top: 
         )
         for item, frame in units
     ]
-    shapes: list[Html] = [element("rect", width="100%", height="100%", fill=_hex(canvas.PAPER))]
+    shapes: list[Html] = [element("rect", width="100%", height="100%", fill=hex_colour(canvas.PAPER))]
     for row, (panels, spots) in enumerate(zip(plan.rows, places, strict=True)):
         for column, (panel, spot) in enumerate(zip(panels, spots, strict=True)):
             x, y, w, h = spot
@@ -199,20 +210,23 @@ def _svg_panel(trace: TraceData, panel: Panel, spot: tuple[int, ...], top: int) 
             inset = thick / 2 if outline else 0
             box = {"x": x0 + inset, "y": y0 + inset, "width": x1 - x0 - 2 * inset, "height": y1 - y0 - 2 * inset}
             if outline and r in most:
-                drawn.append(element("rect", **box, fill="none", stroke=_hex(canvas.TOP), stroke_width=f"{thick:.3f}"))
+                drawn.append(
+                    element("rect", **box, fill="none", stroke=hex_colour(canvas.TOP), stroke_width=f"{thick:.3f}")
+                )
             elif not outline:
                 opacity = f"{MAX_ALPHA * min(1.0, panel.share[r]):.3f}"
-                drawn.append(element("rect", **box, fill=_hex(canvas.GAZE), fill_opacity=opacity))
+                drawn.append(element("rect", **box, fill=hex_colour(canvas.GAZE), fill_opacity=opacity))
     x, y, w, h = spot
     frame_of = {"x": x, "y": y, "width": w, "height": h, "viewBox": f"0 0 {width} {height}"}
     return element("svg", drawn, **frame_of, preserveAspectRatio="none")
 
 
 def _words(x: float, y: float, text: str, size: int, colour=canvas.INK, anchor: str = "middle") -> Html:
-    return element("text", text, x=x, y=y, font_size=size, text_anchor=anchor, fill=_hex(colour))
+    return element("text", text, x=x, y=y, font_size=size, text_anchor=anchor, fill=hex_colour(colour))
 
 
-def _hex(colour: Sequence[int]) -> str:
+def hex_colour(colour: Sequence[int]) -> str:
+    """A colour of `canvas` as SVG writes it."""
     return "#" + "".join(f"{part:02x}" for part in colour)
 
 
