@@ -76,24 +76,32 @@ def load_processor(checkpoint: Path) -> Any:
 
 
 def answer_arm(
-    arm: Arm, model: Any, processor: Any, records: Sequence[Record], images: Path, journals: Path, batch_size: int
+    arm: Arm,
+    model: Any,
+    processor: Any,
+    records: Sequence[Record],
+    images: Path,
+    journals: Path,
+    batch_size: int,
+    **options: Any,
 ) -> list[dict[str, Any]]:
-    """The arm's answers in the order of the records, with a progress bar."""
+    """The arm's answers in the order of the records, with a progress bar. options: more fields of `AnswerOptions`."""
     from tqdm import tqdm
 
-    options = AnswerOptions(
+    how = AnswerOptions(
         generation={"max_new_tokens": MAX_NEW_TOKENS, "do_sample": False},
         gaze=dict(arm.gaze),
         policy=policy_of(arm),
         blank_images=arm.blind,
         keep_regions=arm.keeps_regions,
         batch_size=batch_size,
+        **options,
     )
     with (
         Journal(journals / f"{arm.name}.jsonl") as journal,
         tqdm(total=len(records), desc=f"{arm.name:18s}", unit="answer") as bar,
     ):
-        return answer_records(model, processor, records, images, journal, options, bar.update)
+        return answer_records(model, processor, records, images, journal, how, bar.update)
 
 
 def policy_of(arm: Arm) -> VisiblePolicy | None:
