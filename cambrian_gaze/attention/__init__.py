@@ -17,6 +17,7 @@ _HOME = {
     "Prepared": "context",
     "SequenceGroup": "sequence",
     "SequenceShards": "sequence",
+    "WeightRecorder": "record",
     "attend": "registry",
     "prepare": "registry",
     "register_backend": "registry",

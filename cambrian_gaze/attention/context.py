@@ -49,6 +49,9 @@ class LayerPages(Protocol):
     def gather_pages(self, chosen: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values [B, G, N, m, D] of the regions int64 [B, G, N]; of -1, some finite page."""
 
+    def gather_keys(self, chosen: Tensor) -> Tensor:
+        """Keys [B, G, N, m, D] of regions that this step has gathered already; not counted as read once more."""
+
     def prefetch(self, chosen: Tensor) -> None:
         """The regions int64 [B, H or G, K] were looked at last: the next step probably looks there again. Asked only
         of a layer that is not resident."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -47,6 +47,32 @@ class LayerGaze:
     """int64 [B, H]: text entries attended, the query's own included."""
 
 
+class LayerWeights(NamedTuple):
+    """Weights of one layer, in at least fp32. Those of one head sum to 1; a query of padding has none."""
+
+    visual: Tensor
+    """[B, N]: on each visual token in the order of the sequence, mean over heads; 0 beyond a row's tokens."""
+    inside: Tensor
+    """[B, H, K]: inside each chosen region, 0 where there is none."""
+    by_role: Tensor
+    """[B, H, 3]: on visual, context and text entries."""
+
+
+@dataclass
+class WeightRecorder:
+    """Collects the softmax weights of each row's last query in one forward call; `weights.py` computes them."""
+
+    layers: dict[int, LayerWeights] = field(default_factory=dict)
+    """By decoder layer."""
+
+    allowed: Tensor | None = None
+    """bool [B, H, S]: under a policy, which keys [page slots, text and context columns] the last query of the layer
+    that has just run saw."""
+
+    shared: Any = None
+    """What `weights.py` makes of the layouts, once for all layers."""
+
+
 @dataclass
 class GazeRecorder:
     """Collects the gaze of the last query per layer and, over all text queries that see a region, running sums."""
@@ -62,6 +88,9 @@ class GazeRecorder:
 
     routes: Callable[[int], bool] | None = None
     """Which layers choose; of the others no spread is counted. Default: all."""
+
+    weights: WeightRecorder | None = None
+    """Where the softmax weights of the last query are wanted."""
 
     usage: dict[int, Tensor] = field(default_factory=dict)
     """By decoder layer, int64 [B, num_regions]: how often the queries that enter the sums chose each region, over

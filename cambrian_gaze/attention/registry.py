@@ -25,6 +25,7 @@ from cambrian_gaze.attention.triton.backend import TritonAttention
 from cambrian_gaze.attention.triton.backend import refuses as triton_refuses
 from cambrian_gaze.attention.varlen.backend import FlashVarlen, PlainVarlen, refuses_plainly
 from cambrian_gaze.attention.varlen.backend import refuses as varlen_refuses
+from cambrian_gaze.attention.weights import record_weights
 from cambrian_gaze.gaze.config import GazeConfig
 
 logger = logging.getLogger(__name__)
@@ -188,4 +189,7 @@ def attend(
 
     Raises: ValueError where the backend has no gradients on this device and the call needs them.
     """
-    return ctx.prepared.attend(q, k, v, ctx, layer, scaling, dropout)
+    out = ctx.prepared.attend(q, k, v, ctx, layer, scaling, dropout)
+    if ctx.recorder is not None and ctx.recorder.weights is not None:
+        record_weights(ctx, layer, q, k, scaling)
+    return out

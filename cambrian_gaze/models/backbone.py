@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import AutoModel
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
-from cambrian_gaze.attention import GazeContext, GazeRecorder, GazeStats, SequenceGroup, SequenceShards
+from cambrian_gaze.attention import GazeContext, GazeRecorder, GazeStats, SequenceGroup, SequenceShards, WeightRecorder
 from cambrian_gaze.attention.sequence import check_heads
 from cambrian_gaze.gaze.config import GazeConfig
 from cambrian_gaze.gaze.derive import derive_layout
@@ -188,6 +188,7 @@ class CambrianGazeModel(CambrianGazePreTrainedModel):
         recorder = None
         if return_gaze or gaze_trace is not None:
             recorder = GazeRecorder(not return_gaze, num_regions=layout.num_regions, routes=config.routes)
+            recorder.weights = WeightRecorder() if gaze_trace is not None and gaze_trace.weights else None
         context = build_context(
             self.language_model,
             inputs_embeds,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -34,7 +34,7 @@ class GazeGenerationMixin:
         self,
         *args: Any,
         gaze: Any = None,
-        return_gaze: bool = False,
+        return_gaze: bool | Literal["weights"] = False,
         gaze_offload: int | str | None = None,
         policy: VisiblePolicy | None = None,
         **kwargs: Any,
@@ -43,7 +43,9 @@ class GazeGenerationMixin:
 
         Args:
             gaze: run-time options, e.g. {"top_k": 2} or {"kv_budget": 72}; default: the checkpoint's.
-            return_gaze: return a ModelOutput whose `.gaze` is a `GazeTrace` beside `.sequences`.
+            return_gaze: return a ModelOutput whose `.gaze` is a `GazeTrace` beside `.sequences`. "weights" adds the
+                softmax weights of every new token, `.gaze.weights`: computed beside the attention, whose result stays
+                the same to the bit, from one query per step and layer and the keys that it saw.
             gaze_offload: keep visual keys and values in host memory, with a pool of this size on the device for the
                 regions looked at last: "2GiB" or bytes, over all layers. The answer is the same. `.gaze_paging` of
                 the ModelOutput is a `PagingStats`; so is `.paging_stats()` of the cache.
@@ -73,7 +75,7 @@ class GazeGenerationMixin:
             kwargs[CACHE] = cache
         trace = None
         if return_gaze:
-            trace = TraceBuilder(self.model.resolve_gaze(gaze))
+            trace = TraceBuilder(self.model.resolve_gaze(gaze), weights=return_gaze == "weights")
             kwargs |= {"gaze_trace": trace, "return_dict_in_generate": True}
         self._check_positions(args, kwargs)
         output = super().generate(*args, **kwargs)
@@ -89,8 +91,12 @@ class GazeGenerationMixin:
                 output["held"] = dict(cache.policy.retained)
         return output
 
-    def _check_options(self, kwargs: dict[str, Any], return_gaze: bool) -> None:
+    def _check_options(self, kwargs: dict[str, Any], return_gaze: bool | str) -> None:
         """Options of transformers that cannot be followed here, or that may be taken for ours."""
+        if return_gaze not in (True, False, None, "weights"):
+            raise ValueError(
+                f'return_gaze is {return_gaze!r}; give True, False, or "weights" for attention weights too'
+            )
         config = kwargs.get("generation_config") or self.generation_config
 
         def asked(name: str) -> Any:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,6 +13,22 @@ from cambrian_gaze.attention import GazeRecorder
 from cambrian_gaze.data.media.aspect import region_pixels
 from cambrian_gaze.gaze.config import GazeConfig
 from cambrian_gaze.gaze.regions import region_grid
+
+
+@dataclass
+class GazeWeights:
+    """Softmax weights of every generated token, in at least fp32: of the query that predicted it. N: visual tokens of
+    the widest row; other letters as in `GazeTrace`. The weights of a head sum to 1 over all that it attended to."""
+
+    visual: Tensor
+    """[B, T, L, N]: on each visual token in the order of the sequence, mean over heads. What a head did not attend to
+    counts as 0."""
+
+    inside: Tensor
+    """[B, T, L, H, K]: inside each region of `GazeTrace.regions`, 0 where that is -1."""
+
+    by_role: Tensor
+    """[B, T, L, H, 3]: on visual, context and text entries."""
 
 
 @dataclass
@@ -34,6 +52,9 @@ class GazeTrace:
 
     boxes: list[list[tuple[int, int, int, int, int, int, int]]]
     """See `region_boxes`."""
+
+    weights: GazeWeights | None = None
+    """Where `return_gaze="weights"` asked for them."""
 
     def region_boxes(self, row: int) -> list[tuple[int, int, int, int, int, int, int]]:
         """Per region of a row: (item within the row, first frame, end frame, top, left, bottom, right), ends
@@ -62,6 +83,8 @@ class TraceBuilder:
     """Collects one recorder per forward call of `generate`."""
 
     config: GazeConfig
+    weights: bool = False
+    """Whether softmax weights are wanted."""
     steps: list[GazeRecorder] = field(default_factory=list)
 
     def add(self, recorder: GazeRecorder) -> None:
@@ -84,11 +107,13 @@ class TraceBuilder:
                 the end of a sequence.
         """
         steps = self.steps[:new_tokens]
-        parts = {name: [_stack(step, name) for step in steps] for name in ("regions", "visual", "context", "text")}
-        widest = max((p.shape[-1] for p in parts["regions"]), default=0)
-        padded = [torch.nn.functional.pad(p, (0, widest - p.shape[-1]), value=-1) for p in parts["regions"]]
-        stacked = {name: torch.stack(parts[name], 1) for name in ("visual", "context", "text")}
-        stacked["regions"] = torch.stack(padded, 1)
+        counted = ("regions", "visual", "context", "text")
+        stacked = {name: _side_by_side([_stack(step.layers, name) for step in steps], name, 1) for name in counted}
+        if self.weights:
+            stacked |= {
+                f"weights.{name}": _side_by_side([_stack(step.weights.layers, name) for step in steps], name, 1)
+                for name in ("visual", "inside", "by_role")
+            }
         if beam_indices is not None:
             row = beam_indices[:, :new_tokens].clamp(min=0).cpu()
             step = torch.arange(row.shape[1]).expand_as(row)
@@ -98,19 +123,26 @@ class TraceBuilder:
             for name, values in stacked.items():
                 values[ended] = -1 if name == "regions" else 0
         grids = torch.zeros((0, 3), dtype=torch.int64) if grid_thw is None else grid_thw.cpu()
-        return GazeTrace(stacked["regions"], stacked["visual"], stacked["context"], stacked["text"], grids, boxes)
+        weights = None
+        if self.weights:
+            weights = GazeWeights(*(stacked[f"weights.{name}"] for name in ("visual", "inside", "by_role")))
+        return GazeTrace(*(stacked[name] for name in counted), grids, boxes, weights)
 
 
-def _stack(recorder: GazeRecorder, name: str) -> Tensor:
-    """[B, L, H, …] of one forward call, KV-group choices repeated for their query heads."""
-    layers = [recorder.layers[number] for number in sorted(recorder.layers)]
-    heads = layers[0].visual.shape[1]
-    values = [getattr(layer, name) for layer in layers]
+def _stack(layers: dict[int, Any], name: str) -> Tensor:
+    """[B, L, H, …] of one forward call, KV-group choices repeated for their query heads; [B, L, N] of weights."""
+    values = [getattr(layers[number], name) for number in sorted(layers)]
     if name == "regions":
-        widest = max(v.shape[-1] for v in values)
-        values = [torch.nn.functional.pad(v, (0, widest - v.shape[-1]), value=-1) for v in values]
-    values = [v.repeat_interleave(heads // v.shape[1], dim=1) for v in values]
-    return torch.stack(values, 1).cpu()
+        heads = next(iter(layers.values())).visual.shape[1]
+        values = [v.repeat_interleave(heads // v.shape[1], dim=1) for v in values]
+    return _side_by_side(values, name, 1).cpu()
+
+
+def _side_by_side(values: Sequence[Tensor], name: str, dim: int) -> Tensor:
+    """Stacked, the last dimension filled up: regions with -1, the rest with 0."""
+    widest = max(v.shape[-1] for v in values)
+    fill = -1 if name == "regions" else 0
+    return torch.stack([torch.nn.functional.pad(v, (0, widest - v.shape[-1]), value=fill) for v in values], dim)
 
 
 def boxes_of_row(

@@ -105,6 +105,18 @@ class TraceData:
     """float32 [L, N]: share of the KV heads that still held each of the N visual tokens at the end, in the order of
     items, frames, rows, columns; None where nothing was evicted."""
 
+    attention: np.ndarray | None = None
+    """float16 [T, L, N], or [T, 1, N] where the layers alone would be too large: the softmax weight on each visual
+    token, in the order of items, frames, rows, columns, mean over heads (and layers); None where it was not recorded.
+    What a head did not attend to counts as 0."""
+
+    region_mass: np.ndarray | None = None
+    """float16 [T, L, H, K]: the softmax weight inside what stands at the same place of `regions`: a region, or all of
+    them together (`ALL`); 0 for `NONE`."""
+
+    role_mass: np.ndarray | None = None
+    """float16 [T, L, 3]: the softmax weight on visual, context and text entries, mean over heads; they sum to 1."""
+
     steering: dict[str, list[int]] = field(default_factory=dict)
     """`hidden`: regions that no text query was allowed to see; `forced`: those that were left, where they were named
     instead of the others. Empty: every region could be chosen."""
@@ -182,14 +194,38 @@ class TraceData:
     def share(self, token: int, layers: Sequence[int] | None = None, heads: Sequence[int] | None = None) -> np.ndarray:
         """float64 [R]: share of the heads that chose each region for a token, of all that chose, or of these layers
         and heads. Raises ValueError for a token, layer or head that there is not."""
-        steps, depth, width, _ = self.regions.shape
-        for name, numbers, end in (("token", [token], steps), ("layer", layers, depth), ("head", heads, width)):
-            if wrong := [n for n in numbers or () if not 0 <= n < end]:
-                raise ValueError(f"{name} {wrong[0]}: the trace has {name}s 0 to {end - 1}")
+        self._check_places(token, layers, heads)
         chosen = self.regions[token]
         chosen = chosen if layers is None else chosen[list(layers)]
         chosen = chosen if heads is None else chosen[:, list(heads)]
         return region_share(chosen, len(self.boxes))
+
+    def heat(self, token: int, layers: Sequence[int] | None = None) -> np.ndarray | None:
+        """float64 [N]: softmax weight on each visual token, in the order of items, frames, rows, columns, mean over all
+        heads of all layers, or of these. Not normalised: the sum is the weight on the pictures, the rest lay on text
+        and context. None where the trace has none (`missing["attention"]` says why), and of single layers where it has
+        their mean alone. Raises ValueError for a token or layer that there is not."""
+        self._check_places(token, layers)
+        if self.attention is None:
+            return None
+        by_layer = self.attention[token].astype(np.float64)
+        if layers is not None:
+            if len(by_layer) != self.regions.shape[1]:
+                return None
+            by_layer = by_layer[list(layers)]
+        return by_layer.mean(0) if len(by_layer) else np.zeros(self.num_visual)
+
+    def mass(self, token: int, layer: int, head: int) -> np.ndarray | None:
+        """float64 [K]: softmax weight inside each of the regions `regions[token, layer, head]`. None where the trace
+        has none. Raises ValueError for a token, layer or head that there is not."""
+        self._check_places(token, [layer], [head])
+        return None if self.region_mass is None else self.region_mass[token, layer, head].astype(np.float64)
+
+    def _check_places(self, token: int, layers: Sequence[int] | None, heads: Sequence[int] | None = None) -> None:
+        steps, depth, width, _ = self.regions.shape
+        for name, numbers, end in (("token", [token], steps), ("layer", layers, depth), ("head", heads, width)):
+            if wrong := [n for n in numbers or () if not 0 <= n < end]:
+                raise ValueError(f"{name} {wrong[0]}: the trace has {name}s 0 to {end - 1}")
 
 
 def encode_picture(image: Image.Image, largest: int = MAX_PNG, quality: int = 95) -> tuple[bytes, bool]:

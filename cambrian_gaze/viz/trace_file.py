@@ -22,7 +22,9 @@ from cambrian_gaze.data.media.aspect import check_aspect
 from cambrian_gaze.files import replacing
 from cambrian_gaze.viz.trace_data import ALL, TraceData, TraceItem
 
-FORMAT, VERSION = "cambrian-gaze trace", 2
+FORMAT, VERSION = "cambrian-gaze trace", 3
+WEIGHTS = ("attention", "region_mass", "role_mass")
+"""Arrays of softmax weights, float16; a trace has all of them or none."""
 MAX_BYTES = 4 << 30
 """Larger files are refused before they are read, and not written."""
 Kind = TypeVar("Kind", bound=TraceData)
@@ -65,6 +67,7 @@ def _parts(trace: TraceData, name: str, most: int) -> tuple[dict[str, np.ndarray
         arrays["top_logprobs"] = trace.top_logprobs.astype(np.float32)
     if trace.kept is not None:
         arrays["kept"] = trace.kept.astype(np.float32)
+    arrays |= {name: a.astype(np.float16) for name in WEIGHTS if (a := getattr(trace, name)) is not None}
     for number, item in enumerate(trace.items):
         for frame, data in enumerate(item.encoded):
             arrays[f"picture.{number}.{frame}"] = np.frombuffer(data, dtype=np.uint8)
@@ -170,7 +173,12 @@ def _version_2(facts: dict[str, Any], arrays: dict[str, np.ndarray]) -> dict[str
     return _version_1(facts, arrays) | {"kept": arrays.get("kept"), "steering": facts["steering"]}
 
 
-READERS: dict[str, Reader] = {"1": _version_1, "2": _version_2}
+def _version_3(facts: dict[str, Any], arrays: dict[str, np.ndarray]) -> dict[str, Any]:
+    """Like version 2, and attention weights."""
+    return _version_2(facts, arrays) | {name: arrays.get(name) for name in WEIGHTS}
+
+
+READERS: dict[str, Reader] = {"1": _version_1, "2": _version_2, "3": _version_3}
 """Version → what reads it."""
 
 
@@ -200,11 +208,18 @@ def _check(trace: TraceData) -> None:
         want(trace.top_logprobs.dtype == trace.logprobs.dtype == np.float32, "log-probabilities are not float32")
     if trace.kept is not None:
         shapes["kept"] = layers, trace.num_visual
+    want(len({getattr(trace, name) is None for name in WEIGHTS}) == 1, f"some of {', '.join(WEIGHTS)} are missing")
+    if trace.attention is not None:
+        depth = 1 if trace.attention.shape[1:2] == (1,) else layers
+        shapes |= {"attention": (steps, depth, trace.num_visual), "region_mass": trace.regions.shape}
+        shapes["role_mass"] = steps, layers, 3
     for name, shape in shapes.items():
         array = getattr(trace, name)
         want(array.shape == shape, f"{name} is {array.shape}, not {shape}")
-        kinds = "f" if name.endswith("logprobs") or name == "kept" else "iub"
+        kinds = "f" if name.endswith("logprobs") or name in ("kept", *WEIGHTS) else "iub"
         want(array.dtype.kind in kinds, f"{name} has type {array.dtype}")
+        if name in WEIGHTS:
+            want(((array >= 0) & (array <= 1.01)).all(), f"{name} has values that are no shares")
     want(len(trace.regions) == steps, f"regions of {len(trace.regions)} tokens, but {steps} texts")
     bounds = trace.regions.min(initial=0), trace.regions.max(initial=-1)
     want(ALL <= bounds[0] and bounds[1] < len(trace.boxes), f"regions {bounds} of {len(trace.boxes)}")

@@ -29,8 +29,10 @@ ALTERNATIVES = 5
 """Likeliest tokens kept per step."""
 MISSING = {
     "scores": "the routing scores of the regions are not kept by the attention backends",
-    "attention": "attention inside the regions is not kept: the backends compute no matrix of weights",
+    "attention": 'generate was not asked for attention weights: return_gaze="weights"',
 }
+MAX_BY_LAYER = 16 << 20
+"""Bytes of the attention weights of all layers; where they would take more, their mean over layers is kept."""
 
 
 @dataclass(frozen=True)
@@ -59,28 +61,32 @@ def trace_of(
     facts: dict[str, Any] | None = None,
     row: int = 0,
 ) -> Trace:
-    """One row of what `model.generate(…, return_gaze=True)` returned, as a trace.
+    """One row of what `model.generate(…, return_gaze="weights")` returned, as a trace.
 
     Args:
-        output: with `output_logits=True` the trace has log-probabilities and alternatives, else it says why not.
+        output: with `output_logits=True` the trace has log-probabilities and alternatives, and with
+            `return_gaze="weights"` attention weights; else it says why not.
         facts: what tells the model, as `model_facts` does; default: of what it was loaded from.
 
     Raises: ValueError where `output` has no gaze, or the pictures are not those of its grids.
     """
     if getattr(output, "gaze", None) is None:
-        raise ValueError("this output has no gaze; call generate(…, return_gaze=True)")
+        raise ValueError('this output has no gaze; call generate(…, return_gaze="weights")')
     prompt_tokens, pictures = asked.prompt_tokens, asked.pictures
     ids = output.sequences[row, prompt_tokens:].tolist()[: output.gaze.regions.shape[1]]
     ids = ids[: _length(ids, model.generation_config.eos_token_id)]
     tokenizer = processor.tokenizer
     boxes = output.gaze.region_boxes(row)
+    weights = getattr(output.gaze, "weights", None)
+    inside = None if weights is None else weights.inside[row, : len(ids)].float().cpu().numpy()
+    regions, inside = _chosen(output.gaze.regions[row, : len(ids)].cpu().numpy(), inside, len(boxes))
     dense = "every layer attends to every region, so that nothing was chosen (regions are ALL)"
     trace = Trace(
         prompt=asked.prompt,
         tokens=token_texts(lambda part: processor.decode(part, skip_special_tokens=False), ids),
         token_ids=np.array(ids, dtype=np.int64),
         special=np.isin(ids, tokenizer.all_special_ids),
-        regions=_chosen(output.gaze.regions[row, : len(ids)].cpu().numpy(), len(boxes)),
+        regions=regions,
         attended=np.stack(
             [
                 getattr(output.gaze, f"attended_{role}")[row, : len(ids)].cpu().numpy().astype(np.int32)
@@ -98,6 +104,8 @@ def trace_of(
     )
     if len(boxes) and not trace.chose.any():
         trace.missing["regions"] = dense
+    if weights is not None:
+        _add_weights(trace, inside, *(x[row, : len(ids)].float().cpu() for x in (weights.visual, weights.by_role)))
     if held := getattr(output, "held", None):
         trace.kept = _kept(trace, held, row, output.sequences[row, :prompt_tokens], tokenizer)
     if getattr(output, "logits", None):
@@ -171,17 +179,38 @@ def _length(ids: Sequence[int], ends: int | Sequence[int] | None) -> int:
     return next((place for place, token in enumerate(ids, start=1) if token in known), len(ids))
 
 
-def _chosen(regions: np.ndarray, count: int) -> np.ndarray:
-    """int32 [T, L, H, K]: heads with every region marked `ALL`, and K the widest choice that is left."""
+def _chosen(regions: np.ndarray, inside: np.ndarray | None, count: int) -> tuple[np.ndarray, np.ndarray | None]:
+    """int32 [T, L, H, K]: heads with every region marked `ALL`, and K the widest choice that is left; and the attention
+    weight `inside`, [T, L, H, regions], of what stands at each of these places."""
+    if not regions.shape[-1]:
+        regions = np.full((*regions.shape[:-1], 1), NONE)
+        inside = None if inside is None else np.zeros(regions.shape, dtype=np.float32)
     every = ((regions >= 0).sum(-1) == count) & (count > 0)
     regions = np.where(every[..., None], NONE, regions)
     width = max(1, int((regions >= 0).sum(-1).max(initial=0)))
-    regions = -np.sort(-regions, axis=-1)[..., :width] if regions.shape[-1] > width else regions
-    if not regions.shape[-1]:
-        regions = np.full((*regions.shape[:-1], 1), NONE)
-    regions = regions.astype(np.int32)
-    regions[..., 0] = np.where(every, ALL, regions[..., 0])
-    return regions
+    order = np.argsort(-regions, axis=-1, kind="stable")[..., :width]
+    cut = regions.shape[-1] > width
+    kept = (np.take_along_axis(regions, order, axis=-1) if cut else regions).astype(np.int32)
+    if inside is not None:
+        total, inside = inside.sum(-1), np.take_along_axis(inside, order, axis=-1) if cut else inside
+        inside = np.where(kept >= 0, inside, 0)
+        inside[..., 0] = np.where(every, total, inside[..., 0])
+    kept[..., 0] = np.where(every, ALL, kept[..., 0])
+    return kept, inside
+
+
+def _add_weights(trace: Trace, inside: np.ndarray, visual: torch.Tensor, by_role: torch.Tensor) -> None:
+    """Fills the attention weights. inside: as of `_chosen`; visual: [T, L, N], of more places where another row has
+    more visual tokens; by_role: [T, L, H, 3]."""
+    visual = visual[:, :, : trace.num_visual]
+    del trace.missing["attention"]
+    if (size := 2 * visual.numel()) > MAX_BY_LAYER:
+        trace.missing["attention"] = (
+            f"of single layers attention is not kept, which would take {size >> 20} MiB: it is the mean over layers"
+        )
+        visual = visual.mean(1, keepdim=True)
+    trace.attention = visual.numpy().astype(np.float16)
+    trace.region_mass, trace.role_mass = inside.astype(np.float16), by_role.mean(2).numpy().astype(np.float16)
 
 
 def check_pictures(pictures: Sequence[Any]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
-from cambrian_gaze.viz.trace import Trace, TraceItem
+from cambrian_gaze.viz.trace import ALL, Trace, TraceItem
 from cambrian_gaze.viz.trace_data import encode_picture
 from tests.viz._stand_in import tiling
 
@@ -31,7 +31,8 @@ def make_trace(
     prompt: str = "What is this?",
     seed: int = 0,
 ) -> Trace:
-    """`pictures`: the frames of each item; one frame is an image. `chosen`: [T, L, H, K], default at random."""
+    """`pictures`: the frames of each item; one frame is an image. `chosen`: [T, L, H, K], default at random. Attention
+    weights: `with_weights`."""
     pictures = [[noise(48, 48)]] if pictures is None else pictures
     tokens = ["A", " page", " of", " digits", ".", "<end>"] if tokens is None else tokens
     draw = np.random.default_rng(seed)
@@ -71,3 +72,30 @@ def make_trace(
         made_by="cambrian-gaze 0",
         missing={"scores": "not kept"},
     )
+
+
+def with_weights(trace: Trace, seed: int = 0) -> Trace:
+    """The trace with attention weights that a seed decides, as a model's would be: each head attends to what it chose,
+    to context and to text, and its weights sum to 1."""
+    draw, (steps, layers, heads, _) = np.random.default_rng(seed), trace.regions.shape
+    region = np.concatenate([region_of_tokens(trace, item) for item in range(len(trace.items))])
+    number = trace.regions
+    seen = (number[..., :1] == ALL) | (number[..., None] == region).any(-2)
+    logits = draw.normal(0, 1.5, (steps, layers, heads, trace.num_visual + 2))
+    logits[..., :-2][~seen] = -np.inf
+    weights = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+    visual, other = weights[..., :-2], weights[..., -2:]
+    inside = (visual[..., None, :] * (number[..., None] == region)).sum(-1)
+    trace.region_mass = np.where(number == ALL, visual.sum(-1, keepdims=True), inside).astype(np.float16)
+    trace.role_mass = np.concatenate([visual.sum(-1, keepdims=True), other], -1).mean(2).astype(np.float16)
+    trace.attention = visual.mean(2).astype(np.float16)
+    return trace
+
+
+def region_of_tokens(trace: Trace, item: int) -> np.ndarray:
+    """int64 [tokens of the item]: the region of each of its visual tokens."""
+    number = np.zeros(trace.items[item].grid, dtype=np.int64)
+    for region, (of, t0, t1, top, left, bottom, right) in enumerate(trace.boxes.tolist()):
+        if of == item:
+            number[t0:t1, top:bottom, left:right] = region
+    return number.ravel()

@@ -7,7 +7,7 @@ import pytest
 
 from cambrian_gaze.viz.trace import ALL, NONE
 from cambrian_gaze.viz.trace_record import Asked, _chosen, model_facts, token_texts, trace_of
-from tests.viz._traces import make_trace, noise
+from tests.viz._traces import make_trace, noise, with_weights
 
 SHAPES = [(48, 48), (90, 40), (40, 90), (101, 67), (31, 77)]
 
@@ -98,6 +98,41 @@ def test_tokens_within_a_character_wait_for_its_last() -> None:
     assert broken[0] == "a" and broken[1] == "" and "\ufffd" in broken[2]
 
 
+def test_heat_is_the_mean_of_what_the_heads_attended_to() -> None:
+    trace = with_weights(make_trace(layers=3))
+    np.testing.assert_allclose(trace.heat(1), trace.attention[1].astype(float).mean(0))
+    np.testing.assert_allclose(trace.heat(1, [2]), trace.attention[1, 2], rtol=1e-6)
+    np.testing.assert_allclose(trace.heat(1).sum(), trace.role_mass[1, :, 0].mean(), rtol=1e-2)
+    np.testing.assert_array_equal(trace.mass(1, 2, 0), trace.region_mass[1, 2, 0])
+    assert trace.heat(0).dtype == trace.mass(0, 0, 0).dtype == np.float64
+    trace.attention = trace.attention.mean(1, keepdims=True)  # As a long video's trace has it
+    assert trace.heat(1).shape == (36,) and trace.heat(1, [0]) is None
+    bare = make_trace()
+    assert bare.heat(0) is None and bare.mass(0, 0, 0) is None
+    for ask, said in (
+        (lambda: trace.heat(6), "token 6: the trace has tokens 0 to 5"),
+        (lambda: bare.heat(0, [2]), "layer 2: the trace has layers 0 to 1"),
+        (lambda: trace.mass(0, 0, 3), "head 3: the trace has heads 0 to 2"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            ask()
+
+
+def check_weights(trace: Trace, gaze) -> None:
+    """The trace has what was measured, to the precision of float16."""
+    steps, close = len(trace.tokens), {"atol": 1e-6, "rtol": 1e-3}
+    weights = gaze.weights
+    np.testing.assert_allclose(trace.attention, weights.visual[0, :steps], **close)
+    np.testing.assert_allclose(trace.role_mass, weights.by_role[0, :steps].mean(2), **close)
+    np.testing.assert_allclose(trace.role_mass.astype(float).sum(-1), 1, rtol=2e-3)
+    for place in np.ndindex(trace.regions.shape[:3]):
+        told = dict(zip(gaze.regions[0][place].tolist(), weights.inside[0][place].tolist(), strict=True))
+        for region, mass in zip(trace.regions[place].tolist(), trace.mass(*place), strict=True):
+            want = sum(told.values()) if region == ALL else told[region] if region >= 0 else 0
+            assert mass == pytest.approx(want, abs=1e-3)
+    assert "attention" not in trace.missing and "scores" in trace.missing
+
+
 def test_a_trace_agrees_with_what_generate_returned() -> None:
     import torch
 
@@ -113,7 +148,7 @@ def test_a_trace_agrees_with_what_generate_returned() -> None:
         [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=True
     )
     length = inputs["input_ids"].shape[1]
-    options = {"return_gaze": True, "max_new_tokens": 6, "output_logits": True, "gaze": {"top_k": 2}}
+    options = {"return_gaze": "weights", "max_new_tokens": 6, "output_logits": True, "gaze": {"top_k": 2}}
     nowhere = model_facts("nowhere")
     asked = Asked("What?", length, [picture], gaze={"top_k": 2})
     for beams in (1, 3):
@@ -124,6 +159,7 @@ def test_a_trace_agrees_with_what_generate_returned() -> None:
         kept = output.gaze.regions[0, :steps].sort(-1).values.tolist()
         assert np.sort(trace.regions, axis=-1).tolist() == kept
         assert trace.attended[..., 0].tolist() == output.gaze.attended_visual[0, :steps].tolist()
+        check_weights(trace, output.gaze)
         # The probability of each token, from one call over the whole answer.
         whole = dict(inputs) | {"input_ids": output.sequences[:, : length + steps]}
         whole["attention_mask"] = torch.ones_like(whole["input_ids"])
@@ -138,8 +174,11 @@ def test_a_trace_agrees_with_what_generate_returned() -> None:
     assert trace.model == {"name": "nowhere", "weights": None} and trace.gaze["image"]["top_k"] == 2
     bare = model.generate(**inputs, return_gaze=True, max_new_tokens=2)
     assert "output_logits" in trace_of(bare, model, processor, asked).missing["logprobs"]
-    dense = model.generate(**inputs, return_gaze=True, max_new_tokens=2, gaze={"keep_ratio": 1.0})
+    assert trace_of(bare, model, processor, asked).heat(0) is None
+    dense = model.generate(**inputs, return_gaze="weights", max_new_tokens=2, gaze={"keep_ratio": 1.0})
     told = trace_of(dense, model, processor, asked)
+    check_weights(told, dense.gaze)
+    assert (told.heat(0) > 0).all() and (told.regions.shape == told.region_mass.shape)
     assert (told.regions[..., 0] == ALL).all() and "nothing was chosen" in told.missing["regions"]
     with pytest.raises(ValueError, match="1 images or videos, but 0"):
         trace_of(bare, model, processor, replace(asked, pictures=[]))

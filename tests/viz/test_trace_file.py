@@ -15,7 +15,7 @@ from safetensors.numpy import load_file, save_file
 
 from cambrian_gaze.viz.trace import ALL, NONE, Trace
 from cambrian_gaze.viz.trace_file import FORMAT, TraceError
-from tests.viz._traces import make_trace, noise
+from tests.viz._traces import make_trace, noise, with_weights
 
 OLD = Path(__file__).parent / "data" / "trace_v1.safetensors"
 
@@ -30,12 +30,15 @@ def same(a: Trace, b: Trace) -> None:
 
 
 @pytest.mark.parametrize("probabilities", [True, False])
-def test_what_is_saved_comes_back(tmp_path: Path, probabilities: bool) -> None:
+@pytest.mark.parametrize("weights", [True, False])
+def test_what_is_saved_comes_back(tmp_path: Path, probabilities: bool, weights: bool) -> None:
     trace = make_trace([[noise(40, 30)], [noise(32, 20, seed) for seed in range(3)]], aspect="pad")
     trace.regions[0, 0, 0] = [ALL, NONE]
     trace.prompt = 'Ümläute, "quotes", </script>\n'
     trace.kept = np.random.default_rng(0).random((2, trace.num_visual), dtype=np.float32)
     trace.steering = {"hidden": [1, 2], "forced": []}
+    if weights:
+        with_weights(trace)
     if not probabilities:
         trace.logprobs = trace.top_ids = trace.top_logprobs = None
         trace.top_tokens = []
@@ -106,7 +109,7 @@ def tell(**values: object) -> Callable[[Path], None]:
         (lambda path: path.write_bytes(pickle.dumps(Bomb())), "no gaze trace, or a damaged one"),
         (lambda path: path.write_bytes(OLD.read_bytes()[:-100]), "no gaze trace, or a damaged one"),
         (lambda path: save_file({"x": np.zeros(2)}, path), "is a safetensors file, but no gaze trace"),
-        (rewritten(lambda a, m, f: m.update(version="3")), "written by a newer cambrian-gaze"),
+        (rewritten(lambda a, m, f: m.update(version="4")), "written by a newer cambrian-gaze"),
         (rewritten(lambda a, m, f: m.update(version="one")), "its version is 'one'"),
         (rewritten(lambda a, m, f: m.pop("trace")), "damaged gaze trace: KeyError"),
         (rewritten(lambda a, m, f: a.pop("regions")), "damaged gaze trace: KeyError 'regions'"),
@@ -144,6 +147,23 @@ def test_other_files_are_refused_in_one_line(
 def test_what_version_2_brought_is_checked(tmp_path: Path, change: Callable[[Trace], None], said: str) -> None:
     trace = make_trace()
     trace.kept = np.zeros((2, trace.num_visual), dtype=np.float32)
+    change(trace)
+    with pytest.raises(TraceError, match=said):
+        Trace.load(trace.save(tmp_path / "x.safetensors"))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda trace: setattr(trace, "attention", trace.attention[:, :, 1:]), "attention is"),
+        (lambda trace: setattr(trace, "region_mass", trace.region_mass[..., 1:]), "region_mass is"),
+        (lambda trace: setattr(trace, "role_mass", None), "some of attention, region_mass, role_mass are missing"),
+        (lambda trace: trace.attention.__setitem__((0, 0, 0), np.nan), "attention has values that are no shares"),
+        (lambda trace: trace.role_mass.__setitem__((0, 0, 0), -1), "role_mass has values that are no shares"),
+    ],
+)
+def test_what_version_3_brought_is_checked(tmp_path: Path, change: Callable[[Trace], None], said: str) -> None:
+    trace = with_weights(make_trace())
     change(trace)
     with pytest.raises(TraceError, match=said):
         Trace.load(trace.save(tmp_path / "x.safetensors"))

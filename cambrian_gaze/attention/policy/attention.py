@@ -68,6 +68,9 @@ class PolicyAttention:
             counted = Counts.of_blocks(counts)
             regions = torch.cat(chosen, dim=2) if chosen else torch.full_like(counted.visual[:, :1, :, None], -1)
             ctx.recorder.record(layer, regions, counted)
+            if ctx.recorder.weights is not None:
+                last = allowed[:, :, -1] & (call.queries.role[:, -1:] != PAD)[:, :, None]
+                ctx.recorder.weights.allowed = last.expand(len(q), q.shape[1], -1)
         return out[0] if len(out) == 1 else torch.cat(out, dim=2)
 
 

@@ -158,6 +158,13 @@ class GazeCacheLayer(CacheLayerMixin):
         keys, values = (x.view(*chosen.shape, *p.shape[3:]) for x, p in zip(found, pages, strict=True))
         return keys, values
 
+    def gather_keys(self, chosen: Tensor) -> Tensor:
+        """Keys [B, G, N, m, D] of the regions int64 [B, G, N]; of -1, some finite page."""
+        data = self.stores["keys"].data
+        first = torch.arange(chosen.shape[:2].numel(), device=chosen.device).view(*chosen.shape[:2], 1) * data.shape[2]
+        found = data.flatten(0, 2).index_select(0, (chosen.clamp(min=0) + first).flatten())
+        return found.view(*chosen.shape, *data.shape[3:])
+
     def page_rows(self) -> tuple[Tensor, Tensor, int]:
         """Keys and values as [B·G·room, m·D], and room: page r of row b and KV head g is at (b·G + g)·room + r."""
         keys, values = (self.stores[name].data for name in ("keys", "values"))

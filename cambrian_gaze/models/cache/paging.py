@@ -131,6 +131,12 @@ class PagedCacheLayer(GazeCacheLayer):
         keys, values = (b.index_select(0, slots).view(*chosen.shape, *b.shape[1:]) for b in pool.buffers)
         return keys, values
 
+    def gather_keys(self, chosen: Tensor) -> Tensor:
+        """Keys [B, G, N, m, D] of regions int64 [B, G, N] that `gather_pages` has just brought into the pool."""
+        slots, keys = self.pool.slot_of[self._numbers(chosen).clamp(min=0)], self.pool.buffers[0]
+        found = keys.index_select(0, slots.clamp(min=0).flatten().to(keys.device))
+        return found.view(*chosen.shape, *keys.shape[1:])
+
     def prefetch(self, chosen: Tensor) -> None:
         """Fetch the regions int64 [B, H or G, K] that were looked at last, as many as the pool takes."""
         pool = self._ready_pool()
