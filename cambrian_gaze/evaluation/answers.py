@@ -15,7 +15,7 @@ import torch
 
 from cambrian_gaze.data.errors import RecordError
 from cambrian_gaze.data.records.records import Record
-from cambrian_gaze.evaluation.cost.counts import count_attended
+from cambrian_gaze.evaluation.cost.counts import Limits, count_attended
 from cambrian_gaze.evaluation.fingerprint import processor_fingerprint, weights_fingerprint
 from cambrian_gaze.evaluation.journal import Journal, entry_key
 from cambrian_gaze.evaluation.prompts import modalities
@@ -170,6 +170,8 @@ def _answer(
         torch.manual_seed(int(entry_key(seed=options.seed, keys=[question.key for question in batch])[:16], 16))
     policy = None if options.policy is None else options.policy.with_tokenizer(processor.tokenizer)
     keywords = {**inputs, **options.generation, "output_logits": options.traced is not None}
+    if any(question.hidden for question in batch):
+        keywords["hidden_regions"] = _hidden([question.hidden for question in batch], model.device)
     seconds, output = _timed(
         model.device, lambda: model.generate(**keywords, gaze=options.gaze, policy=policy, return_gaze=True)
     )
@@ -183,13 +185,12 @@ def _answer(
     for row, (question, tokens) in enumerate(zip(batch, kept, strict=True)):
         kinds = modalities(question.messages)
         own, grids = grids[: len(kinds)], grids[len(kinds) :]
+        limits = Limits(policy, None if retained is None else retained[row], question.hidden)
         entry = {
             "answer": processor.decode(tokens, skip_special_tokens=True),
             "tokens": tokens,
             "seconds": seconds * len(tokens) / total,
-            "attended": count_attended(
-                output.gaze, row, len(tokens), own, kinds, config, policy, None if retained is None else retained[row]
-            ),
+            "attended": count_attended(output.gaze, row, len(tokens), own, kinds, config, limits),
         }
         if options.keep_regions:
             entry["regions"] = output.gaze.regions[row, : len(tokens)].tolist()
@@ -197,6 +198,14 @@ def _answer(
             options.traced(question, output, row, inputs["input_ids"].shape[1])
         entries.append(entry)
     return entries
+
+
+def _hidden(rows: list[frozenset[int]], device: torch.device) -> torch.Tensor:
+    """bool [B, 1 + the highest number]: the regions hidden from each row."""
+    hidden = torch.zeros(len(rows), 1 + max(max(row, default=0) for row in rows), dtype=torch.bool)
+    for place, row in enumerate(rows):
+        hidden[place, sorted(row)] = True
+    return hidden.to(device)
 
 
 def _timed(device: torch.device, call: Callable[[], Any]) -> tuple[float, Any]:

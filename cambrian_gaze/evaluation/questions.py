@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,8 @@ class AnswerOptions:
     """A baseline in the place of routing; see `cambrian_gaze.baselines`."""
     blank_images: bool = False
     """Show pictures of the mean colour instead of the record's (a control: what is known without seeing?)."""
+    hidden: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    """Record id → regions that the text of prompt and answer may not choose: `hidden_regions` of the model."""
     keep_regions: bool = False
     """Store the regions chosen per token, layer and head with each answer."""
     sampling: FrameSampling = FrameSampling()
@@ -72,6 +74,8 @@ class Question:
     """The prompt with its pictures and videos."""
     facts: dict[str, Any] = field(default_factory=dict)
     """What else to store with the answer, for readers."""
+    hidden: frozenset[int] = frozenset()
+    """Regions that its text may not choose."""
     place: tuple[str, int] | None = None
     """File and row, for errors."""
 
@@ -94,6 +98,7 @@ def record_question(
     """
     messages = prompt_messages(record, options.image_position)
     videos = options.video_folder
+    hidden = frozenset(options.hidden.get(record.id, ()))
     key = entry_key(
         id=record.id,
         prompt=messages,
@@ -105,6 +110,7 @@ def record_question(
         weights=fingerprint,
         **({"system": system} if system else {}),
         **({} if options.seed is None else {"seed": options.seed}),
+        **({"hidden": sorted(hidden)} if hidden else {}),
         **options.policy_identity,
     )
     facts = {"question": question_text(messages), "reference": reference(record)}
@@ -112,4 +118,4 @@ def record_question(
     def load() -> list[dict[str, Any]]:
         return with_media(messages, record, folder, options.sampling, videos)
 
-    return Question(record.id, messages, key, load, facts, (record.file, record.row))
+    return Question(record.id, messages, key, load, facts, hidden, (record.file, record.row))

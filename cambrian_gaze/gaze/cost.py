@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -44,7 +44,10 @@ class Attended:
 
 
 def attended_visual(
-    grids: Iterable[tuple[int, int, int]], config: GazeConfig, modalities: Iterable[int] | None = None
+    grids: Iterable[tuple[int, int, int]],
+    config: GazeConfig,
+    modalities: Iterable[int] | None = None,
+    hidden: Collection[int] = (),
 ) -> Attended:
     """What one text query attends to when the images and videos `grids` lie before it.
 
@@ -52,6 +55,7 @@ def attended_visual(
         grids: (T, h, w) per image (T=1) or video, in visual tokens after the projector.
         config: region sizes, budget and |C|.
         modalities: `layout.IMAGE` or `layout.VIDEO` per grid; None: video where T > 1.
+        hidden: regions that the query is not offered, numbered over all grids in their order.
     """
     grids = list(grids)
     kinds = [VIDEO if t > 1 else IMAGE for t, _, _ in grids] if modalities is None else list(modalities)
@@ -59,12 +63,15 @@ def attended_visual(
     of = sum(t * h * w for t, h, w in grids)
     context = config.num_context_tokens * units if config.context_visible else 0
     pools = [(IMAGE, VIDEO)] if config.video is None else [(IMAGE,), (VIDEO,)]
+    offered: list[tuple[int, list[int]]] = []  # by grid: its kind, sizes of its regions
+    first = 0
+    for grid, kind in zip(grids, kinds, strict=True):
+        counts = torch.bincount(region_ids(grid, config.budget(kind).region_size).flatten()).tolist()
+        offered.append((kind, [size for number, size in enumerate(counts, first) if number not in hidden]))
+        first += len(counts)
     selected = regions = kept = 0
     for pool in pools:
-        sizes: list[int] = []
-        for grid, kind in zip(grids, kinds, strict=True):
-            if kind in pool:
-                sizes += torch.bincount(region_ids(grid, config.budget(kind).region_size).flatten()).tolist()
+        sizes = [size for kind, own in offered if kind in pool for size in own]
         k = int(regions_kept(torch.tensor(len(sizes)), config.budget(pool[0]), config.min_keep_ratio))
         selected += sum(sorted(sizes, reverse=True)[:k])
         regions += len(sizes)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -76,12 +76,19 @@ def load_processor(checkpoint: Path) -> Any:
 
 
 def answer_arm(
-    arm: Arm, model: Any, processor: Any, records: Sequence[Record], images: Path, journals: Path, batch_size: int
+    arm: Arm,
+    model: Any,
+    processor: Any,
+    records: Sequence[Record],
+    images: Path,
+    journals: Path,
+    batch_size: int,
+    **more: Any,
 ) -> list[dict[str, Any]]:
-    """The arm's answers in the order of the records, with a progress bar."""
+    """The arm's answers in the order of the records, with a progress bar. more: other fields of `AnswerOptions`."""
     from tqdm import tqdm
 
-    options = arm_options(arm, batch_size)
+    options = arm_options(arm, batch_size, **more)
     with (
         Journal(journals / f"{arm.name}.jsonl") as journal,
         tqdm(total=len(records), desc=f"{arm.name:18s}", unit="answer") as bar,
@@ -89,8 +96,8 @@ def answer_arm(
         return answer_records(model, processor, records, images, journal, options, bar.update)
 
 
-def arm_options(arm: Arm, batch_size: int, traced: Callable[..., object] | None = None) -> AnswerOptions:
-    """How the arm answers; `traced` as in `AnswerOptions`."""
+def arm_options(arm: Arm, batch_size: int, **more: Any) -> AnswerOptions:
+    """How the arm answers; more: other fields of `AnswerOptions`."""
     return AnswerOptions(
         generation={"max_new_tokens": MAX_NEW_TOKENS, "do_sample": False},
         gaze=dict(arm.gaze),
@@ -98,7 +105,7 @@ def arm_options(arm: Arm, batch_size: int, traced: Callable[..., object] | None 
         blank_images=arm.blind,
         keep_regions=arm.keeps_regions,
         batch_size=batch_size,
-        traced=traced,
+        **more,
     )
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from cambrian_gaze.studies import statistics
+from cambrian_gaze.studies.routing import counterfactual
 from cambrian_gaze.viz.charts.charts import Axis, Interval, Series, interval_chart, line_chart
 from cambrian_gaze.viz.charts.drawing import DENSE, FIRST, SECOND, THIRD
 from cambrian_gaze.viz.charts.picture import picture
@@ -31,6 +32,9 @@ def figures(results: Mapping[str, Any]) -> Iterator[Figure]:
             yield _by_place(results, family)
         if any(arm["x"] is not None for arm in results["arms"]):
             yield _over_budget(results, family)
+
+    for family, plain, arms in counterfactual.steered_arms(results):
+        yield _around(results, family, plain, arms)
 
 
 def _note(results: Mapping[str, Any]) -> str:
@@ -78,6 +82,24 @@ def _over_budget(results: Mapping[str, Any], family: str) -> Figure:
     x = Axis(results["x_label"], ticks=sorted({x for one in series for x in one.x}))
     chart = line_chart(series, label=title, x=x, y=Axis(low=0.0, high=1.0), size=(_width(series), 300))
     name = f"{results['study']}-{results['size']}-{family}-budget"
+    return Figure(name, picture(chart, title, _note(results)), title)
+
+
+def _around(results: Mapping[str, Any], family: str, plain: str, arms: list[str]) -> Figure:
+    """Accuracy by distance from the value whose region is hidden."""
+    titles = {arm["name"]: arm["title"] for arm in results["arms"]}
+    reach = statistics.values_per_answer(results, family) - 1
+    offsets = list(range(-reach, reach + 1))
+    series = []
+    for arm, stroke in zip([plain, *arms], STROKES, strict=False):
+        like = arms[0] if arm == plain else arm
+        found = [counterfactual.around(results, arm, like, family, (offset, offset)) for offset in offsets]
+        values = [float("nan") if one is None else one.value for one in found]
+        series.append(Series(titles[arm], offsets, values, stroke=stroke))
+    title = f"{family}: accuracy around the value whose region is hidden"
+    x = Axis("values after it", ticks=offsets)
+    chart = line_chart(series, label=title, x=x, y=Axis(low=0.0, high=1.0), size=(_width(series), 300))
+    name = f"{results['study']}-{results['size']}-{family}-hidden-{plain.replace('_', '-')}"
     return Figure(name, picture(chart, title, _note(results)), title)
 
 

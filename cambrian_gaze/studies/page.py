@@ -9,6 +9,7 @@ from typing import Any
 from cambrian_gaze.files import write_text
 from cambrian_gaze.studies import statistics
 from cambrian_gaze.studies.figures import figures
+from cambrian_gaze.studies.routing.tables import routing_parts
 from cambrian_gaze.studies.run import read_results
 
 OPENING, CLOSING = "<!-- measured -->", "<!-- /measured -->"
@@ -127,6 +128,7 @@ def _section(results: Mapping[str, Any], folder: str, drawn: list[tuple[str, str
             "Regions that heads chose for the query that predicts a word read from one region, over right answers:\n\n"
             + recall
         )
+    parts += routing_parts(results)
     if len(seeds) > 1:
         parts.append(f"<details><summary>Accuracy by seed</summary>\n\n{seeds_table(results)}\n\n</details>")
     return "\n\n".join(parts)

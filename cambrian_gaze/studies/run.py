@@ -80,12 +80,13 @@ def _header(study: Study, size: Size, device: str) -> dict[str, Any]:
             {
                 "name": arm.name, "title": arm.title, "model": arm.checkpoint, "gaze": dict(arm.gaze),
                 "policy": dict(arm.policy), "blind": arm.blind, "masked": arm.name in study.masked,
-                "x": study.x.get(arm.name),
+                "steer": study.steered.get(arm.name), "x": study.x.get(arm.name),
             }
             for arm in study.arms
         ],
         "against": study.against,
         "lines": list(study.lines),
+        "routing": list(study.routing),
         "x_label": study.x_label,
         "seeds": {},
     }  # fmt: skip

@@ -59,9 +59,14 @@ def right_of(
 def estimate(results: Mapping[str, Any], arm: str, family: str, places: slice = slice(None)) -> Estimate:
     """An arm's accuracy on a family. Raises ValueError where no question has values at these places."""
     seeds = right_of(results, arm, family, places)
-    total = sum(float(n.sum()) for _, n in seeds)
-    if total == 0:
+    if not any(n.sum() for _, n in seeds):
         raise ValueError(f"{arm}: no answer of {family} has values at {places}")
+    return estimate_of(seeds)
+
+
+def estimate_of(seeds: Sequence[tuple[np.ndarray, np.ndarray]]) -> Estimate:
+    """Of (right values, values) of each question by seed, as `right_of` returns them; each seed must have values."""
+    total = sum(float(n.sum()) for _, n in seeds)
     low, high = percentiles(two_level_draws(seeds))
     value = sum(float(right.sum()) for right, _ in seeds) / total
     return Estimate(value, low, high, tuple(float(r.sum() / n.sum()) for r, n in seeds), int(total))

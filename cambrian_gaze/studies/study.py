@@ -15,6 +15,7 @@ from cambrian_gaze.declarations import REPOSITORY, SHIPPED, declaration
 from cambrian_gaze.gazebench.spec import GazeBenchSpec
 from cambrian_gaze.quickstart.arms import Arm
 from cambrian_gaze.quickstart.pretrain_tower import TowerSpec
+from cambrian_gaze.studies.steering import STEERINGS
 
 FOLDER = Path("eval", "studies")
 SIZES = FOLDER / "sizes.yaml"
@@ -62,6 +63,10 @@ class Study:
     """What the authors report for the same question, or what is to be kept in mind."""
     lines: tuple[str, ...] = ()
     """Arms that are drawn by place in the answer, at most four."""
+    steered: Mapping[str, str] = field(default_factory=dict)
+    """Arm → what is hidden from its answers, a name of `STEERINGS`."""
+    routing: tuple[str, ...] = ()
+    """Arms of which it is drawn where their heads look."""
     x: Mapping[str, float] = field(default_factory=dict)
     """Arm → place on a budget axis; of a study that is drawn as a curve."""
     x_label: str = ""
@@ -94,19 +99,21 @@ def read_study(name: str | Path) -> Study:
             raise ValueError(f"no study {str(name)!r}; known: {', '.join(known_studies())}, or a YAML file")
         path = FOLDER / f"{name}.yaml"
     values = _read(path)
-    _known(values, {one.name for one in dataclasses.fields(Study)} - {"name", "masked"}, path)
-    arms, masked, x = [], set(), {}
+    _known(values, {one.name for one in dataclasses.fields(Study)} - {"name", "masked", "steered"}, path)
+    arms, masked, steered, x = [], set(), {}, {}
     for row in values.pop("arms"):
         row = dict(row)
         if row.pop("masked", False):
             masked.add(row["name"])
+        if "steer" in row:
+            steered[row["name"]] = row.pop("steer")
         if "x" in row:
             x[row["name"]] = float(row.pop("x"))
         _known(row, {one.name for one in dataclasses.fields(Arm)} - {"checkpoint"} | {"model"}, path)
         row["checkpoint"] = row.pop("model")
         arms.append(Arm(**row))
-    values["lines"] = tuple(values.get("lines", ()))
-    study = Study(name=path.stem, arms=tuple(arms), masked=frozenset(masked), x=x, **values)
+    values |= {name: tuple(values.get(name, ())) for name in ("lines", "routing")}
+    study = Study(name=path.stem, arms=tuple(arms), masked=frozenset(masked), steered=steered, x=x, **values)
     _check(study, path)
     return study
 
@@ -158,3 +165,8 @@ def _check(study: Study, path: Path) -> None:
         before.append(model)
     if missing := sorted({arm.checkpoint for arm in study.arms} - set(before)):
         raise ValueError(f"{path}: arms name models that are not there: {', '.join(missing)}")
+    if unknown := sorted(set(study.steered.values()) - set(STEERINGS)):
+        raise ValueError(f"{path}: unknown steer {', '.join(unknown)}; known: {', '.join(STEERINGS)}")
+    keeping = {arm.name for arm in study.arms if arm.keeps_regions}
+    if bare := sorted(set(study.routing) - keeping):
+        raise ValueError(f"{path}: routing names {', '.join(bare)}, which are no arms that choose (top_k below 16)")

@@ -75,6 +75,25 @@ def test_other_options_are_other_answers(tiny, records, folder, first, tmp_path,
     assert len(copy.read_text().splitlines()) == len(records) + 1
 
 
+def test_hidden_regions_are_part_of_the_answer(tiny, records, folder, first, tmp_path):
+    _, entries = first
+    looked = [{r for step in one["regions"] for layer in step for head in layer for r in head} for one in entries]
+    hidden = {"0": sorted(looked[0])[:3], "3": [31]}
+    path = tmp_path / "answers.jsonl"
+    found = answer(tiny, records, folder, path, dataclasses.replace(OPTIONS, hidden=hidden))
+    chosen = [{r for step in one["regions"] for layer in step for head in layer for r in head} for one in found]
+    assert not chosen[0] & set(hidden["0"]) and 31 not in chosen[3]
+    assert [one["regions"] == other["regions"] for one, other in zip(found, entries, strict=True)][1:3] == [True, True]
+    keys = [one["key"] == other["key"] for one, other in zip(found, entries, strict=True)]
+    assert keys == [False, True, True, False, True]
+
+
+def test_hidden_regions_are_counted(tiny, records, folder, tmp_path):
+    few = dataclasses.replace(OPTIONS, hidden={"0": list(range(15)), "1": [3]}, gaze={"top_k": 16})
+    counts = [one["attended"] for one in answer(tiny, records[:3], folder, tmp_path / "answers.jsonl", few)]
+    assert counts == [{"visual": visual, "context": 4.0, "of": 64} for visual in (4.0, 60.0, 64.0)]
+
+
 def test_other_weights_are_other_answers(tiny, records, folder, first, tmp_path):
     path, _ = first
     copy = tmp_path / "answers.jsonl"

@@ -8,7 +8,7 @@ import torch
 
 from cambrian_gaze.baselines.registry import POLICIES, make_policy
 from cambrian_gaze.evaluation.answers import answer_records
-from cambrian_gaze.evaluation.cost.counts import count_attended
+from cambrian_gaze.evaluation.cost.counts import Limits, count_attended
 from cambrian_gaze.evaluation.journal import Journal
 from cambrian_gaze.evaluation.questions import AnswerOptions
 from cambrian_gaze.evaluation.results import read_results, write_scores
@@ -53,7 +53,7 @@ def test_what_differs_from_the_promise_fails(tiny, records, folder, tmp_path):
     kept = torch.full((3, 2), 8)
 
     def counted(kept: torch.Tensor) -> dict[str, float]:
-        return count_attended(trace, 0, 2, [(1, 8, 8)], [1], config, policy, kept)
+        return count_attended(trace, 0, 2, [(1, 8, 8)], [1], config, Limits(policy, kept))
 
     assert counted(kept)["retained"] == 8
     with pytest.raises(RuntimeError, match="counted 8 to 9 visual KV entries kept in layer 1"):

@@ -1,5 +1,6 @@
 """The cost model: the paper's numbers, and what the masks really let through."""
 
+import dataclasses
 import random
 
 import pytest
@@ -115,3 +116,13 @@ def test_hidden_context_costs_nothing():
 )
 def test_num_regions(grid, size, want):
     assert num_regions(grid, size) == want
+
+
+def test_hidden_regions_are_not_offered():
+    config = GazeConfig.from_dict({"image": {"region_size": [1, 2, 2], "top_k": 3}})
+    grids = [(1, 4, 4), (1, 3, 4)]  # regions 0 to 3 of four tokens; 4 and 5 of four, 6 and 7 of two
+    whole = attended_visual(grids, config)
+    assert (whole.selected, whole.regions, whole.kept, whole.of) == (12, 8, 3, 28)
+    few = attended_visual(grids, config, hidden={0, 1, 2, 3, 5, 6})
+    assert (few.selected, few.regions, few.kept, few.of) == (6, 2, 2, 28)
+    assert attended_visual(grids, config, hidden={0}) == dataclasses.replace(whole, regions=7)

@@ -34,7 +34,7 @@ class Trainings:
 
 
 def study_file(folder: Path) -> Path:
-    """Two models, four arms."""
+    """Two models, seven arms."""
     values = {
         "title": "small",
         "asks": "Does it run?",
@@ -42,11 +42,15 @@ def study_file(folder: Path) -> Path:
         "models": {"dense": {"num_context_tokens": 0}, "gaze": {"start": "dense", "num_context_tokens": 2}},
         "against": "dense",
         "lines": ["dense", "gaze"],
+        "routing": ["gaze"],
         "arms": [
             {"name": "dense", "title": "dense", "model": "dense", "gaze": {"keep_ratio": 1.0}},
             {"name": "gaze", "title": "gaze", "model": "gaze", "gaze": {"top_k": 2}},
             {"name": "kept", "title": "kept", "model": "dense", "policy": {"name": "random", "budget": 8}},
             {"name": "masked", "title": "masked", "model": "dense", "gaze": {"keep_ratio": 1.0}, "masked": True},
+            {"name": "hidden", "title": "one hidden", "model": "gaze", "gaze": {"top_k": 2}, "steer": "hide_needed"},
+            {"name": "other", "title": "another hidden", "model": "gaze", "gaze": {"top_k": 2}, "steer": "hide_other"},
+            {"name": "left", "title": "few left", "model": "dense", "gaze": {"top_k": 16}, "steer": "force_needed"},
         ],
     }
     path = folder / "small.yaml"

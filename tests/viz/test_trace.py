@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from cambrian_gaze.viz.trace import ALL, NONE
+from cambrian_gaze.viz.trace import ALL, NONE, Trace
 from cambrian_gaze.viz.trace_record import Asked, _chosen, model_facts, token_texts, trace_of
 from tests.viz._traces import make_trace, noise, with_weights
 

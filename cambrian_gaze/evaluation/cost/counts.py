@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,6 +16,18 @@ from cambrian_gaze.gaze.layout import IMAGE
 from cambrian_gaze.gaze.regions import region_ids
 
 
+@dataclass(frozen=True)
+class Limits:
+    """What limited who could be seen, beside the budget."""
+
+    policy: VisiblePolicy | None = None
+    """In the place of routing."""
+    retained: Tensor | None = None
+    """int64 [layers, KV heads], the row's visual entries in memory under the policy."""
+    hidden: frozenset[int] = frozenset()
+    """Regions of the row that were hidden from its text."""
+
+
 def count_attended(
     trace: Any,
     row: int,
@@ -22,8 +35,7 @@ def count_attended(
     grids: Sequence[tuple[int, int, int]],
     kinds: Sequence[int],
     config: GazeConfig,
-    policy: VisiblePolicy | None = None,
-    retained: Tensor | None = None,
+    limits: Limits = Limits(),
 ) -> dict[str, float]:
     """Mean counted KV entries per query, layer and head over the first `length` tokens of a row.
 
@@ -32,8 +44,7 @@ def count_attended(
         grids: (T, h, w) of the row's images and videos, in visual tokens after the projector.
         kinds: IMAGE or VIDEO for each of them.
         config: the gaze under which the trace was made.
-        policy: what limited visibility instead of routing; retained: int64 [layers, KV heads], the row's visual entries
-            in memory under it.
+        limits: a policy, or regions that were hidden.
 
     Returns: `visual` (entries in the chosen regions, or visible under the policy), `context`, `of` (visual tokens in
     the cache), and under a policy `retained`.
@@ -42,7 +53,8 @@ def count_attended(
     """
     visual = trace.attended_visual[row, :length]
     context = trace.attended_context[row, :length]
-    cost = attended_visual(grids, config, kinds)
+    policy, retained = limits.policy, limits.retained
+    cost = attended_visual(grids, config, kinds, limits.hidden)
     layers = visual.shape[1]
     what = shown(grids, kinds, config) if policy is not None else None
     for layer in range(layers):
