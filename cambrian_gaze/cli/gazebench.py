@@ -16,7 +16,7 @@ ACTIONS = {
 }
 """Name → (unused) and summary."""
 PAIRS = ("grid", "regions")
-NUMBERS = ("glyph", "hops", "reads", "length", "frames", "questions", "train", "validation", "test", "seed")
+NUMBERS = ("glyph", "hops", "reads", "length", "asked", "frames", "questions", "train", "validation", "test", "seed")
 KNOBS = {
     "grid": "rows and columns of cells",
     "regions": "rows and columns of the regions in which the places of the answers are given",
@@ -24,6 +24,7 @@ KNOBS = {
     "hops": "cells that a hop or video question goes through",
     "reads": "cells that a read question asks for",
     "length": "digits of a string",
+    "asked": "digits that a count or absent question names",
     "frames": "frames of a video or stream",
     "questions": "questions that a stream is asked",
     "train": "training records, all families together",

@@ -23,7 +23,7 @@ from cambrian_gaze.gazebench.questions import Asked, ask
 from cambrian_gaze.gazebench.scenes import name_of, pictures
 from cambrian_gaze.gazebench.spec import VIDEO_FAMILIES, GazeBenchSpec
 
-FORMAT = 1
+FORMAT = 2
 """Raised when the files change for the same knobs."""
 DATASET = "cambrian-gaze/gazebench"
 """Folder below a data root."""

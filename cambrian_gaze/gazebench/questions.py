@@ -2,13 +2,13 @@
 
 `hop` and `video`: the next place to look at is itself part of the picture, so it cannot be known from the question.
 `read`: named cells. `count`: the whole page, asked in two words. `string`: digits that regions cut. `stream`: several
-questions after the frames have gone. `absent`: a digit that may not be there.
+questions after the frames have gone. `absent`: a digit that may not be there. A value stands behind its name.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from cambrian_gaze.gazebench.scenes import (
@@ -52,6 +52,8 @@ class Asked(NamedTuple):
 
 
 DIGITS = tuple("0123456789")
+BLANK = "_"
+"""Where a value belongs, in a terse question; left as it is in the answer where there is nothing."""
 
 
 def ask(family: str, spec: GazeBenchSpec, rng: random.Random) -> tuple[Scene, list[Asked]]:
@@ -102,7 +104,7 @@ def _reading(spec: GazeBenchSpec, scene: Scene, cells: list[Cell], frames: int) 
         f"Write the digit of each of these cells behind its name: {', '.join(names)}. Answer in this form: "
         f"Read {names[0]} 0 …"
     )
-    return Asked("Read " + " ".join(f"{n} _" for n in names), full, tuple(words), values, tuple(cells), DIGITS)
+    return Asked("Read " + _blanks(names), full, tuple(words), values, tuple(cells), DIGITS)
 
 
 def _stream(spec: GazeBenchSpec, rng: random.Random) -> tuple[Scene, list[Asked]]:
@@ -113,18 +115,29 @@ def _stream(spec: GazeBenchSpec, rng: random.Random) -> tuple[Scene, list[Asked]
 
 def _count(spec: GazeBenchSpec, rng: random.Random) -> tuple[Scene, list[Asked]]:
     scene = draw_scene(spec, 1, rng)
-    digit, cells = rng.choice(DIGITS), sorted(scene.digits)
+    asked, cells = rng.sample(DIGITS, spec.asked), sorted(scene.digits)
     # As many as is drawn, from none to half of the page: otherwise "1" or "2" is nearly always right.
-    most = len(cells) // 2
-    chosen = set(rng.sample(cells, rng.randint(0, most)))
-    others = [one for one in DIGITS if one != digit]
-    digits = {cell: digit if cell in chosen else rng.choice(others) for cell in cells}
+    most, free, numbers = len(cells) // 2, rng.sample(cells, len(cells)), []
+    others = [one for one in DIGITS if one not in asked]
+    digits = {}
+    for digit in asked:
+        numbers.append(rng.randint(0, min(most, len(free))))
+        digits |= {free.pop(): digit for _ in range(numbers[-1])}
+    digits |= {cell: rng.choice(others) for cell in free}
     scene = scene_of(spec, 1, digits, scene.pointers)
     everywhere = regions_of(spec, 0, *(slot_box(spec, place, 0) for _, place in cells))
-    words = (Word("Count"), Word(str(len(chosen)), everywhere))
-    full = f"In how many cells is the digit {digit}? Answer in this form: Count 0"
+    words = [Word("Count")]
+    for digit, number in zip(asked, numbers, strict=True):
+        words += [Word(digit), Word(str(number), everywhere)]
+    values = tuple((digit, str(number)) for digit, number in zip(asked, numbers, strict=True))
+    full = (
+        f"In how many cells is the digit {asked[0]}? Answer in this form: Count {asked[0]} 0"
+        if len(asked) == 1
+        else f"In how many cells is each of the digits {', '.join(asked)}? Write how many behind each digit, in this "
+        f"form: Count {asked[0]} 0 …"
+    )
     choices = tuple(str(n) for n in range(most + 1))
-    return scene, [Asked(f"Count {digit}", full, words, (("", str(len(chosen))),), tuple(cells), choices)]
+    return scene, [Asked("Count " + _blanks(asked), full, tuple(words), values, tuple(cells), choices)]
 
 
 def _string(spec: GazeBenchSpec, rng: random.Random) -> tuple[Scene, list[Asked]]:
@@ -141,22 +154,35 @@ def _string(spec: GazeBenchSpec, rng: random.Random) -> tuple[Scene, list[Asked]
 
 def _absent(spec: GazeBenchSpec, rng: random.Random) -> tuple[Scene, list[Asked]]:
     scene = draw_scene(spec, 1, rng)
-    digit, cells = rng.choice(DIGITS), sorted(scene.digits)
-    there = rng.choice(cells) if rng.random() < 0.5 else None
-    others = [one for one in DIGITS if one != digit]
-    digits = {cell: digit if cell == there else rng.choice(others) for cell in cells}
+    asked, cells = rng.sample(DIGITS, spec.asked), sorted(scene.digits)
+    free = rng.sample(cells, len(cells))
+    there = {digit: free.pop() if rng.random() < 0.5 else None for digit in asked}
+    others = [one for one in DIGITS if one not in asked]
+    digits = {cell: rng.choice(others) for cell in free}
+    digits |= {cell: digit for digit, cell in there.items() if cell is not None}
     scene = scene_of(spec, 1, digits, scene.pointers)
-    answer = "none" if there is None else name_of(spec, there, 1)
-    seen = cells if there is None else [there]
-    regions = regions_of(spec, 0, *(cell_box(spec, place) for _, place in seen))
+    nothing = BLANK if spec.wording == "terse" else "none"
+    words, values, seen = [Word("Find")], [], []
+    for digit, cell in there.items():
+        found = cells if cell is None else [cell]
+        values.append((digit, nothing if cell is None else name_of(spec, cell, 1)))
+        regions = regions_of(spec, 0, *(cell_box(spec, place) for _, place in found))
+        words += [Word(digit), Word(values[-1][1], regions)]
+        seen += found
     full = (
-        f"Which cell has the digit {digit}? Answer with its name, or with none where there is no such cell, in this "
-        f"form: Find {spec.names[0]}"
+        f"Which cell has the digit {asked[0]}? Answer with its name, or with none where there is no such cell, in this "
+        f"form: Find {asked[0]} {spec.names[0]}"
+        if len(asked) == 1
+        else f"Which cell has each of the digits {', '.join(asked)}? Write its name behind each digit, or none where "
+        f"there is no such cell, in this form: Find {asked[0]} {spec.names[0]} …"
     )
-    return scene, [
-        Asked(f"Find {digit}", full, (Word("Find"), Word(answer, regions)), (("", answer),),
-              tuple(seen), ("none", *spec.names))
-    ]  # fmt: skip
+    needles = tuple(dict.fromkeys(seen))
+    choices = (nothing, *spec.names)
+    return scene, [Asked("Find " + _blanks(asked), full, tuple(words), tuple(values), needles, choices)]
+
+
+def _blanks(names: Iterable[str]) -> str:
+    return " ".join(f"{name} {BLANK}" for name in names)
 
 
 _FAMILIES: dict[str, Callable[[GazeBenchSpec, random.Random], tuple[Scene, list[Asked]]]] = {

@@ -34,6 +34,8 @@ class GazeBenchSpec:
     """Cells that a `read` question asks for."""
     length: int = 6
     """Digits of a string."""
+    asked: int = 1
+    """Digits that a `count` or `absent` question names."""
     frames: int = 4
     """Of `video` and `stream`; from 1 to 9."""
     questions: int = 3
@@ -61,7 +63,12 @@ class GazeBenchSpec:
         rows, columns = self.grid
         if not (1 <= rows <= len(LETTERS) and 1 <= columns <= 9 and rows * columns >= 2):
             raise ValueError(f"grid must have 1 to {len(LETTERS)} rows and 1 to 9 columns, got {rows}x{columns}")
-        for name, most in (("hops", rows * columns), ("reads", rows * columns), ("length", SLOTS * columns - 1)):
+        for name, most in (
+            ("hops", rows * columns),
+            ("reads", rows * columns),
+            ("length", SLOTS * columns - 1),
+            ("asked", min(9, rows * columns - 1)),
+        ):
             if not 1 <= getattr(self, name) <= most:
                 raise ValueError(f"{name} must be between 1 and {most} on a grid of {rows}x{columns}")
         if not 1 <= self.frames <= 9:

@@ -24,7 +24,7 @@ import yaml
 
 from cambrian_gaze.declarations import declaration
 from cambrian_gaze.files import write_text
-from cambrian_gaze.gazebench.make import make
+from cambrian_gaze.gazebench.make import FORMAT, make
 from cambrian_gaze.quickstart.steps import Steps
 from cambrian_gaze.studies.study import Size, Study, identity
 
@@ -51,10 +51,12 @@ class Parts:
         self.bench = study.bench(size, seed)
         self._known: dict[str, Part] = {}
 
-    def data(self) -> Part:
-        """The seed's questions."""
-        own = identity("data", self.bench.to_dict())
-        return self._made("data", own, lambda folder: {"written": make(folder, self.bench)})
+    def data(self, model: str | None = None) -> Part:
+        """The seed's questions, and the pages that its models are trained on; with a model, where that has its own,
+        these."""
+        bench = self.study.bench(self.size, self.seed, model)
+        own = identity("data", FORMAT, bench.to_dict())
+        return self._made("data", own, lambda folder: {"written": make(folder, bench)})
 
     def tower(self) -> Part:
         """The seed's tower."""
@@ -74,7 +76,7 @@ class Parts:
     def model(self, name: str) -> Part:
         """A trained model of the study."""
         start = self.study.models[name].get("start")
-        data, tower = self.data(), self.tower()
+        data, tower = self.data(name), self.tower()
         first = None if start is None else self.model(start)
         flags = self.study.flags(self.size, name)
         own = identity("model", data.identity, tower.identity, first and first.identity, flags, self.device)

@@ -74,7 +74,8 @@ def _header(study: Study, size: Size, device: str) -> dict[str, Any]:
         "tower": dict(size.tower),
         "training": dict(size.training),
         "models": {
-            name: {**study.flags(size, name), "start": own.get("start")} for name, own in study.models.items()
+            name: {**study.flags(size, name), **{key: own[key] for key in ("start", "data") if key in own}}
+            for name, own in study.models.items()
         },
         "arms": [
             {

@@ -52,7 +52,7 @@ class Study:
     """The question in one sentence."""
     models: Mapping[str, Mapping[str, Any]]
     """Model → flags of `cambrian-gaze train`; `start` names another model whose weights it begins with, `kind` flags of
-    the size."""
+    the size, `data` knobs of the pages that it is trained on where they are not those of the questions."""
     arms: tuple[Arm, ...]
     masked: frozenset[str]
     """Arms that see the pages with the cells that the answer needs painted over."""
@@ -71,17 +71,18 @@ class Study:
     """Arm → place on a budget axis; of a study that is drawn as a curve."""
     x_label: str = ""
 
-    def bench(self, size: Size, seed: int) -> GazeBenchSpec:
-        """The data of a seed."""
-        return GazeBenchSpec.from_dict({**size.data, **self.data, "seed": seed})
+    def bench(self, size: Size, seed: int, model: str | None = None) -> GazeBenchSpec:
+        """The data of a seed; with a model, those that it is trained on."""
+        own = self.models[model].get("data", {}) if model is not None else {}
+        return GazeBenchSpec.from_dict({**size.data, **self.data, **own, "seed": seed})
 
     def tower(self, size: Size, seed: int) -> TowerSpec:
         """The tower of a seed."""
         return TowerSpec(**{**size.tower, "seed": seed})
 
     def flags(self, size: Size, model: str) -> dict[str, Any]:
-        """What a model's training is told, `start` and `kind` apart."""
-        own = {name: value for name, value in self.models[model].items() if name not in ("start", "kind")}
+        """What a model's training is told, `start`, `kind` and `data` apart."""
+        own = {name: value for name, value in self.models[model].items() if name not in ("start", "kind", "data")}
         kind = self.models[model].get("kind")
         if kind is not None and kind not in size.kinds:
             raise ValueError(f"{model}: size {size.name} has no kind {kind!r}; known: {', '.join(size.kinds)}")
@@ -162,6 +163,10 @@ def _check(study: Study, path: Path) -> None:
     for model, flags in study.models.items():
         if (start := flags.get("start")) is not None and start not in before:
             raise ValueError(f"{path}: {model} starts from {start!r}, which is no model before it")
+        try:
+            GazeBenchSpec.from_dict({**study.data, **flags.get("data", {})})
+        except ValueError as error:
+            raise ValueError(f"{path}: data of {model}: {error}") from None
         before.append(model)
     if missing := sorted({arm.checkpoint for arm in study.arms} - set(before)):
         raise ValueError(f"{path}: arms name models that are not there: {', '.join(missing)}")

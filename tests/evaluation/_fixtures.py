@@ -356,9 +356,9 @@ CONSTANT = {
     "tempcompass_captioning": ("A", 200 / 3, 200 / 3),
     "gazebench_hop": ("Hop D2 C1 6", 125 / 3, 125 / 3),
     "gazebench_read": ("A2 3, D1 0, D2 5", 37.5, 37.5),
-    "gazebench_count": ("Count 4", 75.0, 75.0),
+    "gazebench_count": ("Count 4", 25.0, 25.0),
     "gazebench_string": ("772", 100 / 3, 100 / 3),
-    "gazebench_absent": ("None.", 25.0, 25.0),
+    "gazebench_absent": ("_", 50.0, 50.0),
     "gazebench_video": ("Hop C3F1 D1F2 1", 50.0, 50.0),
     "gazebench_stream": ("B2F2 4, C4F2 9", 50.0, 50.0),
 }

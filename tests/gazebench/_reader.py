@@ -64,9 +64,10 @@ def answer(row: dict, frames: list[Image.Image], glyph: int, shift: int = 0) -> 
     if words[0] == "Read":
         return " ".join(["Read", *(f"{name} {cells[name][0]}" for name in words[1::2])])
     if words[0] == "Count":
-        return f"Count {sum(digit == words[1] for digit, _ in cells.values())}"
+        return " ".join(["Count", *(f"{d} {sum(digit == d for digit, _ in cells.values())}" for d in words[1::2])])
     if words[0] == "Find":
-        return "Find " + next((name for name, (digit, _) in cells.items() if digit == words[1]), "none")
+        places = {digit: name for name, (digit, _) in cells.items()}
+        return " ".join(["Find", *(f"{d} {places.get(d, '_')}" for d in words[1::2])])
     path = [words[1]]
     while len(path) < row["meta"]["hops"]:
         path.append(cells[path[-1]][1])

@@ -117,9 +117,25 @@ def test_counts_and_absence_are_balanced(tmp_path):
     make(tmp_path / "bench", spec, progress=False)
     rows = {f: [json.loads(x) for x in (tmp_path / "bench" / f / "test.jsonl").read_text().splitlines()]
             for f in spec.families}  # fmt: skip
-    counts = Counter(row["answer"] for row in rows["count"])
+    counts = Counter(row["answer"].split()[2] for row in rows["count"])
     assert len(counts) == 9 and max(counts.values()) < 2.2 * 300 / 9
-    assert 0.4 < sum(row["answer"] == "Find none" for row in rows["absent"]) / 300 < 0.6
+    assert 0.4 < sum(row["answer"].endswith(" _") for row in rows["absent"]) / 300 < 0.6
+
+
+def test_several_digits_in_one_question(tmp_path):
+    spec = GazeBenchSpec(families=("count", "absent"), glyph=16, asked=4, wording="terse", validation=0, test=20)
+    make(tmp_path / "bench", spec, progress=False)
+    numbers, there = [], 0
+    for sample in read_samples(tmp_path / "bench", "test", 40):
+        words = sample.row["answer"].split()
+        assert words[1::2] == sample.row["question"].split()[1::2] and len(set(words[1::2])) == 4
+        assert answer(sample.row, list(sample.frames), 16) == sample.row["answer"]
+        assert right_values(sample.row["answer"], sample.row["meta"]) == [True] * 4
+        if sample.row["family"] == "count":
+            numbers += map(int, words[2::2])
+        else:
+            there += sum(word != "_" for word in words[2::2])
+    assert min(numbers) == 0 and max(numbers) <= 8 and 20 < there < 60
 
 
 def test_the_question_may_stand_before_the_picture(tmp_path):
@@ -161,6 +177,7 @@ def test_a_page_shows_samples(folder):
     [
         ({"families": ("hop", "jump")}, "jump"),
         ({"grid": (9, 4)}, "1 to 8 rows"),
+        ({"asked": 10}, "asked must be between 1 and 9"),
         ({"hops": 17}, "hops must be between 1 and 16"),
         ({"question": "during"}, "before or after"),
         ({"frames": 10}, "frames"),

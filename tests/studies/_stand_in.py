@@ -17,10 +17,12 @@ class Trainings:
     def __init__(self, stop_at: int | None = None) -> None:
         self.calls = 0
         self.stop_at = stop_at
+        self.data: list[Path] = []
 
     def __call__(self, command, environment, folder: Path):
         self.calls += 1
         flags = yaml.safe_load(Path(command[-1]).read_text())
+        self.data.append(Path(flags["data_path"]))
         if self.calls == self.stop_at:
             raise KeyboardInterrupt
         torch.manual_seed(flags["seed"] * 100 + flags["num_context_tokens"])

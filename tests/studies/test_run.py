@@ -78,6 +78,19 @@ def test_killed_and_started_again_it_ends_with_the_same_table(quick, tmp_path, m
     assert facts(again) == facts(whole) and json.loads(before)["seeds"].keys() == {"0", "1"}
 
 
+def test_a_model_learns_from_pages_of_its_own(quick, tmp_path):
+    path = study_file(tmp_path)
+    values = json.loads(path.read_text())
+    values["models"]["dense"]["data"] = {"families": ["read"], "train": 3}
+    path.write_text(json.dumps(values))
+    trainings = quick()
+    written = read_results(run_study(read_study(path), read_size("smoke"), tmp_path / "runs", tmp_path, seeds=[1]))
+    asked = [[json.loads(line)["family"] for line in data.read_text().splitlines()] for data in trainings.data]
+    assert asked[0] == ["read"] * 3 and "hop" in asked[1] and len(asked[1]) == 4
+    assert written["models"]["dense"]["data"] == {"families": ["read"], "train": 3}
+    assert set(written["seeds"]["1"]["arms"]["dense"]["right"]) == {"hop", "read"}, "questions are the study's"
+
+
 def test_what_was_seen_is_what_was_promised(quick, tmp_path):
     quick()
     results = read_results(run(tmp_path, study_file(tmp_path)))

@@ -23,6 +23,7 @@ def test_shipped_studies_make_sense(name, size, tmp_path):
     spec, tower = study.bench(sized, 1), study.tower(sized, 1)
     assert isinstance(spec, GazeBenchSpec) and isinstance(tower, TowerSpec) and spec.seed == tower.seed == 1
     for model in study.models:
+        assert study.bench(sized, 1, model).seed == 1
         flags = {key: value for key, value in study.flags(sized, model).items() if value is not None}
         cleared = [key for key, value in study.flags(sized, model).items() if value is None]
         config = tmp_path / f"{model}.yaml"
@@ -49,6 +50,7 @@ def test_the_cpu_size_has_five_seeds():
         ({"against": "nothing"}, "hold 'nothing'"),
         ({"models": {"dense": {}}}, "models that are not there: gaze"),
         ({"models": {"dense": {"start": "gaze"}, "gaze": {}}}, "dense starts from 'gaze'"),
+        ({"models": {"dense": {"data": {"colour": 1}}, "gaze": {}}}, "data of dense: GazeBench has no knob colour"),
         ({"colour": 1}, "unknown colour"),
     ],
 )

@@ -39,3 +39,21 @@ def test_values_by_place(answer, right):
 def test_digits_may_stand_together():
     assert right_values("Row 4729", target(("", "4"), ("", "7"), ("", "2"), ("", "9"))) == [True] * 4
     assert score_values("473", target(("", "4"), ("", "7"), ("", "2"), ("", "9"))) == 0.5
+
+
+@pytest.mark.parametrize(
+    ("answer", "right"),
+    [
+        ("Count 3 2 2 1", [True, True]),  # the second 2 is a name, the first a value
+        ("Count 3 3 2 1", [False, True]),
+        ("3: 2", [True, False]),
+    ],
+)
+def test_a_value_is_no_name(answer, right):
+    assert right_values(answer, target(("3", "2"), ("2", "1"))) == right
+
+
+@pytest.mark.parametrize("answer", ["Count 7 4", "7: 4", "Count 4", "4"])
+def test_a_value_alone_needs_no_name(answer):
+    assert right_values(answer, target(("7", "4"))) == [True]
+    assert right_values(answer, target(("7", "5"))) == [False]
