@@ -17,6 +17,7 @@ from cambrian_gaze.baselines.quest import Quest
 from cambrian_gaze.baselines.rekv import ReKV
 from cambrian_gaze.baselines.snapkv import SnapKV
 from cambrian_gaze.baselines.static_gaze import StaticGaze
+from cambrian_gaze.plugins import registers, remedy
 
 POLICIES: dict[str, type[VisiblePolicy]] = {
     policy.name: policy
@@ -28,6 +29,7 @@ POLICIES: dict[str, type[VisiblePolicy]] = {
 """By the name that `--policy` takes."""
 
 
+@registers("policy")
 def register_policy(policy: type[VisiblePolicy]) -> type[VisiblePolicy]:
     """Make a policy of your own one that `make_policy` and `--policy` know, under its `name`. A class decorator:
 
@@ -63,7 +65,9 @@ def make_policy(name: str, options: Mapping[str, Any] | None = None) -> VisibleP
     Raises: ValueError for an unknown name or option, with the nearest, for one that is missing or of a wrong type.
     """
     if name not in POLICIES:
-        raise ValueError(f"unknown policy {name!r}{_nearest(name, POLICIES)}")
+        raise ValueError(
+            f"unknown policy {name!r}{_nearest(name, POLICIES)}; {remedy('policy', name, 'register_policy')}"
+        )
     fields = {field.name: field for field in dataclasses.fields(POLICIES[name]) if field.metadata.get("option", True)}
     for key in options or {}:
         if key not in fields:

@@ -16,6 +16,7 @@ from cambrian_gaze.cli.arguments import (
     sampling_from,
     sampling_options,
 )
+from cambrian_gaze.cli.plugins import add_plugin, load_given
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -35,6 +36,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_generation(parser)
     add_sampling(parser)
     add_video(parser)
+    add_plugin(parser)
     return parser
 
 
@@ -45,6 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         from cambrian_gaze.extras import require
 
         require("starlette", "serve")
+        load_given(arguments)
         defaults, options = (sampling_options(arguments), sampling_from(arguments)), gaze_options(arguments)
 
         from cambrian_gaze.cli.loading import load

@@ -14,7 +14,7 @@ from cambrian_gaze.cli.eval import cost as eval_cost
 from cambrian_gaze.cli.eval import lmms as eval_lmms
 from cambrian_gaze.cli.eval import routing as eval_routing
 from cambrian_gaze.cli.eval.parser import build_parser, take_frames
-from cambrian_gaze.cli.eval.plugins import load_plugins
+from cambrian_gaze.cli.plugins import load_given
 
 
 def gaze_options(texts: Sequence[str]) -> dict[str, Any]:
@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if processes > 1 and "RANK" not in os.environ and action != "lmms":
         return _launch(processes, given)
     try:
-        load_plugins(getattr(arguments, "plugin", []))
+        load_given(arguments)
         return _RUNNERS[action](arguments)
     except (ImportError, OSError, ValueError, RuntimeError) as error:
         print(f"cambrian-gaze eval {action}: {error}", file=sys.stderr)

@@ -7,6 +7,7 @@ kept in a journal whose keys hold the fingerprint of the weights. lmms-eval's ow
 from __future__ import annotations
 
 import json
+import os
 import tempfile
 from collections import Counter, defaultdict
 from pathlib import Path
@@ -22,6 +23,7 @@ from cambrian_gaze.evaluation.lmms.messages import loaded, media_fingerprints, o
 from cambrian_gaze.evaluation.questions import AnswerOptions, Question
 from cambrian_gaze.evaluation.results import journal_path, journals
 from cambrian_gaze.extras import require
+from cambrian_gaze.plugins import load_plugins
 
 _lmms = require("lmms_eval.api.model", extra="lmms").lmms
 _ONLY = "cambrian_gaze answers tasks of output_type generate_until"
@@ -45,6 +47,7 @@ class CambrianGaze(_lmms):
     fps, max_frames, video_force_sample, video_backend, video_timeout: frames of a video, see `FrameSampling`.
     journal: folder where answers are kept, so that a run that was killed goes on; default: they are not kept.
     system: what the system turn says; default: as the checkpoint has it.
+    plugin: Python files of the user's own that register things, joined by colons; they are run as they are.
     gaze: run-time options of the gaze, such as top_k, keep_ratio, kv_budget; none: as the checkpoint has it.
 
     Raises: ValueError for an option that the gaze does not have.
@@ -60,6 +63,7 @@ class CambrianGaze(_lmms):
         max_batch_size: int | None = None,
         journal: str | None = None,
         system: str | None = None,
+        plugin: str | None = None,
         **more: Any,
     ) -> None:
         """`more`: those of frames and of the gaze."""
@@ -70,6 +74,7 @@ class CambrianGaze(_lmms):
         super().__init__()
         if max_batch_size is not None or not str(batch_size).isdecimal() or int(batch_size) < 1:
             raise ValueError(f"--batch_size {batch_size}, max {max_batch_size}: give a number from 1, and no max")
+        load_plugins([] if plugin is None else str(plugin).split(os.pathsep))
         self.accelerator = Accelerator()
         self._rank, self._world_size = self.accelerator.process_index, self.accelerator.num_processes
         self.device = device if device and self._world_size == 1 else self.accelerator.device

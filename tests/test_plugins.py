@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cambrian_gaze.cli.eval.plugins import load_plugins
+from cambrian_gaze.plugins import load_plugins
 
 
 def test_a_file_is_run_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
