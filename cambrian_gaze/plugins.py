@@ -1,7 +1,7 @@
-"""`--plugin FILE.py`: Python files of the user's own that register things, and what a folder says of those that made it.
+"""`--plugin FILE.py`: Python files of the user's own that register things, and what a folder says of those it needs.
 
-A plugin is code that the user names; nothing is looked for, and no folder's record of a plugin is ever run. Plain Python
-until one is loaded.
+A plugin is code that the user names: nothing is looked for, and no record of a plugin in a folder is ever run. Plain
+Python until one is loaded.
 """
 
 from __future__ import annotations

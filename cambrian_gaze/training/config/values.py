@@ -22,7 +22,8 @@ from cambrian_gaze.training.config.help import documented
 from cambrian_gaze.training.config.layers import ConfigError
 
 PATH_FIELDS = ("deepspeed", "fsdp_config", "accelerator_config", "plugin")
-"""Paths of files that belong to a configuration: where the working directory has no such file, the YAML file's folder is tried."""
+"""Paths of files that go with a YAML file: where the working directory has no such file, the YAML file's folder is
+tried."""
 
 
 def gather(argv: Sequence[str]) -> tuple[dict[str, Any], dict[str, str]]:
