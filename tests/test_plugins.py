@@ -64,7 +64,10 @@ BROKEN = {
     "a zero byte": ("x = 1\0\n", r"line .*: SyntaxError: "),
     "ends the program": ("import sys\nsys.exit(0)\n", r"line 2: it ends the program"),
     "a module beside it": ("import beside_it\n", r"line 1: ModuleNotFoundError: .*PYTHONPATH"),
-    "a name that is taken": (SOURCE.replace('"plugin_centre"', '"mean"'), r"line 25: ValueError: .*'mean'; taken: mean"),
+    "a name that is taken": (
+        SOURCE.replace('"plugin_centre"', '"mean"'),
+        r"line 25: ValueError: .*'mean'; taken: mean",
+    ),
     "half of a descriptor": (
         "from cambrian_gaze.gaze.descriptors import RegionDescriptor, register_descriptor\n"
         "class Half(RegionDescriptor):\n    name = 'half'\nregister_descriptor(Half())\n",

@@ -37,10 +37,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Serve until interrupted. Returns the exit status: 2 where the page could not start."""
     arguments = build_parser().parse_args(argv)
     try:
+        load_given(arguments)
+
         from cambrian_gaze.extras import require
 
         require("gradio", "demo")
-        load_given(arguments)
 
         from cambrian_gaze.cli.loading import load
         from cambrian_gaze.data.media.frame_sampling import FrameSampling

@@ -44,10 +44,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Serve until interrupted. Returns the exit status: 2 where the server could not start."""
     arguments = build_parser().parse_args(argv)
     try:
+        load_given(arguments)
+
         from cambrian_gaze.extras import require
 
         require("starlette", "serve")
-        load_given(arguments)
         defaults, options = (sampling_options(arguments), sampling_from(arguments)), gaze_options(arguments)
 
         from cambrian_gaze.cli.loading import load
