@@ -64,11 +64,7 @@ def make_policy(name: str, options: Mapping[str, Any] | None = None) -> VisibleP
 
     Raises: ValueError for an unknown name or option, with the nearest, for one that is missing or of a wrong type.
     """
-    if name not in POLICIES:
-        raise ValueError(
-            f"unknown policy {name!r}{_nearest(name, POLICIES)}; {remedy('policy', name, 'register_policy')}"
-        )
-    fields = {field.name: field for field in dataclasses.fields(POLICIES[name]) if field.metadata.get("option", True)}
+    fields = options_known(name)
     for key in options or {}:
         if key not in fields:
             raise ValueError(f"policy {name!r} has no option {key!r}{_nearest(key, fields)}")
@@ -78,6 +74,15 @@ def make_policy(name: str, options: Mapping[str, Any] | None = None) -> VisibleP
     if missing:
         raise ValueError(f"policy {name!r} needs {', '.join(missing)}")
     return POLICIES[name](**(options or {}))
+
+
+def options_known(name: str) -> dict[str, dataclasses.Field]:
+    """The options of a policy by name. Raises: ValueError for an unknown policy, with the nearest."""
+    if name not in POLICIES:
+        raise ValueError(
+            f"unknown policy {name!r}{_nearest(name, POLICIES)}; {remedy('policy', name, 'register_policy')}"
+        )
+    return {field.name: field for field in dataclasses.fields(POLICIES[name]) if field.metadata.get("option", True)}
 
 
 def options_of(policy: VisiblePolicy) -> dict[str, Any]:

@@ -39,7 +39,7 @@ def build_parser(action: str | None = None) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=f"cambrian-gaze eval {action}", allow_abbrev=False, description=f"{summary[0].upper()}{summary[1:]}."
     )
-    if action != "run":  # which has it with its policies
+    if action not in ("run", "lmms"):  # which have it with their policies
         add_plugin(parser)
     if action == "cost":
         eval_cost.add_arguments(parser)
@@ -76,8 +76,9 @@ def build_parser(action: str | None = None) -> argparse.ArgumentParser:
         _add_data(parser)
     if action in ("run", "lmms"):
         _add_gaze(parser)
-    if action == "run":
+    if action in ("run", "lmms"):
         add_policy(parser)
+    if action == "run":
         parser.add_argument("--output", required=True, metavar="DIR", help="journals, answers and scores")
     if action == "table":
         parser.add_argument("--output", metavar="DIR", help="the run's folder; default: runs/eval/ROW")
