@@ -165,6 +165,26 @@ def test_a_study_trains_with_the_plugins_in_a_folder_of_their_own(
     assert runs.parent == changed.parent == own
 
 
+def test_lmms_eval_is_told_of_plugins_and_policy(tmp_path: Path) -> None:
+    from cambrian_gaze.cli.eval.lmms import command
+    from cambrian_gaze.cli.eval.parser import build_parser
+
+    def model_args(*words: str) -> dict[str, str]:
+        arguments = build_parser("lmms").parse_args(["--model", "m", "--tasks", "t", "--output", "o", *words])
+        given = command(arguments, tmp_path, {"top_k": 2})
+        return dict(pair.split("=") for pair in given[given.index("--model_args") + 1].split(","))
+
+    plugins = [write_plugin(tmp_path / name, "") for name in ("a.py", "b.py")]
+    told = model_args("--plugin", str(plugins[0]), "--plugin", str(plugins[1]), "--policy", "recent", "budget=8")
+    assert told["plugin"] == f"{plugins[0]}:{plugins[1]}"
+    assert (told["policy"], told["budget"], told["top_k"]) == ("recent", "8", "2")
+    assert not {"plugin", "policy"} & model_args().keys()
+    with pytest.raises(ValueError, match="lmms-eval takes no path with"):
+        model_args("--plugin", "a,b.py")
+    with pytest.raises(ValueError, match="unknown policy 'recen'; did you mean 'recent'"):
+        model_args("--policy", "recen")
+
+
 def test_a_reproduction_hands_plugins_to_training_plan_and_evaluation() -> None:
     from cambrian_gaze.reproduce.commands import Options, plan_words, steps
     from cambrian_gaze.reproduce.rows import find_chain
