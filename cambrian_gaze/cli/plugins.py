@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from cambrian_gaze.plugins import load_plugins
+from cambrian_gaze.plugins import check_plugin, load_plugins
 
 
 def add_plugin(parser: argparse.ArgumentParser) -> None:
@@ -17,6 +17,12 @@ def add_plugin(parser: argparse.ArgumentParser) -> None:
         help="a Python file of yours that registers descriptors, backends, towers, policies or benchmarks; it is run "
         "as it is; repeat it for several",
     )
+
+
+def check_given(arguments: argparse.Namespace) -> None:
+    """Look at the files that `--plugin` names, before processes start that load them. Raises: ValueError."""
+    for path in arguments.plugin:
+        check_plugin(path)
 
 
 def load_given(arguments: argparse.Namespace) -> None:

@@ -90,6 +90,12 @@ def test_a_plugin_that_fails_ends_the_command_before_anything_else(
     assert code in (1, 2) and "--plugin" in err and "OSError" not in err
 
 
+def test_what_is_no_plugin_ends_an_evaluation_before_its_processes_start(tmp_path: Path) -> None:
+    path = write_plugin(tmp_path / "mine.py", "x = (\n")
+    code, _, err = run("eval", "run", *WITH["eval run"], "--num_processes", "2", "--plugin", path)
+    assert code == 1 and err.startswith(f"cambrian-gaze eval run: --plugin {path}, line 1: SyntaxError")
+
+
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
     """A tiny model that was made with a plugin, which is unknown now."""

@@ -86,6 +86,8 @@ def test_a_policy_of_a_request_keeps_its_budget(server: ChatServer, policy: dict
     assert whole(server, policy=policy)["gaze"]["visual"] == counted
     status, content = ask(server, {"messages": ABOUT_A_PICTURE, "policy": policy, "stream": True})
     assert status == 200 and events_of(content)[-1]["gaze"]["visual"] == counted
+    traced = whole(server, policy=policy, gaze={"trace": True})["gaze"]
+    assert traced["visual"] == counted and traced["trace"]["safetensors"]
     assert whole(server)["gaze"] == plain and plain["visual"] != counted
 
 
