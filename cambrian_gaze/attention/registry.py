@@ -27,6 +27,7 @@ from cambrian_gaze.attention.varlen.backend import FlashVarlen, PlainVarlen, ref
 from cambrian_gaze.attention.varlen.backend import refuses as varlen_refuses
 from cambrian_gaze.attention.weights import record_weights
 from cambrian_gaze.gaze.config import GazeConfig
+from cambrian_gaze.plugins import registers, remedy
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +47,7 @@ BACKENDS: dict[str, Backend] = {
 """By name, in the order in which `auto` tries them. `register_backend` adds to it."""
 
 
+@registers("attention backend")
 def register_backend(backend: Backend) -> Backend:
     """Make a backend known by its name in this process: `GazeConfig(backend=name)` then takes it, and `auto` tries it
     on a GPU beside the others. No file of the package is touched.
@@ -102,7 +104,10 @@ def pick(config: GazeConfig, device: torch.device, dtype: torch.dtype) -> Backen
     if config.backend not in BACKENDS:
         nearest = difflib.get_close_matches(config.backend, BACKENDS, n=1)
         hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
-        raise ValueError(f"unknown attention backend {config.backend!r}{hint} known: auto, {', '.join(BACKENDS)}")
+        raise ValueError(
+            f"unknown attention backend {config.backend!r}{hint}; known: auto, {', '.join(BACKENDS)}; "
+            f"{remedy('attention backend', config.backend, 'register_backend')}"
+        )
     reason = BACKENDS[config.backend].refuses(config, device, dtype)
     if reason:
         raise ValueError(f"attention backend {config.backend!r} cannot run here: {reason}")

@@ -42,6 +42,7 @@ class Hermes(BudgetPolicy):
 
     name: ClassVar[str] = "hermes"
     routes_on: ClassVar[bool] = True
+    needs_prompt: ClassVar[bool] = True
 
     short: float = 0.1
     long: float = 0.3

@@ -17,6 +17,7 @@ from cambrian_gaze.baselines.quest import Quest
 from cambrian_gaze.baselines.rekv import ReKV
 from cambrian_gaze.baselines.snapkv import SnapKV
 from cambrian_gaze.baselines.static_gaze import StaticGaze
+from cambrian_gaze.plugins import registers, remedy
 
 POLICIES: dict[str, type[VisiblePolicy]] = {
     policy.name: policy
@@ -28,6 +29,7 @@ POLICIES: dict[str, type[VisiblePolicy]] = {
 """By the name that `--policy` takes."""
 
 
+@registers("policy")
 def register_policy(policy: type[VisiblePolicy]) -> type[VisiblePolicy]:
     """Make a policy of your own one that `make_policy` and `--policy` know, under its `name`. A class decorator:
 
@@ -62,9 +64,7 @@ def make_policy(name: str, options: Mapping[str, Any] | None = None) -> VisibleP
 
     Raises: ValueError for an unknown name or option, with the nearest, for one that is missing or of a wrong type.
     """
-    if name not in POLICIES:
-        raise ValueError(f"unknown policy {name!r}{_nearest(name, POLICIES)}")
-    fields = {field.name: field for field in dataclasses.fields(POLICIES[name]) if field.metadata.get("option", True)}
+    fields = options_known(name)
     for key in options or {}:
         if key not in fields:
             raise ValueError(f"policy {name!r} has no option {key!r}{_nearest(key, fields)}")
@@ -74,6 +74,15 @@ def make_policy(name: str, options: Mapping[str, Any] | None = None) -> VisibleP
     if missing:
         raise ValueError(f"policy {name!r} needs {', '.join(missing)}")
     return POLICIES[name](**(options or {}))
+
+
+def options_known(name: str) -> dict[str, dataclasses.Field]:
+    """The options of a policy by name. Raises: ValueError for an unknown policy, with the nearest."""
+    if name not in POLICIES:
+        raise ValueError(
+            f"unknown policy {name!r}{_nearest(name, POLICIES)}; {remedy('policy', name, 'register_policy')}"
+        )
+    return {field.name: field for field in dataclasses.fields(POLICIES[name]) if field.metadata.get("option", True)}
 
 
 def options_of(policy: VisiblePolicy) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cambrian_gaze.cli.eval.plugins import add_plugin, load_plugins
+from cambrian_gaze.cli.plugins import add_plugin, load_given
 
 BUDGETS = ("top_k", "keep_ratio", "kv_budget")
 
@@ -209,7 +209,7 @@ def add_policy(parser: argparse.ArgumentParser) -> None:
 def policy_from(arguments: argparse.Namespace) -> Any:
     """The policy that the options of `add_policy` name, None for none; plugins are loaded. Raises ValueError."""
     words = arguments.policy
-    load_plugins(arguments.plugin)
+    load_given(arguments)
     if not words:
         return None
     from cambrian_gaze.baselines.registry import make_policy

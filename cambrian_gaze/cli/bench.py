@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from cambrian_gaze.bench import registry
 from cambrian_gaze.cli.arguments import table_parser
+from cambrian_gaze.cli.plugins import add_plugin, load_given
 from cambrian_gaze.machine import machine_line
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ def build_parser(name: str, bench: ModuleType) -> argparse.ArgumentParser:
         help="a page such as docs/benchmarks.md: results go to the folder of its name in the place of earlier ones of "
         "the same kind, and findings, pictures and tables are made anew",
     )
+    add_plugin(parser)
     return parser
 
 
@@ -62,6 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if options.page is not None:
             page.check(options.page)  # before, not after, an hour of measuring
+        load_given(options)
         runs = results.as_runs(bench.run(options), bench.SECTION, ["bench", name, *measuring(arguments[1:])])
         report(runs, bench)
         if options.json is not None:

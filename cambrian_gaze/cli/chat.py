@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, TextIO
 
 from cambrian_gaze.cli.arguments import add_device, add_model, add_system, one_line, positive
+from cambrian_gaze.cli.plugins import add_plugin, load_given
 
 if TYPE_CHECKING:
     from cambrian_gaze.demo.session import Session
@@ -39,6 +40,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--video_max_frames", type=positive, default=16, metavar="N", help="of a video; default: 16")
     add_system(parser)
     add_device(parser)
+    add_plugin(parser)
     return parser
 
 
@@ -46,6 +48,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Chat until the input ends. Returns the exit status: 2 where the chat could not begin."""
     arguments = build_parser().parse_args(argv)
     try:
+        load_given(arguments)
+
         from cambrian_gaze.cli.loading import load
         from cambrian_gaze.data.media.frame_sampling import FrameSampling
         from cambrian_gaze.demo.limits import Limits

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from cambrian_gaze.cli.arguments import add_device, add_model, add_system, one_line, positive
+from cambrian_gaze.cli.plugins import add_plugin, load_given
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -28,6 +29,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--video_max_frames", type=positive, default=16, metavar="N", help="of a video; default: 16")
     add_system(parser)
     add_device(parser)
+    add_plugin(parser)
     return parser
 
 
@@ -35,6 +37,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Serve until interrupted. Returns the exit status: 2 where the page could not start."""
     arguments = build_parser().parse_args(argv)
     try:
+        load_given(arguments)
+
         from cambrian_gaze.extras import require
 
         require("gradio", "demo")

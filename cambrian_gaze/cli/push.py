@@ -6,6 +6,8 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from cambrian_gaze.cli.plugins import add_plugin, load_given
+
 
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
@@ -23,6 +25,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--private", action="store_true", help="a repository that is made is private")
     parser.add_argument("--revision", metavar="BRANCH", help="branch to push to; default: main")
     parser.add_argument("--dry_run", action="store_true", help="write the card, list the files and upload nothing")
+    add_plugin(parser)
     return parser
 
 
@@ -34,6 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from cambrian_gaze.hub.push import CardParts, push_to_hub
 
     try:
+        load_given(arguments)
         pushed = push_to_hub(
             arguments.folder,
             arguments.repo,

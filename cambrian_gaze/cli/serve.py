@@ -16,6 +16,7 @@ from cambrian_gaze.cli.arguments import (
     sampling_from,
     sampling_options,
 )
+from cambrian_gaze.cli.plugins import add_plugin, load_given
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -35,6 +36,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_generation(parser)
     add_sampling(parser)
     add_video(parser)
+    add_plugin(parser)
     return parser
 
 
@@ -42,6 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Serve until interrupted. Returns the exit status: 2 where the server could not start."""
     arguments = build_parser().parse_args(argv)
     try:
+        load_given(arguments)
+
         from cambrian_gaze.extras import require
 
         require("starlette", "serve")

@@ -6,8 +6,14 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cambrian_gaze.cli.arguments import table_parser
+from cambrian_gaze.cli.plugins import add_plugin, load_given
+from cambrian_gaze.plugins import loaded_plugins
+
+if TYPE_CHECKING:
+    from cambrian_gaze.studies.study import Size
 
 ACTIONS = {
     "run": ("", "train, answer and store the raw results of a study; goes on where it was stopped"),
@@ -34,7 +40,13 @@ def _run(parser: argparse.ArgumentParser, arguments: list[str]) -> int:
     parser.add_argument("--seeds", type=int, nargs="+", metavar="N", help="instead of the size's own")
     parser.add_argument("--output_dir", type=Path, metavar="FOLDER", help="default: runs/studies")
     parser.add_argument("--results", type=Path, metavar="FOLDER", help="default: docs/proof; smoke: below output_dir")
+    add_plugin(parser)
     options = parser.parse_args(arguments)
+    try:
+        load_given(options)
+    except ValueError as error:
+        print(f"cambrian-gaze study: {error}", file=sys.stderr)
+        return 1
     from cambrian_gaze.quickstart.train import TrainingFailed
     from cambrian_gaze.studies.run import RESULTS, RUNS, run_study
     from cambrian_gaze.studies.study import read_size, read_study
@@ -42,7 +54,10 @@ def _run(parser: argparse.ArgumentParser, arguments: list[str]) -> int:
     runs = options.output_dir or RUNS
     results = options.results or (runs if options.size == "smoke" else RESULTS)
     try:
-        path = run_study(read_study(options.study), read_size(options.size), runs, results, options.seeds)
+        size = read_size(options.size)
+        if options.plugin:
+            size, runs = _with_plugins(size, runs, options.plugin)
+        path = run_study(read_study(options.study), size, runs, results, options.seeds)
     except (ImportError, OSError, ValueError, TrainingFailed) as error:
         print(f"cambrian-gaze study: {error}", file=sys.stderr)
         return 1
@@ -54,6 +69,18 @@ def _run(parser: argparse.ArgumentParser, arguments: list[str]) -> int:
 
     print(f"\n{table(read_results(path))}\n{path}")
     return 0
+
+
+def _with_plugins(size: Size, runs: Path, paths: Sequence[str]) -> tuple[Size, Path]:
+    """The size whose trainings load the plugins, and a folder of their own below `runs`: what was made with other
+    plugins, or another content of these, is not taken for it."""
+    import dataclasses
+    import hashlib
+
+    digests = "".join(plugin.sha256 for plugin in loaded_plugins())
+    own = runs / f"plugins-{hashlib.sha256(digests.encode()).hexdigest()[:12]}"
+    training = {**size.training, "plugin": [str(Path(path).resolve()) for path in paths]}
+    return dataclasses.replace(size, training=training), own
 
 
 def _report(parser: argparse.ArgumentParser, arguments: list[str]) -> int:

@@ -17,6 +17,7 @@ from cambrian_gaze.evaluation.journal import entry_key
 from cambrian_gaze.evaluation.prompts import media_identity, prompt_messages, question_text, reference, with_media
 from cambrian_gaze.gaze.config import GazeConfig
 from cambrian_gaze.models.policies import policy_gaze
+from cambrian_gaze.plugins import plugin_of
 
 
 @dataclass(frozen=True)
@@ -56,10 +57,15 @@ class AnswerOptions:
         check_gaze(self.policy, config)
         return config
 
-    @property
-    def policy_identity(self) -> dict[str, Any]:
-        """`policy` with its options, as part of an answer's identity; empty without one."""
-        return {} if self.policy is None else {"policy": options_of(self.policy)}
+    def policy_identity(self, config: GazeConfig) -> dict[str, Any]:
+        """`policy` with its options, and the digests of the plugins that policy, descriptor and backend are of, as part
+        of an answer's identity; empty without any."""
+        named = [("descriptor", config.descriptor), ("attention backend", config.backend)]
+        if self.policy is not None:
+            named.append(("policy", self.policy.name))
+        own = {f"{kind} {name}": plugin.sha256 for kind, name in named if (plugin := plugin_of(kind, name))}
+        identity = {} if self.policy is None else {"policy": options_of(self.policy)}
+        return identity | ({"of_plugins": own} if own else {})
 
 
 @dataclass(frozen=True)
@@ -111,7 +117,7 @@ def record_question(
         **({"system": system} if system else {}),
         **({} if options.seed is None else {"seed": options.seed}),
         **({"hidden": sorted(hidden)} if hidden else {}),
-        **options.policy_identity,
+        **options.policy_identity(config),
     )
     facts = {"question": question_text(messages), "reference": reference(record)}
 

@@ -17,13 +17,14 @@ from pathlib import Path
 from typing import Any
 
 from cambrian_gaze.baselines.registry import make_policy
-from cambrian_gaze.evaluation.benchmarks import BENCHMARKS, REGISTER_IT
+from cambrian_gaze.evaluation.benchmarks import BENCHMARKS
 from cambrian_gaze.evaluation.benchmarks.declare import Benchmark
 from cambrian_gaze.evaluation.cost.counts import expected_attended
 from cambrian_gaze.evaluation.journal import read_entries
 from cambrian_gaze.evaluation.tables.columns import ScoreColumn, score_column
 from cambrian_gaze.files import write_text
 from cambrian_gaze.gaze.config import GazeConfig
+from cambrian_gaze.plugins import remedy, remember
 
 
 def task_name(benchmark: Benchmark, protocol: str) -> str:
@@ -59,7 +60,10 @@ class TaskResult:
         """Raises ValueError where the run's benchmark is not registered here."""
         name = self.task["benchmark"]
         if name not in BENCHMARKS:
-            raise ValueError(f"this run answered the benchmark {name!r}, which is unknown here; {REGISTER_IT}")
+            raise ValueError(
+                f"this run answered the benchmark {name!r}, which is unknown here; "
+                f"{remedy('benchmark', name, 'register_benchmark')}"
+            )
         return BENCHMARKS[name]
 
     @property
@@ -158,6 +162,7 @@ def read_results(output: str | Path) -> dict[str, TaskResult]:
     results = {}
     for path in tasks:
         task = json.loads(path.read_text(encoding="utf-8"))
+        remember(task.get("plugins"))
         lines = [_line(sample, entries.get(sample["key"])) for sample in task["samples"]]
         text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
         write_text(output / "answers" / f"{path.stem}.jsonl", text)

@@ -27,6 +27,7 @@ from cambrian_gaze.evaluation.questions import AnswerOptions
 from cambrian_gaze.evaluation.ranks import Ranks
 from cambrian_gaze.evaluation.results import journal_path, journals, read_results, task_name, write_task
 from cambrian_gaze.evaluation.samples import Sample, first_groups, question_maker, read_samples, shard
+from cambrian_gaze.plugins import loaded_plugins
 
 
 @dataclass(frozen=True)
@@ -81,11 +82,12 @@ def run(
         if tasks:
             model, processor = load(ranks.device)
             limits = AnswerOptions(gaze=options.gaze, policy=options.policy)
+            config = limits.gaze_config(model)
             identity = {
                 "weights": weights_fingerprint(model),
                 "processor": processor_fingerprint(processor),
-                "gaze": limits.gaze_config(model).to_dict(),
-                **limits.policy_identity,
+                "gaze": config.to_dict(),
+                **limits.policy_identity(config),
             }
             with Journal(journal_path(output, ranks.rank), journals(output)) as journal:
                 ranks.wait()  # no journal grows before all processes have read it
@@ -150,6 +152,7 @@ def _answer(
             "generation": answers.generation,
             "frames": options.sampling.identity() if task.benchmark.video else None,
             "limit": options.limit,
+            "plugins": [plugin.to_dict() for plugin in loaded_plugins()],
         }
         write_task(output, task.name, _header(task.benchmark, task.protocol, task.rows) | known | {"samples": lines})
     mine = [question(sample) for sample in shard(task.samples, ranks.rank, ranks.world)]

@@ -12,6 +12,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from cambrian_gaze.plugins import registers, remedy
+
 MASS_PAIRS = 2**24
 """Pairs of a query (of a head) and a key whose logits `attention_mass_scores` holds at once."""
 
@@ -105,6 +107,7 @@ DESCRIPTORS: dict[str, RegionDescriptor] = {descriptor.name: descriptor for desc
 """By name. `register_descriptor` adds to it."""
 
 
+@registers("descriptor")
 def register_descriptor(descriptor: RegionDescriptor) -> RegionDescriptor:
     """Make `GazeConfig(descriptor=descriptor.name)` mean this one, in this process; returns it.
 
@@ -125,8 +128,8 @@ def descriptor_named(name: str) -> RegionDescriptor:
     """Raises: ValueError for a name that nobody registered."""
     if name not in DESCRIPTORS:
         raise ValueError(
-            f"descriptor must be one of {', '.join(DESCRIPTORS)}, got {name!r}; one of your own is given to "
-            "gaze.descriptors.register_descriptor first"
+            f"descriptor must be one of {', '.join(DESCRIPTORS)}, got {name!r}; "
+            f"{remedy('descriptor', name, 'gaze.descriptors.register_descriptor')}"
         )
     return DESCRIPTORS[name]
 

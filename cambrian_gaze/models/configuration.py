@@ -11,6 +11,7 @@ from cambrian_gaze.gaze.config import GazeConfig
 from cambrian_gaze.models.folders.opening import opening
 from cambrian_gaze.models.presets import SIGLIP2_SO400M_16_384, preset
 from cambrian_gaze.models.tower import TowerFamily, family_of
+from cambrian_gaze.plugins import needed, remember
 
 PROJECTORS = ("mlp2x_gelu", "conv3x3_mlp2x_gelu", "avgpool2_mlp2x_gelu", "maxpool2_mlp2x_gelu")
 """Known values of `mm_projector_type`; all but the first give a quarter of the tokens."""
@@ -34,6 +35,8 @@ class CambrianGazeConfig(PreTrainedConfig):
         context_tokens_std, embedding_std: standard deviation at initialisation of the context tokens and of the token
             embeddings; None: the decoder's `initializer_range`.
         image_token_id, video_token_id, context_token_id: placeholder ids (Qwen's image, video and vision pad).
+        plugins: records of the plugins (`--plugin`) that its descriptor, backend and tower come from, for the errors
+            of a process that has not loaded them. Written anew whenever the configuration is; nothing is run of them.
     """
 
     model_type = "cambrian_gaze"
@@ -51,8 +54,10 @@ class CambrianGazeConfig(PreTrainedConfig):
     video_token_id: int = 151656
     context_token_id: int = 151654
     tie_word_embeddings: bool = False
+    plugins: list | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
+        remember(self.plugins)
         self.vision_config = _sub_config(self.vision_config, SIGLIP2_SO400M_16_384)
         for name, value in self.tower_family.config_values.items():
             setattr(self.vision_config, name, value)
@@ -70,6 +75,16 @@ class CambrianGazeConfig(PreTrainedConfig):
             raise ValueError(f"vision_feature_layer must be None or between -{layers} and -1, got {layer}")
         self.tie_word_embeddings = bool(self.text_config.tie_word_embeddings)
         super().__post_init__(**kwargs)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As transformers', with the records of the plugins that it needs, where it needs any."""
+        values = super().to_dict()
+        used = (
+            *(("descriptor", values["gaze"]["descriptor"]), ("attention backend", values["gaze"]["backend"])),
+            ("vision tower", values["vision_config"]["model_type"]),
+        )
+        records = needed(used, values.pop("plugins", None))
+        return values | ({"plugins": records} if records else {})
 
     @property
     def gaze_config(self) -> GazeConfig:

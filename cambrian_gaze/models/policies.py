@@ -44,6 +44,19 @@ def policy_cache(policy: VisiblePolicy, model: Any, gaze: dict[str, Any], kwargs
     return GazeCache(config, PolicyState(policy.on_input(model, kwargs), layers, config))
 
 
+def stream_cache(policy: VisiblePolicy, model: Any, gaze: dict[str, Any]) -> GazeCache:
+    """The cache of a stream, whose frames come one after the other.
+
+    Raises: ValueError for a policy that needs more than a stream has, and for options that it cannot follow.
+    """
+    if policy.needs_prompt or policy.prunes_prompt:
+        raise ValueError(
+            f"policy {policy.name!r} looks at the whole prompt before anything is kept, and a stream has none: give "
+            "the frames to generate in one call, or take another policy"
+        )
+    return policy_cache(policy, model, gaze, {})
+
+
 def compressed(
     features_of: Callable[[Tensor], Tensor], pixels: Tensor, cache: GazeCache | None, grid: tuple[int, int]
 ) -> Tensor:

@@ -23,10 +23,13 @@ from cambrian_gaze.gaze.layout import VIDEO
 from cambrian_gaze.gaze.token_types import TEXT_TYPE
 from cambrian_gaze.models.cache.cache import GazeCache
 from cambrian_gaze.models.cache.paging import PagedGazeCache, PagingStats
+from cambrian_gaze.models.policies import policy_gaze, stream_cache
 from cambrian_gaze.models.processing.processor import Picture, open_picture
 from cambrian_gaze.models.trace import GazeTrace, boxes_of_row
 
 if TYPE_CHECKING:
+    from cambrian_gaze.attention.policy.policy import VisiblePolicy
+    from cambrian_gaze.attention.policy.state import PolicyState
     from cambrian_gaze.models.pretrained import CambrianGazePreTrainedModel
     from cambrian_gaze.models.processing.processor import CambrianGazeProcessor
 
@@ -47,6 +50,9 @@ class StreamAnswer:
     paging: PagingStats | None = None
     """What paging has done since the stream began, if the stream offloads."""
 
+    retained: Tensor | None = None
+    """int64 [layers, KV heads]: visual entries in memory at the answer's end, if the stream has a policy."""
+
     def __str__(self) -> str:
         return self.text
 
@@ -60,6 +66,10 @@ class GazeStream:
         gaze: run-time options of every answer and of the cache, e.g. {"top_k": 2}.
         gaze_offload: as in `generate`: keep pages in host memory and a pool of this size on the device.
         frames_per_call: frames that go through the decoder at once; bounds the memory of one `append`.
+        policy: a baseline of `cambrian_gaze.baselines` in the place of routing, as in `generate`. It is asked after
+            each frame what stays in memory. What it decides at a question that is forgotten is undone with it.
+
+    Raises: ValueError for a policy that needs the whole prompt, or beside `gaze_offload`.
     """
 
     def __init__(
@@ -70,11 +80,19 @@ class GazeStream:
         gaze: dict[str, Any] | None = None,
         gaze_offload: int | str | None = None,
         frames_per_call: int = 8,
+        policy: VisiblePolicy | None = None,
     ) -> None:
+        if policy is not None:
+            gaze = policy_gaze(policy, gaze)
         self.model, self.processor, self.gaze, self.frames_per_call = model, processor, gaze, frames_per_call
         config = model.model.resolve_gaze(gaze)
         layers = model.config.text_config.num_hidden_layers
-        self.cache = GazeCache(config) if gaze_offload is None else PagedGazeCache(config, gaze_offload, layers)
+        if policy is None:
+            self.cache = GazeCache(config) if gaze_offload is None else PagedGazeCache(config, gaze_offload, layers)
+        elif gaze_offload is not None:
+            raise ValueError(f"policy {policy.name!r} makes a cache of its own: leave gaze_offload out")
+        else:
+            self.cache = stream_cache(policy.with_tokenizer(processor.tokenizer), model, gaze)
         self.frames = 0
         """Frames appended so far."""
         self._opening = processor.tokenizer.encode("<|im_start|>user\n", add_special_tokens=False)
@@ -114,7 +132,10 @@ class GazeStream:
                 questions see the frames alone, and later frames go on with the same video.
             return_gaze, generate_kwargs: as for `generate`, e.g. max_new_tokens=64.
         """
+        if generate_kwargs.get("policy") is not None:
+            raise ValueError("a stream's policy decides as its frames come: give it to stream(…, policy=…), not to ask")
         before, held = len(self._ids), self.cache.length
+        decided = None if self.cache.policy is None else self.cache.policy.copy()
         ids = self.input_ids.new_tensor([self._ids + self._turn(question)])
         self._spread(generate_kwargs)
         try:
@@ -129,10 +150,12 @@ class GazeStream:
                 **generate_kwargs,
             )
         except BaseException:
-            self._forget(held)
+            self._forget(held, decided)
             raise
+        retained = None if decided is None else self.cache.policy.retained_visual(self.cache.page_layout)[0]
         if not keep or self.cache.last.shape[0] > 1:
-            self._forget(held)  # kept text is read again where beams ran: no row of the cache need hold the winner's
+            # Kept text is read again where beams ran: no row of the cache need hold the winner's.
+            self._forget(held, decided)
         answer = output.sequences[0, ids.shape[1] :]
         if keep:
             self._ids = output.sequences[0].tolist()
@@ -144,6 +167,7 @@ class GazeStream:
             ids=answer.cpu(),
             gaze=self._placed(output["gaze"]) if return_gaze else None,
             paging=self.cache.paging_stats() if isinstance(self.cache, PagedGazeCache) else None,
+            retained=None if retained is None else retained.cpu(),
         )
 
     def _turn(self, question: str) -> list[int]:
@@ -195,8 +219,8 @@ class GazeStream:
         if max(counts) > 1 and self.cache.length:
             self.cache.batch_repeat_interleave(max(counts))
 
-    def _forget(self, length: int) -> None:
-        """Back to one row of `length` tokens."""
+    def _forget(self, length: int, decided: PolicyState | None) -> None:
+        """Back to one row of `length` tokens, and to what the policy had decided by then."""
         if self.cache.last is None:
             return
         if not length:
@@ -205,6 +229,7 @@ class GazeStream:
         if self.cache.last.shape[0] > 1:
             self.cache.batch_select_indices(torch.zeros(1, dtype=torch.int64))
         self.cache.crop(length)
+        self.cache.policy = decided
 
     def _close_turn(self, answer: Tensor) -> None:
         end, tokenizer = END_OF_TURN, self.processor.tokenizer

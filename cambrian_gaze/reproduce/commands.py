@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cambrian_gaze.reproduce.rows import Chain, Run
+from cambrian_gaze.training.config.flags import added_up, read_flags
 
 DATA_FILES = {"stage1": "align.jsonl", "stage2": "finetune.jsonl", "video": "video.jsonl"}
 """Records of each run in the folder that `--data` names; pictures lie in `images`, videos in `videos` beside them, and
@@ -78,6 +79,8 @@ def steps(chain: Chain, options: Options) -> list[Step]:
     output = options.work / "runs" / "eval" / chain.row.slug
     table = ["eval", "table", str(chain.table_path), "--row", chain.row.name, "--output", str(output)]
     table += ["--protocol", options.protocol]
+    for plugin in added_up([], read_flags(options.flags).get("plugin")) or ():
+        table += ["--plugin", plugin]
     answers = ["--model", str(found[-1].output), "--num_processes", str(options.gpus)]
     if options.benchmarks is not None:
         answers += ["--data_root", str(options.benchmarks)]

@@ -11,14 +11,17 @@ from typing import Any
 import torch
 from transformers import StoppingCriteriaList
 
+from cambrian_gaze.attention.policy.policy import VisiblePolicy
+from cambrian_gaze.attention.policy.routing import check_gaze
 from cambrian_gaze.data.media.frame_sampling import FrameSampling
 from cambrian_gaze.data.media.image_files import MAX_PIXELS
 from cambrian_gaze.gaze.config import BUDGET_FIELDS
 from cambrian_gaze.models.generation_settings import settle
 from cambrian_gaze.models.modeling import CambrianGazeForConditionalGeneration
+from cambrian_gaze.models.policies import policy_gaze
 from cambrian_gaze.models.positions import check_positions
 from cambrian_gaze.models.processing.processor import CambrianGazeProcessor
-from cambrian_gaze.serving.fields import check_known, generation_options, seed_of, shown, stop_texts
+from cambrian_gaze.serving.fields import check_known, generation_options, policy_of, seed_of, shown, stop_texts
 from cambrian_gaze.serving.fields import stream_options as stream_options_of
 from cambrian_gaze.serving.media import frames_of, picture_of
 from cambrian_gaze.serving.refusal import Refused
@@ -57,6 +60,8 @@ class ChatRequest:
     """Longest answer where the request does not say."""
     trace: bool = False
     """Whether the answer comes with its trace."""
+    policy: VisiblePolicy | None = None
+    """A baseline in the place of routing."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +117,8 @@ def parse_request(
             visuals_of(messages)
         except ValueError as error:
             raise Refused(f"gaze: no trace of this request: {error}", "gaze") from error
-    return ChatRequest(messages, generation, gaze, stream, seed, stop, usage, default_tokens, traced)
+    policy = policy_of(given)
+    return ChatRequest(messages, generation, gaze, stream, seed, stop, usage, default_tokens, traced, policy)
 
 
 class _MessageReader:
@@ -194,6 +200,9 @@ class ChatModel:
         has positions for.
         """
         gaze = self._resolve(request.gaze)
+        policy = None if request.policy is None else request.policy.with_tokenizer(self.processor.tokenizer)
+        if policy is not None:
+            gaze = self._under(policy, request.gaze)
         try:
             inputs = self.processor.apply_chat_template(request.messages, add_generation_prompt=True, tokenize=True)
             asked = inputs["input_ids"].shape[1]
@@ -202,7 +211,20 @@ class ChatModel:
         except ValueError as error:
             raise Refused(str(error), "messages") from error
         generation = request.generation | {"max_new_tokens": new or min(request.default_tokens, room)}
-        return dict(inputs.to(self.model.device)) | generation | {"gaze": gaze}
+        more = {"gaze": gaze} | ({} if policy is None else {"policy": policy})
+        return dict(inputs.to(self.model.device)) | generation | more
+
+    def _under(self, policy: VisiblePolicy, options: dict[str, Any] | None) -> dict[str, Any]:
+        """The options of the gaze under a policy: the server's but for its budget, and those of the request. Raises
+        Refused where policy and options do not go together."""
+        own = {name: value for name, value in (self.gaze or {}).items() if name not in BUDGET_FIELDS}
+        gaze = policy_gaze(policy, own | (options or {}))
+        try:
+            policy.check(self.model.config.text_config.num_hidden_layers)
+            check_gaze(policy, self.model.model.resolve_gaze(gaze))
+        except ValueError as error:
+            raise Refused(f"policy: {error}", "policy") from error
+        return gaze
 
     def _resolve(self, options: dict[str, Any] | None) -> Any:
         if options is None:

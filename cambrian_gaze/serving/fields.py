@@ -7,11 +7,13 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from cambrian_gaze.attention.policy.policy import VisiblePolicy
+from cambrian_gaze.baselines.registry import make_policy
 from cambrian_gaze.serving.refusal import Refused
 
 EFFECTIVE = frozenset(
     {"model", "messages", "max_tokens", "max_completion_tokens", "temperature", "top_p", "seed", "stop", "stream"}
-    | {"stream_options", "gaze", "generation_config"}
+    | {"stream_options", "gaze", "policy", "generation_config"}
 )
 """Fields with an effect."""
 
@@ -148,6 +150,21 @@ def stop_texts(given: Mapping[str, Any]) -> tuple[str, ...]:
     if len(stop) > 16 or any(len(text) > 1000 for text in stop):
         raise Refused("stop takes up to 16 texts of up to 1,000 characters", "stop")
     return tuple(stop)
+
+
+def policy_of(given: Mapping[str, Any]) -> VisiblePolicy | None:
+    """The policy that `{"name": …}` with its options names. Raises Refused."""
+    asked = given.get("policy")
+    if asked is None:
+        return None
+    if not isinstance(asked, dict) or not isinstance(asked.get("name"), str):
+        raise Refused(
+            f'policy must be an object such as {{"name": "snapkv", "budget": 72}}, got {shown(asked)}', "policy"
+        )
+    try:
+        return make_policy(asked["name"], {name: value for name, value in asked.items() if name != "name"})
+    except (TypeError, ValueError) as error:
+        raise Refused(f"policy: {error}", "policy") from error
 
 
 def seed_of(given: Mapping[str, Any]) -> int | None:

@@ -2,7 +2,9 @@
 
 import pytest
 import torch
+from torch import Tensor
 
+from cambrian_gaze.baselines.registry import make_policy
 from cambrian_gaze.models.cache.cache import GazeCache
 from cambrian_gaze.models.cache.paging import PagedGazeCache
 from cambrian_gaze.models.streaming import GazeStream
@@ -223,3 +225,85 @@ def test_run_time_options_hold_for_the_whole_stream(model, processor):
     stream.append(pictures(0, 1))
     gaze = stream.ask("what?", **GREEDY, return_gaze=True).gaze
     assert gaze.regions.shape[-1] == 1 and (gaze.attended_visual == 4).all()
+
+
+def policy_stream(processor, name, **options):
+    """A stream of single frames under a policy, and the model's own rule where every frame is a region."""
+    model = make_model(gaze={"image": {"region_size": [1, 2, 2], "top_k": 2}})
+    return model, model.stream(processor, policy=make_policy(name, options), frames_per_call=1)
+
+
+def held_so_far(stream: GazeStream) -> Tensor:
+    """int64 [layers, KV heads]."""
+    return stream.cache.policy.retained_visual(stream.cache.page_layout)[0]
+
+
+def in_one_call(model, processor, stream: GazeStream, question, numbers, name, **options):
+    """What `generate` answers under the policy to the stream's tokens and a question, given together."""
+    ids = torch.cat([stream.input_ids, torch.tensor([stream._turn(question)])], 1)
+    pixels = processor.preprocess_images(pictures(*numbers))
+    given = dict(input_ids=ids, mm_token_type_ids=typed(model, ids), pixel_values=pixels, grid_thw=stream.grid_thw)
+    policy = make_policy(name, options)
+    output = model.generate(**given, policy=policy, return_gaze=True, **GREEDY)
+    return output.sequences[0, ids.shape[1] :], output
+
+
+def test_a_policy_is_asked_after_each_frame(processor):
+    """InfiniPot-V: no more than its block of frames is ever in memory, and what stays is that of one call."""
+    options = {"block": 4, "keep": 2, "query_ratio": 0.25}
+    model, stream = policy_stream(processor, "infinipot_v", **options)
+    each = int(torch.tensor(model.config.grid).prod())
+    counts = []
+    for number in range(7):
+        stream.append(pictures(number))
+        assert (held_so_far(stream) == held_so_far(stream)[0, 0]).all()
+        counts.append(int(held_so_far(stream)[0, 0]) // each)
+    assert counts == [1, 2, 3, 2, 3, 2, 3], "the fourth frame in memory begins a compression"
+    answer = stream.ask("What?", return_gaze=True, **GREEDY)
+    want, whole = in_one_call(model, processor, stream, "What?", range(7), "infinipot_v", **options)
+    assert torch.equal(answer.ids, want)
+    assert torch.equal(answer.retained, whole.retained[0]) and (answer.retained == 3 * each).all()
+    assert (answer.gaze.attended_visual == 3 * each).all(), "counted"
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "seen"),
+    [
+        ("snapkv", {"budget": 8}, 8),
+        ("rekv", {"top_k": 1}, None),
+        ("recent", {"budget": 8}, 8),
+        ("infinipot_v", {"budget": 8}, 8),
+    ],
+)
+def test_a_forgotten_question_leaves_the_memory_of_a_policy(processor, name, options, seen):
+    """Each question counts its budget exactly, answers as in one call, and later frames and questions know nothing of
+    it."""
+    model, stream = policy_stream(processor, name, **options)
+    each = int(torch.tensor(model.config.grid).prod())
+    seen = each if seen is None else seen
+    stream.append(pictures(0, 1))
+    for numbers in ((0, 1), (0, 1, 2)):
+        before = held_so_far(stream)
+        for question in ("What?", "And where is it?"):
+            answer = stream.ask(question, return_gaze=True, **GREEDY)
+            want, whole = in_one_call(model, processor, stream, question, numbers, name, **options)
+            assert torch.equal(answer.ids, want)
+            assert (answer.gaze.attended_visual == seen).all() and torch.equal(answer.retained, whole.retained[0])
+            assert torch.equal(held_so_far(stream), before) and (before == each * len(numbers)).all()
+        stream.append(pictures(2))
+
+
+def test_what_a_policy_cannot_do_in_a_stream_is_said(processor):
+    for name, options in (("hermes", {"budget": 8}), ("fastv", {"layer": 1, "budget": 8})):
+        with pytest.raises(ValueError, match=f"policy '{name}' looks at the whole prompt"):
+            policy_stream(processor, name, **options)
+    model, stream = policy_stream(processor, "snapkv", budget=8)
+    with pytest.raises(ValueError, match="leave gaze_offload out"):
+        model.stream(processor, policy=make_policy("snapkv", {"budget": 8}), gaze_offload="1GiB")
+    with pytest.raises(ValueError, match="give it to stream"):
+        stream.ask("What?", policy=make_policy("snapkv", {"budget": 8}))
+    assert stream.ask("Is there a picture?", **GREEDY).text is not None, "nothing to decide about yet"
+    stream.append(pictures(0))
+    stream.ask("What?", keep=True, **GREEDY)
+    with pytest.raises(ValueError, match="each question a cache of its own"):
+        stream.ask("And now?", **GREEDY)

@@ -76,6 +76,37 @@ def test_the_budget_is_the_requests(server: ChatServer) -> None:
     assert (hidden["visual"], hidden["context"]) == (8, 0), "the server's budget stays"
 
 
+@pytest.mark.parametrize(
+    ("policy", "counted"),
+    [({"name": "snapkv", "budget": 7}, 7), ({"name": "recent", "budget": 5}, 5), ({"name": "hermes", "budget": 6}, 6)],
+)
+def test_a_policy_of_a_request_keeps_its_budget(server: ChatServer, policy: dict[str, Any], counted: int) -> None:
+    """The server's own budget (K = 2) does not count beside it; the next request has it again."""
+    plain = whole(server)["gaze"]
+    assert whole(server, policy=policy)["gaze"]["visual"] == counted
+    status, content = ask(server, {"messages": ABOUT_A_PICTURE, "policy": policy, "stream": True})
+    assert status == 200 and events_of(content)[-1]["gaze"]["visual"] == counted
+    traced = whole(server, policy=policy, gaze={"trace": True})["gaze"]
+    assert traced["visual"] == counted and traced["trace"]["safetensors"]
+    assert whole(server)["gaze"] == plain and plain["visual"] != counted
+
+
+def test_a_policy_that_makes_no_sense_is_refused(server: ChatServer) -> None:
+    for policy, said in (
+        ("snapkv", "policy must be an object"),
+        ({"budget": 8}, "policy must be an object"),
+        ({"name": "snap"}, "unknown policy 'snap'; did you mean 'snapkv'?"),
+        ({"name": "snapkv"}, "policy 'snapkv' needs budget"),
+        ({"name": "snapkv", "budget": "all"}, "policy: "),
+        ({"name": "snapkv", "budget": 8, "size": 2}, "policy 'snapkv' has no option 'size'"),
+    ):
+        status, content = ask(server, {"messages": ABOUT_A_PICTURE, "policy": policy})
+        assert status == 400 and said in json.loads(content)["error"]["message"], content
+    both = {"messages": ABOUT_A_PICTURE, "policy": {"name": "snapkv", "budget": 8}, "gaze": {"top_k": 2}}
+    status, content = ask(server, both)
+    assert status == 400 and "give one of them" in json.loads(content)["error"]["message"]
+
+
 def test_a_stream_says_the_same(server: ChatServer) -> None:
     expected = whole(server)
     body = {"messages": ABOUT_A_PICTURE, "temperature": 0, "stream": True}

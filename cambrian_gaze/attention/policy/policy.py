@@ -80,6 +80,8 @@ class VisiblePolicy:
     """Whether it looks at the question: the whole prompt then has to come in one call, and there is one question."""
     evicts_at_question: ClassVar[bool] = False
     """Whether what `on_question` does not choose leaves the memory."""
+    needs_prompt: ClassVar[bool] = False
+    """Whether `on_input` looks at the whole prompt, pictures included; no stream can then have it."""
     prunes_prompt: ClassVar[bool] = False
     """Whether what `on_question` chooses holds for all queries of the prompt, not from its last one on."""
     selects: ClassVar[bool] = False

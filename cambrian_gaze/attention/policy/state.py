@@ -132,6 +132,13 @@ class PolicyState:
         self._unread = [self._unread[row] for row in index.tolist()]
         self.memory = [dict(self.memory[row]) for row in index.tolist()]
 
+    def copy(self) -> PolicyState:
+        """The state as it is now, which later calls leave alone."""
+        found = PolicyState(self.policy, self.layers, self.config)
+        found.retained, found.chosen, found.asked = dict(self.retained), dict(self.chosen), self.asked
+        found.memory, found._unread = [dict(row) for row in self.memory], list(self._unread)
+        return found
+
     def crop(self, length: int) -> None:
         """Forget tokens from `length` on."""
         for table in (self.retained, self.chosen):

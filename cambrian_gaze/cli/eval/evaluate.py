@@ -14,7 +14,7 @@ from cambrian_gaze.cli.eval import cost as eval_cost
 from cambrian_gaze.cli.eval import lmms as eval_lmms
 from cambrian_gaze.cli.eval import routing as eval_routing
 from cambrian_gaze.cli.eval.parser import build_parser, take_frames
-from cambrian_gaze.cli.eval.plugins import load_plugins
+from cambrian_gaze.cli.plugins import check_given, load_given
 
 
 def gaze_options(texts: Sequence[str]) -> dict[str, Any]:
@@ -28,10 +28,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     action = build_parser().parse_args(given[:1]).action
     arguments = build_parser(action).parse_args(given[1:])
     processes = getattr(arguments, "num_processes", 1)
-    if processes > 1 and "RANK" not in os.environ and action != "lmms":
-        return _launch(processes, given)
     try:
-        load_plugins(getattr(arguments, "plugin", []))
+        if processes > 1 and "RANK" not in os.environ and action != "lmms":
+            check_given(arguments)
+            return _launch(processes, given)
+        load_given(arguments)
         return _RUNNERS[action](arguments)
     except (ImportError, OSError, ValueError, RuntimeError) as error:
         print(f"cambrian-gaze eval {action}: {error}", file=sys.stderr)

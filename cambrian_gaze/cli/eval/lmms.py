@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from cambrian_gaze.cli.arguments import add_model
+from cambrian_gaze.cli.arguments import add_model, key_values, policy_from
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -74,6 +74,14 @@ def command(arguments: argparse.Namespace, output: Path, gaze: dict[str, Any]) -
         if "," in arguments.system or "=" in arguments.system:
             raise ValueError("--system: lmms-eval takes no text with commas or equals signs among its model_args")
         model["system"] = arguments.system
+    if arguments.plugin:
+        paths = [str(Path(path).resolve()) for path in arguments.plugin]
+        if wrong := next((path for path in paths if any(sign in path for sign in f",={os.pathsep}")), None):
+            raise ValueError(f"--plugin {wrong}: lmms-eval takes no path with , = or {os.pathsep} among its model_args")
+        model["plugin"] = os.pathsep.join(paths)
+    if arguments.policy:
+        policy_from(arguments)  # raises before a process starts
+        model |= {"policy": arguments.policy[0]} | key_values("--policy NAME", arguments.policy[1:])
     values = {
         "--model": "cambrian_gaze",
         "--model_args": ",".join(f"{name}={value}" for name, value in model.items()),

@@ -9,7 +9,7 @@ from cambrian_gaze.cli.arguments import add_policy, add_system, add_video, posit
 from cambrian_gaze.cli.eval import cost as eval_cost
 from cambrian_gaze.cli.eval import lmms as eval_lmms
 from cambrian_gaze.cli.eval import routing as eval_routing
-from cambrian_gaze.cli.eval.plugins import add_plugin
+from cambrian_gaze.cli.plugins import add_plugin
 
 ACTIONS = {
     "run": "answer benchmarks with a model, and score the answers",
@@ -39,6 +39,8 @@ def build_parser(action: str | None = None) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=f"cambrian-gaze eval {action}", allow_abbrev=False, description=f"{summary[0].upper()}{summary[1:]}."
     )
+    if action not in ("run", "lmms"):  # which have it with their policies
+        add_plugin(parser)
     if action == "cost":
         eval_cost.add_arguments(parser)
         _add_gaze(parser)
@@ -74,10 +76,9 @@ def build_parser(action: str | None = None) -> argparse.ArgumentParser:
         _add_data(parser)
     if action in ("run", "lmms"):
         _add_gaze(parser)
-    if action in ("score", "doctor", "table"):
-        add_plugin(parser)
-    if action == "run":
+    if action in ("run", "lmms"):
         add_policy(parser)
+    if action == "run":
         parser.add_argument("--output", required=True, metavar="DIR", help="journals, answers and scores")
     if action == "table":
         parser.add_argument("--output", metavar="DIR", help="the run's folder; default: runs/eval/ROW")

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cambrian_gaze.cli.arguments import add_key_report, gigabytes, print_key_report
+from cambrian_gaze.cli.plugins import add_plugin, load_given
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -45,6 +46,7 @@ def build_parser() -> argparse.ArgumentParser:
         way.add_argument("--out", required=True, metavar="DIR", help="folder to write; must be new or empty")
         way.add_argument("--max_shard_size", type=gigabytes, default=gigabytes("4"), metavar="GB", help="default: 4")
         add_key_report(way)
+        add_plugin(way)
     return parser
 
 
@@ -54,6 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     common = {"max_shard_size": arguments.max_shard_size, "dry_run": arguments.dry_run}
     try:
+        load_given(arguments)
         if arguments.way == "to-cambrian":
             from cambrian_gaze.models.conversion.to_cambrian import to_cambrian
 

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from cambrian_gaze.cli.arguments import add_model
+from cambrian_gaze.cli.plugins import add_plugin, load_given
 from cambrian_gaze.models.export import FORMATS, export
 
 
@@ -22,6 +23,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_model(parser, adapter=False)
     parser.add_argument("--format", required=True, choices=FORMATS, metavar="FORMAT", help="one of the above")
     parser.add_argument("--out", required=True, metavar="DIR", help="a new folder")
+    add_plugin(parser)
     return parser
 
 
@@ -29,6 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Write the folder and print its size. Returns the exit status."""
     arguments = build_parser().parse_args(argv)
     try:
+        load_given(arguments)
         folder = export(arguments.format, arguments.model, arguments.out)
     except (ImportError, OSError, ValueError) as error:
         print(f"cambrian-gaze export: {error}", file=sys.stderr)

@@ -7,6 +7,7 @@ import json
 from collections.abc import Sequence
 
 from cambrian_gaze.cli.arguments import add_key_report, gigabytes, print_key_report
+from cambrian_gaze.cli.plugins import add_plugin, load_given
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -48,6 +49,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="keep the language model's sampling settings (temperature, repetition penalty, …); default: greedy",
     )
     add_key_report(parser)
+    add_plugin(parser)
     return parser
 
 
@@ -67,6 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from cambrian_gaze.models.conversion.initialise import initialise
 
     try:
+        load_given(arguments)
         report = initialise(
             arguments.out,
             arguments.llm,

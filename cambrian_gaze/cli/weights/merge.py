@@ -6,6 +6,8 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from cambrian_gaze.cli.plugins import add_plugin, load_given
+
 
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
@@ -16,6 +18,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--model", required=True, metavar="BASE", help="the model that the adapter was trained on")
     parser.add_argument("--adapter", required=True, metavar="DIR", help="folder of the run, or one of its checkpoints")
     parser.add_argument("--out", required=True, metavar="DIR", help="a new folder")
+    add_plugin(parser)
     return parser
 
 
@@ -23,6 +26,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Write the merged model. Returns the exit status."""
     arguments = build_parser().parse_args(argv)
     try:
+        load_given(arguments)
+
         from cambrian_gaze.models.adapters import merge_adapter
 
         folder = merge_adapter(arguments.model, arguments.adapter, arguments.out)

@@ -21,6 +21,7 @@ from cambrian_gaze.evaluation.benchmarks.image_choice import (
 from cambrian_gaze.evaluation.benchmarks.image_short import CHARTQA, GQA, MATHVISTA, MME, OCRBENCH, TEXTVQA
 from cambrian_gaze.evaluation.benchmarks.video import VIDEO_BENCHMARKS
 from cambrian_gaze.evaluation.benchmarks.video_extra import EXTRA_VIDEO_BENCHMARKS
+from cambrian_gaze.plugins import registers, remedy
 
 __all__ = [
     "BENCHMARKS",
@@ -39,8 +40,6 @@ IMAGE_BENCHMARKS = (
 )  # fmt: skip
 """In the order of the columns of the paper's Table 1."""
 
-REGISTER_IT = "one of your own is registered first (--plugin FILE.py, or register_benchmark)"
-
 SHIPPED = (*IMAGE_BENCHMARKS, *VIDEO_BENCHMARKS, *EXTRA_VIDEO_BENCHMARKS, *GAZEBENCH)
 """Those that come with the package."""
 
@@ -56,6 +55,7 @@ SUITES: dict[str, tuple[str, ...]] = {
 """Names that stand for several benchmarks."""
 
 
+@registers("benchmark")
 def register_benchmark(benchmark: Benchmark) -> Benchmark:
     """Make a benchmark of your own one that `find`, `run`, `--tasks` and tables know, and return it.
 
@@ -116,7 +116,7 @@ def find(names: Iterable[str]) -> list[Benchmark]:
             if one not in BENCHMARKS:
                 near = difflib.get_close_matches(one, [*BENCHMARKS, *SUITES], n=1)
                 hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join([*SUITES, *BENCHMARKS])}"
-                raise ValueError(f"unknown benchmark {one!r}; {hint}; {REGISTER_IT}")
+                raise ValueError(f"unknown benchmark {one!r}; {hint}; {remedy('benchmark', one, 'register_benchmark')}")
             found[one] = BENCHMARKS[one]
     return list(found.values())
 

@@ -7,6 +7,7 @@ kept in a journal whose keys hold the fingerprint of the weights. lmms-eval's ow
 from __future__ import annotations
 
 import json
+import os
 import tempfile
 from collections import Counter, defaultdict
 from pathlib import Path
@@ -14,6 +15,8 @@ from typing import Any
 
 from tqdm import tqdm
 
+from cambrian_gaze.attention.policy.policy import VisiblePolicy
+from cambrian_gaze.baselines.registry import make_policy, options_known
 from cambrian_gaze.data.media.video import FrameSampling
 from cambrian_gaze.evaluation.answers import answer_questions
 from cambrian_gaze.evaluation.fingerprint import processor_fingerprint, weights_fingerprint
@@ -22,6 +25,7 @@ from cambrian_gaze.evaluation.lmms.messages import loaded, media_fingerprints, o
 from cambrian_gaze.evaluation.questions import AnswerOptions, Question
 from cambrian_gaze.evaluation.results import journal_path, journals
 from cambrian_gaze.extras import require
+from cambrian_gaze.plugins import load_plugins
 
 _lmms = require("lmms_eval.api.model", extra="lmms").lmms
 _ONLY = "cambrian_gaze answers tasks of output_type generate_until"
@@ -45,9 +49,12 @@ class CambrianGaze(_lmms):
     fps, max_frames, video_force_sample, video_backend, video_timeout: frames of a video, see `FrameSampling`.
     journal: folder where answers are kept, so that a run that was killed goes on; default: they are not kept.
     system: what the system turn says; default: as the checkpoint has it.
+    plugin: Python files of the user's own that register things, joined by colons; they are run as they are.
+    policy: a baseline of `cambrian_gaze.baselines` in the place of routing, its options beside it, as in
+        `policy=snapkv,budget=72`.
     gaze: run-time options of the gaze, such as top_k, keep_ratio, kv_budget; none: as the checkpoint has it.
 
-    Raises: ValueError for an option that the gaze does not have.
+    Raises: ValueError for an option that neither the policy nor the gaze has.
     """
 
     is_simple = False
@@ -60,9 +67,10 @@ class CambrianGaze(_lmms):
         max_batch_size: int | None = None,
         journal: str | None = None,
         system: str | None = None,
+        plugin: str | None = None,
         **more: Any,
     ) -> None:
-        """`more`: those of frames and of the gaze."""
+        """`more`: those of frames, of a policy and of the gaze."""
         from accelerate import Accelerator
 
         from cambrian_gaze.models.loading import load_to_answer
@@ -70,18 +78,23 @@ class CambrianGaze(_lmms):
         super().__init__()
         if max_batch_size is not None or not str(batch_size).isdecimal() or int(batch_size) < 1:
             raise ValueError(f"--batch_size {batch_size}, max {max_batch_size}: give a number from 1, and no max")
+        load_plugins([] if plugin is None else str(plugin).split(os.pathsep))
         self.accelerator = Accelerator()
         self._rank, self._world_size = self.accelerator.process_index, self.accelerator.num_processes
         self.device = device if device and self._world_size == 1 else self.accelerator.device
         model, self._processor = load_to_answer(pretrained, system)
         self._model = model.to(self.device)
         self._batch_size = int(batch_size)
-        self._sampling, self._gaze = _frames_and_gaze(more)
+        self._sampling, gaze = _frames_and_gaze(more)
+        self._policy, self._gaze = _policy_and_gaze(gaze)
+        limits = AnswerOptions(gaze=self._gaze, policy=self._policy)
+        config = limits.gaze_config(model)
         self._identity = {
             "weights": weights_fingerprint(model),
             "processor": processor_fingerprint(self._processor),
-            "gaze": model.config.gaze_config.override(**self._gaze).to_dict(),
+            "gaze": config.to_dict(),
             "frames": self._sampling.identity(),
+            **limits.policy_identity(config),
         }
         self._discarded = tempfile.TemporaryDirectory() if journal is None else None
         self._folder = Path(journal if self._discarded is None else self._discarded.name)
@@ -112,7 +125,7 @@ class CambrianGaze(_lmms):
         ):
             self.accelerator.wait_for_everyone()  # no journal grows before all processes have read it
             for text, questions in asked.items():
-                options = AnswerOptions(json.loads(text), self._gaze, batch_size=self._batch_size)
+                options = AnswerOptions(json.loads(text), self._gaze, self._policy, batch_size=self._batch_size)
                 mine = list(questions.values())
                 found = answer_questions(self._model, self._processor, mine, journal, options, bar.update)
                 entries.update(zip(questions, found, strict=True))
@@ -152,6 +165,17 @@ def _frames_and_gaze(given: dict[str, Any]) -> tuple[FrameSampling, dict[str, An
         field: kind(given[name]) for name, (field, kind) in _FRAME_ARGUMENTS.items() if given.get(name) is not None
     }
     return FrameSampling(**frames), {name: value for name, value in given.items() if name not in _FRAME_ARGUMENTS}
+
+
+def _policy_and_gaze(given: dict[str, Any]) -> tuple[VisiblePolicy | None, dict[str, Any]]:
+    """The policy that is named, if one is, with those of the options that are its own, and the others: the gaze's.
+    Raises ValueError."""
+    rest = {name: value for name, value in given.items() if name != "policy"}
+    if given.get("policy") is None:
+        return None, rest
+    name = str(given["policy"])
+    own = {key: rest.pop(key) for key in options_known(name) if key in rest}
+    return make_policy(name, own), rest
 
 
 def _generation(arguments: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:

@@ -8,11 +8,13 @@ from transformers import CONFIG_MAPPING, PreTrainedConfig
 
 from cambrian_gaze.models.tower.family import TowerFamily
 from cambrian_gaze.models.tower.published import CLIP, DINOV2, SIGLIP
+from cambrian_gaze.plugins import registers, remedy
 
 _FAMILIES: dict[str, TowerFamily] = {family.model_type: family for family in (SIGLIP, CLIP, DINOV2)}
 _TOLD_APART = {"siglip2": "; the NaFlex variant of SigLIP2 is another architecture"}
 
 
+@registers("vision tower", by="model_type")
 def register_tower(family: TowerFamily) -> None:
     """Make a family of towers known. One of the same `model_type` and title takes the place of the former.
 
@@ -44,6 +46,6 @@ def family_of(config: PreTrainedConfig | str, source: Path | str | None = None) 
         return _FAMILIES[kind]
     what = f"the vision tower is a {kind!r} model" if source is None else f"{source} is a {kind!r} model"
     raise ValueError(
-        f"{what}, not a vision tower that is known here{_TOLD_APART.get(kind, '')}; known: {known_towers()}. "
-        "cambrian_gaze.models.tower.register_tower adds another"
+        f"{what}, not a vision tower that is known here{_TOLD_APART.get(kind, '')}; known: {known_towers()}; "
+        f"{remedy('vision tower', kind, 'models.tower.register_tower')}"
     )

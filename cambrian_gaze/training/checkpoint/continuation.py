@@ -16,6 +16,7 @@ from typing import Any
 
 from cambrian_gaze.files import write_json
 from cambrian_gaze.models.folders.lineage import read_lineage
+from cambrian_gaze.plugins import read_records
 from cambrian_gaze.training.checkpoint.checkpoint import last_complete_checkpoint
 from cambrian_gaze.training.checkpoint.model_folder import PARENTS, origin_of
 from cambrian_gaze.training.checkpoint.states import TRAINER_STATE, StateError, read_json, whole
@@ -27,8 +28,8 @@ from cambrian_gaze.training.config.lora_arguments import LoraArguments
 
 NAME = "run_config.json"
 
-PLACES = frozenset({"output_dir", "resume_from_checkpoint", "auto_resume", "verify_checkpoint"})
-"""Keys that say where a run lies and goes on, and not what it is."""
+PLACES = frozenset({"output_dir", "resume_from_checkpoint", "auto_resume", "verify_checkpoint", "plugin"})
+"""Keys that say where a run lies and goes on, and not what it is; of plugins their content is compared."""
 
 FIXED = frozenset(
     {
@@ -96,6 +97,7 @@ def finished_text(run: RunConfig) -> str | None:
         return None
     said = f"{folder}: finished; nothing was trained (its {step} steps are done)"
     found = [one for one in differences(before.get("values", {}), run, folder) if not _is_harmless(one.key)]
+    found += plugin_differences(before, run)
     if not found:
         return said
     if all(one.key in LENGTH for one in found) and _is_longer(run, found, step):
@@ -113,7 +115,15 @@ def check_continues(run: RunConfig, checkpoint: Path) -> list[str]:
     Raises: ValueError where others would have no effect.
     """
     folder = checkpoint.parent
-    found = differences(read_run_config(folder).get("values", {}), run, checkpoint)
+    before = read_run_config(folder)
+    found = differences(before.get("values", {}), run, checkpoint)
+    own = plugin_differences(before, run)
+    if missing := [one for one in own if one.now is None]:
+        raise ValueError(
+            f"{checkpoint} was trained with {', '.join(str(one.then) for one in missing)}, which "
+            f"{'is' if len(missing) == 1 else 'are'} not given now; name the same "
+            f"{'file' if len(missing) == 1 else 'files'} again: a flag, or `plugin` in the YAML file"
+        )
     fixed = FIXED | MEASURES if follows_a_metric(run.training) and _has_best(checkpoint) else FIXED
     if refused := [one for one in found if one.key in fixed]:
         raise ValueError(
@@ -121,7 +131,21 @@ def check_continues(run: RunConfig, checkpoint: Path) -> list[str]:
             "give those of then; or begin another run: choose another output_dir (or this one by --auto_resume false, "
             f"once its checkpoints are moved away), from these weights by --model_name_or_path {checkpoint}"
         )
-    return [str(one) for one in found]
+    return [str(one) for one in [*found, *own]]
+
+
+def plugin_differences(before: Mapping[str, Any], run: RunConfig) -> list[Difference]:
+    """Plugins that a run's record names and that are not given now, that have another content, or that are new. The
+    same content under another name or in another folder is the same plugin."""
+    then = read_records(before.get("plugins"))
+    left = [one for one in then if one.sha256 not in {now.sha256 for now in run.plugins}]
+    found = []
+    for now in run.plugins:
+        if now.sha256 not in {one.sha256 for one in then}:
+            earlier = next((one for one in left if one.file == now.file), None)
+            left = [one for one in left if one is not earlier]
+            found.append(Difference("plugin", earlier, now))
+    return [*found, *(Difference("plugin", one, None) for one in left)]
 
 
 def differences(before: Mapping[str, Any], run: RunConfig, checkpoint: Path) -> list[Difference]:
@@ -153,6 +177,8 @@ def write_run_config(run: RunConfig, finished_step: int | None = None) -> None:
     """Write what the run was started with, and once it is over the step at which it ended."""
     finished = None if finished_step is None else {"step": finished_step, "time": time.time()}
     content = {"values": run.values, "sources": run.sources, "finished": finished}
+    if run.plugins:
+        content["plugins"] = [plugin.to_dict() for plugin in run.plugins]
     write_json(Path(run.training.output_dir) / NAME, content)
 
 

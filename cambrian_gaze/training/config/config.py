@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 
 from transformers.hf_argparser import HfArgumentParser, string_to_bool
 
+from cambrian_gaze.plugins import Plugin, load_plugins
 from cambrian_gaze.training.config.arguments import (
     ARGUMENT_CLASSES,
     DataArguments,
@@ -43,12 +44,15 @@ class RunConfig:
     """Key → value as written, after bases and overrides: with `sources` the record of the run."""
     sources: dict[str, str]
     """Key → file, or `the command line`."""
+    plugins: tuple[Plugin, ...] = ()
+    """Those that `plugin` names, loaded."""
 
 
 def load(argv: Sequence[str]) -> RunConfig:
-    """Read `[CONFIG.yaml] [--flag value …]`.
+    """Read `[CONFIG.yaml] [--flag value …]`, and load the plugins that it names.
 
-    Raises: ConfigError on unknown keys, unreadable files, values of the wrong type, and keys that contradict others.
+    Raises: ConfigError on unknown keys, unreadable files, values of the wrong type, keys that contradict others, and
+        plugins that fail.
     """
     values, sources = gather(argv)
     if problems := choose_times(values, sources):
@@ -64,7 +68,11 @@ def load(argv: Sequence[str]) -> RunConfig:
         raise ConfigError(f"{places}: {error}") from error
     if problems := contradictions(tasks, training):
         raise ConfigError("\n".join(problems))
-    return RunConfig(*parts, training, lora, tasks, values, sources)
+    try:
+        plugins = load_plugins(values.get("plugin") or ())
+    except ValueError as error:
+        raise ConfigError(f"{sources['plugin']}: {error}") from error
+    return RunConfig(*parts, training, lora, tasks, values, sources, plugins)
 
 
 def known_keys() -> dict[str, type]:

@@ -22,6 +22,8 @@ ALIASES = {"num_processes": "nproc_per_node"}
 """Accelerate's name of a key."""
 SWITCHED_OFF = ("deepspeed",)
 """Keys that name a file, and that `false` takes back."""
+ADDED_UP = ("plugin",)
+"""Keys whose values, given several times, are added up instead of the last one counting."""
 
 Layers = list[tuple[str, dict[str, Any]]]
 
@@ -58,15 +60,17 @@ def read_layered(argv: Sequence[str]) -> Layers:
 
 def read_flags(tokens: Sequence[str]) -> dict[str, Any]:
     """`--key value…`, `--key=value`, `--key` and `--no_key` as a dict of strings, lists and booleans; of a key given
-    twice the last one counts. A value that begins with `--` is written `--key=--value`."""
+    twice the last one counts, but of those in `ADDED_UP`. A value that begins with `--` is written `--key=--value`."""
     given: dict[str, list[str]] = {}
     key = None
     for token in tokens:
+        if token == "--":
+            raise ConfigError(f"{COMMAND_LINE}: -- has no meaning here; leave it out, flags may stand anywhere")
         if token.startswith("--"):
             name, equals, value = token[2:].partition("=")
             key = plain_key(name)
-            given.pop(key, None)
-            given[key] = [value] if equals else []
+            before = given.pop(key, [])
+            given[key] = [*(before if key in ADDED_UP else []), *([value] if equals else [])]
         elif key is None:
             raise ConfigError(f"{COMMAND_LINE}: {token!r} stands before any --flag")
         else:
@@ -77,11 +81,24 @@ def read_flags(tokens: Sequence[str]) -> dict[str, Any]:
             flags[plain_key(key[3:])] = False
         elif not values:
             flags[key] = True
+        elif key in ADDED_UP:
+            flags[key] = values
         elif len(values) > 1:
             flags[key] = values
         else:
             flags[key] = None if values[0] in NOTHING else values[0]
     return _switched(flags)
+
+
+def added_up(before: Any, values: Any) -> list[str] | None:
+    """`values` of one of `ADDED_UP` after those `before`, each once; null or false drops those before it. None where
+    none is left. Raises ConfigError for a flag without a value."""
+    total: list[str] = list(before or [])
+    for one in values if isinstance(values, (list, tuple)) else [values]:
+        if one is True:
+            raise ConfigError("--plugin needs the name of a Python file, as in --plugin mine.py")
+        total = [] if str(one).strip().lower() in (*FALSE, "null", "none") else [*total, str(one)]
+    return list(dict.fromkeys(total)) or None
 
 
 def as_words(values: dict[str, Any]) -> list[str]:

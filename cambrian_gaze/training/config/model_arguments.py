@@ -58,6 +58,11 @@ class ModelArguments:
     freeze_backbone: bool | None = None
     """Keep the language model as it is. Default: in stage 1."""
 
+    plugin: list[str] | None = None
+    """Python files of yours that register descriptors, attention backends, vision towers, policies or benchmarks; every
+    rank runs them as they are. Those of a file, of its bases and of the command line are added up; null drops those
+    before."""
+
     attn_implementation: str | None = None
     """Attention of the vision tower (`sdpa`, `eager`). The decoder's is `gaze_backend`."""
 

@@ -14,18 +14,22 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from cambrian_gaze.plugins import check_plugin
 from cambrian_gaze.training.config import foreign
 from cambrian_gaze.training.config.accepted import refusal
-from cambrian_gaze.training.config.flags import read_layered
+from cambrian_gaze.training.config.flags import ADDED_UP, added_up, read_layered
 from cambrian_gaze.training.config.help import documented
 from cambrian_gaze.training.config.layers import ConfigError
 
-PATH_FIELDS = ("deepspeed", "fsdp_config", "accelerator_config")
-"""Paths of configuration files: where the working directory has no such file, the YAML file's folder is tried."""
+PATH_FIELDS = ("deepspeed", "fsdp_config", "accelerator_config", "plugin")
+"""Paths of files that go with a YAML file: where the working directory has no such file, the YAML file's folder is
+tried."""
 
 
 def gather(argv: Sequence[str]) -> tuple[dict[str, Any], dict[str, str]]:
     """Values and their sources, from the file in `argv` (if the first token is no flag) and the flags after it.
+
+    Plugins are looked at, and not run.
 
     Raises: ConfigError for files that cannot be read, unknown keys, and values that are never taken.
     """
@@ -36,7 +40,14 @@ def gather(argv: Sequence[str]) -> tuple[dict[str, Any], dict[str, str]]:
         layer, refused = foreign.translate(layer, key_names())
         problems += [f"{place}: {text}" for text in [*refused, *_unknown(layer), *_without_effect(layer)]]
         for key, value in layer.items():
-            values[key], sources[key] = _beside(key, value, Path(place)), place
+            value = _beside(key, value, Path(place))
+            values[key] = added_up(values.get(key), value) if key in ADDED_UP else value
+            sources[key] = place
+    for path in values.get("plugin") or ():
+        try:
+            check_plugin(path)
+        except ValueError as error:
+            problems.append(f"{sources['plugin']}: {error}")
     if problems:
         raise ConfigError("\n".join(problems))
     return {k: v for k, v in values.items() if v is not None}, sources
@@ -77,6 +88,8 @@ def _without_effect(values: dict[str, Any]) -> list[str]:
 
 def _beside(key: str, value: Any, path: Path) -> Any:
     """Configuration files named in a YAML file may lie beside it."""
+    if key in PATH_FIELDS and isinstance(value, (list, tuple)):
+        return [_beside(key, one, path) for one in value]
     if key in PATH_FIELDS and isinstance(value, str) and not Path(value).exists() and (path.parent / value).exists():
         return str(path.parent / value)
     return value

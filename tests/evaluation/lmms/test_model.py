@@ -85,6 +85,25 @@ def test_gaze_options_are_checked_and_used(model_folder, capsys):
     assert "counted: 4+4 of 64" in capsys.readouterr().out
 
 
+def test_a_policy_keeps_its_budget_and_is_part_of_the_key(model_folder, tmp_path, capsys):
+    answer(model_folder, policy="snapkv", budget=8, journal=str(tmp_path))
+    assert "counted: 8+4 of 64" in capsys.readouterr().out
+    answer(model_folder, policy="infinipot_v", budget=24, top_k=2, journal=str(tmp_path))
+    assert " of 64" in capsys.readouterr().out
+    answer(model_folder, policy="snapkv", budget=9, journal=str(tmp_path))
+    assert "counted: 9+4 of 64" in capsys.readouterr().out
+    (file,) = (tmp_path / "journal").glob("*.jsonl")
+    assert len(file.read_text().splitlines()) == 9
+    for options, said in (
+        ({"policy": "snap", "budget": 8}, "did you mean 'snapkv'"),
+        ({"policy": "snapkv"}, "needs budget"),
+        ({"policy": "snapkv", "budget": 8, "top_k": 2}, "give one of them"),
+        ({"budget": 8}, "budget"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            answer(model_folder, **options)
+
+
 def test_answers_end_at_the_texts_that_the_task_names():
     from cambrian_gaze.evaluation.lmms.model import _cut
 

@@ -26,7 +26,7 @@ from cambrian_gaze.models.tower.published import SIGLIP
 from tests.models._checkpoints import GAZE, VISION, randomise, write_language_model
 from tests.models.conftest import ask, noise
 
-KNOWN = "known: SigLIP or SigLIP2 with a fixed resolution .*, CLIP .*, DINOv2 .*register_tower adds another"
+KNOWN = "known: SigLIP or SigLIP2 with a fixed resolution .*, CLIP .*, DINOv2 .*--plugin FILE.py, or .*register_tower"
 
 
 def test_what_is_not_known_is_told_what_is(tmp_path: Path) -> None:
