@@ -27,7 +27,8 @@ def eviction_figure(
     most: int = WORDS,
 ) -> Sheet:
     """A column for each word of gaze's answer; a row for gaze, with the regions of that word, and one for each policy,
-    with what it still held at the end: the same for every word, what was evicted in the dark. Answers stand below.
+    with what it still held at the end: the same for every word. Colour is the share of heads that chose a region, or of
+    KV heads that hold a token; what was evicted lies in the dark. Answers stand below.
 
     Args:
         traces: (name, trace) of one answer with gaze and of one or more under a policy that evicts.
@@ -74,10 +75,12 @@ def eviction_figure(
 
 
 def _held(trace: TraceData, unit: tuple[int, int], layers: Sequence[int] | None) -> Shot:
-    """A picture with what was evicted in the dark, by the share of KV heads that lost it."""
+    """A picture with what is held in colour, by the share of KV heads, and what was evicted in the dark."""
     held = of_layers(trace.kept, layers).mean(0)[entries(trace, unit)]
     light = (EVICTED + (255 - EVICTED) * held) / 255
-    return Shot(trace.items[unit[0]], unit[1], light=list(zip(entry_pixels(trace, unit), light.tolist(), strict=True)))
+    places = entry_pixels(trace, unit)
+    dark = list(zip(places, light.tolist(), strict=True))
+    return Shot(trace.items[unit[0]], unit[1], light=dark, wash=list(zip(places, held.tolist(), strict=True)))
 
 
 def _answer(trace: TraceData, truth: str | None) -> Text:

@@ -37,6 +37,7 @@ def test_a_row_for_gaze_and_one_for_each_policy() -> None:
         assert row.shots[0] == row.shots[1]  # whatever the word
         assert [place for place, _ in row.shots[0].light] == entry_pixels(trace, (0, 0))
         held = [light for _, light in row.shots[0].light]
+        assert row.shots[0].wash == [(place, n in kept) for n, (place, _) in enumerate(row.shots[0].light)]
         assert held == pytest.approx([1 if place in kept else EVICTED / 255 for place in range(36)])
 
 
