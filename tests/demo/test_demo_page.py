@@ -135,8 +135,11 @@ def test_a_new_chat_and_what_is_refused(browser: Browser, address: str, picture:
 def test_on_a_wide_screen_the_viewer_is_left_of_the_chat(browser: Browser, address: str) -> None:
     visitor = Visitor(browser, address)
     viewer, chat, dial = (browser.page.locator(name).bounding_box() for name in ("#viewer", "#chat", "#top_k"))
-    assert viewer["x"] + viewer["width"] <= chat["x"]
-    assert abs(chat["x"] - dial["x"]) < 4 and abs(viewer["y"] - chat["y"]) < 40
+    assert (
+        viewer["x"] + viewer["width"] <= chat["x"]
+        and abs(chat["x"] - dial["x"]) < 4
+        and abs(viewer["y"] - chat["y"]) < 40
+    )
     assert viewer["width"] > 1.3 * chat["width"] and visitor.bottom("#box") < dial["y"] < visitor.bottom("#viewer")
     assert browser.overflow() == 0
 

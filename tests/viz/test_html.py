@@ -17,6 +17,7 @@ class Checker(HTMLParser):
         self.open: list[str] = []
         self.tags: list[str] = []
         self.loads: list[str] = []
+        self.leads: list[str] = []
         self.handlers: list[str] = []
         self.names: list[str] = []
         self.text: list[str] = []
@@ -30,7 +31,9 @@ class Checker(HTMLParser):
         assert tag != "th" or given.get("scope"), "a heading of a table says of what"
         self.names += [given["id"]] if "id" in given else []
         for name, value in attrs:
-            if name in ("src", "href", "srcset", "data", "poster", "action", "xlink:href"):
+            if tag == "a" and name == "href":
+                self.leads.append(value)
+            elif name in ("src", "href", "srcset", "data", "poster", "action", "xlink:href"):
                 self.loads += [] if value.startswith("#") else [value]
             if name.startswith("on"):
                 self.handlers.append(name)
@@ -57,6 +60,7 @@ def checked(document: str) -> Checker:
     assert not checker.handlers
     assert "script" not in checker.tags and "link" not in checker.tags and "iframe" not in checker.tags
     assert all(target.startswith("data:image/png;base64,") for target in checker.loads)
+    assert not any(":" in target or target.startswith("/") for target in checker.leads), "to pages beside this one"
     assert len(checker.names) == len(set(checker.names)), "each id once"
     levels = [int(tag[1]) for tag in checker.tags if re.fullmatch("h[1-6]", tag)]
     assert all(b <= a + 1 for a, b in zip(levels, levels[1:], strict=False)), "headings in order"

@@ -10,6 +10,7 @@ from cambrian_gaze.viz.report import (
     Curve,
     Example,
     Intervals,
+    Link,
     Recall,
     Report,
     arms_intervals,
@@ -41,6 +42,7 @@ def full_report() -> Report:
         tiles=[(HOSTILE, 1, HOSTILE)],
         tables=[arms_table(ARMS, {"dense": HOSTILE}, strong=["gaze_k2"], title=HOSTILE, note=HOSTILE)],
         intervals=[arms_intervals(ARMS, title=HOSTILE), Intervals(HOSTILE, [Interval(HOSTILE, 0.5, 0.4, 0.6)])],
+        pages=[Link("viewer.html", HOSTILE, HOSTILE, [(HOSTILE, image)] * 3), Link("other.html", HOSTILE)],
         examples=[example],
         more_examples=[example, example],
         recalls=[Recall([[0.1, 0.9], [0.5, 0.2]], 0.125, HOSTILE, HOSTILE), Recall([[1.0]], 1.0)],
@@ -55,7 +57,8 @@ def test_a_full_report_is_self_contained_and_escaped():
     found = checked(document)
     assert "http://" not in document and "https://" not in document
     assert "<script" not in document and found.text.count(HOSTILE) > 20
-    assert len(found.loads) == 3 * 3  # a page and two panels in each example
+    assert len(found.loads) == 3 + 3 * 3  # of the link; a page and two panels in each example
+    assert found.leads == ["viewer.html", "viewer.html", "other.html"]
     for title in ("Results", "Where it looked", "Routing recall", "Training", "How it ran", "More examples (2)"):
         assert title in found.text
 
@@ -63,6 +66,11 @@ def test_a_full_report_is_self_contained_and_escaped():
 def test_an_empty_report_has_no_empty_sections():
     found = checked(render_report(Report("Nothing yet")))
     assert "section" not in found.tags and "Nothing yet" in found.text
+
+
+def test_a_link_alone_is_no_example():
+    document = render_report(Report("t", pages=[Link("viewer.html", "Look")]))
+    assert checked(document).leads == ["viewer.html"] and "chosen most" not in document
 
 
 def test_answers_show_what_was_read_and_what_is_true():

@@ -167,8 +167,9 @@ def _viewer(folder: Path, page: Path) -> tuple[Link | None, list[str]]:
         return None, [*lost, f"no viewer: {error}"]
     *first, last = [f"{step:,}" for step, _ in traces]
     steps = f"steps {', '.join(first)} and {last}" if first else f"step {last}"
-    together = " Beside each other: what is chosen in one is shown in all." if first else ""
-    note = f"Word by word, by layer and head, with the likeliest alternatives.{together}"
+    note = "What it looked at, word by word, by layer and head, with the likeliest alternatives."
+    if first:
+        note = f"As training went on: {note[0].lower()}{note[1:]} The panes go together."
     return Link(page.name, f"Open {steps} in the viewer", note), lost
 
 
