@@ -65,6 +65,10 @@ class WeightRecorder:
     layers: dict[int, LayerWeights] = field(default_factory=dict)
     """By decoder layer."""
 
+    dense: dict[int, Tensor] | None = None
+    """Where given: by decoder layer [B, H, N], what each head's weights on the visual tokens would be among themselves
+    if it saw them all; they sum to 1, or to 0 where there are none. Reads all visual keys."""
+
     allowed: Tensor | None = None
     """bool [B, H, S]: under a policy, which keys [page slots, text and context columns] the last query of the layer
     that has just run saw."""

@@ -55,6 +55,11 @@ def record_weights(ctx: GazeContext, layer: int, q: Tensor, k: Tensor | None, sc
     if out.shared is None:
         out.shared = _share(ctx, from_cache)
     last = q[:, :, -1].to(torch.promote_types(q.dtype, torch.float32)) * scaling
+    if out.dense is not None:
+        visual = (out.shared.seen & (out.shared.keys.role == VISUAL))[:, None]
+        every = _softmax(_products(last, ctx.cache.layers[layer] if from_cache else k), visual)
+        order, there = (x[:, None].expand(-1, q.shape[1], -1) for x in (out.shared.order, out.shared.there))
+        out.dense[layer] = every.gather(2, order).masked_fill(~there, 0)
     routes = ctx.layout.num_regions > 0 and ctx.config.routes(layer)
     if ctx.is_step and routes and ctx.policy is None and not ctx.keeps_every_region:
         out.layers[layer] = _of_chosen_pages(last, ctx.cache.layers[layer], regions, out.shared)

@@ -15,7 +15,8 @@ import torch
 
 from cambrian_gaze.data.errors import RecordError
 from cambrian_gaze.data.records.records import Record
-from cambrian_gaze.evaluation.cost.counts import Limits, count_attended
+from cambrian_gaze.evaluation.attention_mass import answer_mass
+from cambrian_gaze.evaluation.cost.counts import Limits, count_attended, regions_of_tokens
 from cambrian_gaze.evaluation.fingerprint import processor_fingerprint, weights_fingerprint
 from cambrian_gaze.evaluation.journal import Journal, entry_key
 from cambrian_gaze.evaluation.prompts import modalities
@@ -84,8 +85,8 @@ def answer_records(
 
     Returns: the journal's entries in the order of the records, those without an answer left out: `id`, `question`,
     `reference` (the record's own answer, or None), `answer`, `tokens` (ids up to and including the end token),
-    `seconds` (this answer's share of its batch), `attended` (see `count_attended`), and `regions` where kept:
-    [tokens][layers][heads][K].
+    `seconds` (this answer's share of its batch), `attended` (see `count_attended`), and where kept `regions`
+    ([tokens][layers][heads][K]) and `mass` (see `answer_mass`).
 
     Raises: RuntimeError where the counted KV entries differ from the cost model.
     """
@@ -172,9 +173,8 @@ def _answer(
     keywords = {**inputs, **options.generation, "output_logits": options.traced is not None}
     if any(question.hidden for question in batch):
         keywords["hidden_regions"] = _hidden([question.hidden for question in batch], model.device)
-    seconds, output = _timed(
-        model.device, lambda: model.generate(**keywords, gaze=options.gaze, policy=policy, return_gaze=True)
-    )
+    keywords["return_gaze"] = "mass" if options.keep_mass else True
+    seconds, output = _timed(model.device, lambda: model.generate(**keywords, gaze=options.gaze, policy=policy))
     retained = output.get("retained")
     ends = model.generation_config.eos_token_id
     new_tokens = output.sequences[:, inputs["input_ids"].shape[1] :].tolist()
@@ -194,6 +194,8 @@ def _answer(
         }
         if options.keep_regions:
             entry["regions"] = output.gaze.regions[row, : len(tokens)].tolist()
+        if options.keep_mass:
+            entry["mass"] = answer_mass(output.gaze, row, len(tokens), regions_of_tokens(own, kinds, config))
         if options.traced is not None:
             options.traced(question, output, row, inputs["input_ids"].shape[1])
         entries.append(entry)

@@ -36,6 +36,8 @@ class AnswerOptions:
     """Record id → regions that the text of prompt and answer may not choose: `hidden_regions` of the model."""
     keep_regions: bool = False
     """Store the regions chosen per token, layer and head with each answer."""
+    keep_mass: bool = False
+    """Store what `attention_mass.answer_mass` says of them too; reads all visual keys. Not under a policy."""
     sampling: FrameSampling = FrameSampling()
     """Which frames of a video are shown. Its time limit is no part of an answer's identity."""
     batch_size: int = 64
@@ -117,6 +119,7 @@ def record_question(
         **({"system": system} if system else {}),
         **({} if options.seed is None else {"seed": options.seed}),
         **({"hidden": sorted(hidden)} if hidden else {}),
+        **({"keep_mass": True} if options.keep_mass else {}),
         **options.policy_identity(config),
     )
     facts = {"question": question_text(messages), "reference": reference(record)}

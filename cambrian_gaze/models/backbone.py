@@ -188,7 +188,8 @@ class CambrianGazeModel(CambrianGazePreTrainedModel):
         recorder = None
         if return_gaze or gaze_trace is not None:
             recorder = GazeRecorder(not return_gaze, num_regions=layout.num_regions, routes=config.routes)
-            recorder.weights = WeightRecorder() if gaze_trace is not None and gaze_trace.weights else None
+            if gaze_trace is not None and gaze_trace.weights:
+                recorder.weights = WeightRecorder(dense={} if gaze_trace.dense else None)
         context = build_context(
             self.language_model,
             inputs_embeds,

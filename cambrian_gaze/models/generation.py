@@ -34,7 +34,7 @@ class GazeGenerationMixin:
         self,
         *args: Any,
         gaze: Any = None,
-        return_gaze: bool | Literal["weights"] = False,
+        return_gaze: bool | Literal["weights", "mass"] = False,
         gaze_offload: int | str | None = None,
         policy: VisiblePolicy | None = None,
         **kwargs: Any,
@@ -45,7 +45,9 @@ class GazeGenerationMixin:
             gaze: run-time options, e.g. {"top_k": 2} or {"kv_budget": 72}; default: the checkpoint's.
             return_gaze: return a ModelOutput whose `.gaze` is a `GazeTrace` beside `.sequences`. "weights" adds the
                 softmax weights of every new token, `.gaze.weights`: computed beside the attention, whose result stays
-                the same to the bit, from one query per step and layer and the keys that it saw.
+                the same to the bit, from one query per step and layer and the keys that it saw. "mass" adds to these
+                what the same queries would look at if they saw every visual token, `.gaze.weights.dense`: that reads
+                all visual keys, whatever the budget. Not under a policy.
             gaze_offload: keep visual keys and values in host memory, with a pool of this size on the device for the
                 regions looked at last: "2GiB" or bytes, over all layers. The answer is the same. `.gaze_paging` of
                 the ModelOutput is a `PagingStats`; so is `.paging_stats()` of the cache.
@@ -67,6 +69,8 @@ class GazeGenerationMixin:
         if gaze_offload is not None:
             cache = self._offloading_cache(gaze_offload, gaze, cache, kwargs)
         if policy is not None:
+            if return_gaze == "mass":
+                raise ValueError(f'policy {policy.name!r} leaves keys out: give return_gaze="weights" or leave it out')
             if cache is not None:
                 raise ValueError(f"policy {policy.name!r} makes a cache of its own: leave cache and gaze_offload out")
             given = {"input_ids": args[0], **kwargs} if args else kwargs
@@ -75,7 +79,8 @@ class GazeGenerationMixin:
             kwargs[CACHE] = cache
         trace = None
         if return_gaze:
-            trace = TraceBuilder(self.model.resolve_gaze(gaze), weights=return_gaze == "weights")
+            asked = return_gaze in ("weights", "mass")
+            trace = TraceBuilder(self.model.resolve_gaze(gaze), weights=asked, dense=return_gaze == "mass")
             kwargs |= {"gaze_trace": trace, "return_dict_in_generate": True}
         self._check_positions(args, kwargs)
         output = super().generate(*args, **kwargs)
@@ -93,9 +98,10 @@ class GazeGenerationMixin:
 
     def _check_options(self, kwargs: dict[str, Any], return_gaze: bool | str) -> None:
         """Options of transformers that cannot be followed here, or that may be taken for ours."""
-        if return_gaze not in (True, False, None, "weights"):
+        if return_gaze not in (True, False, None, "weights", "mass"):
             raise ValueError(
-                f'return_gaze is {return_gaze!r}; give True, False, or "weights" for attention weights too'
+                f'return_gaze is {return_gaze!r}; give True, False, "weights" for attention weights too, or "mass" for '
+                "those of dense attention beside them"
             )
         config = kwargs.get("generation_config") or self.generation_config
 

@@ -30,6 +30,10 @@ class GazeWeights:
     by_role: Tensor
     """[B, T, L, H, 3]: on visual, context and text entries."""
 
+    dense: Tensor | None = None
+    """[B, T, L, H, N], where `return_gaze="mass"` asked for it: what the same query's weights on the visual tokens
+    would be among themselves if it saw them all."""
+
 
 @dataclass
 class GazeTrace:
@@ -54,7 +58,7 @@ class GazeTrace:
     """See `region_boxes`."""
 
     weights: GazeWeights | None = None
-    """Where `return_gaze="weights"` asked for them."""
+    """Where `return_gaze="weights"` or `"mass"` asked for them."""
 
     def region_boxes(self, row: int) -> list[tuple[int, int, int, int, int, int, int]]:
         """Per region of a row: (item within the row, first frame, end frame, top, left, bottom, right), ends
@@ -85,6 +89,8 @@ class TraceBuilder:
     config: GazeConfig
     weights: bool = False
     """Whether softmax weights are wanted."""
+    dense: bool = False
+    """Whether those of dense attention are wanted beside them."""
     steps: list[GazeRecorder] = field(default_factory=list)
 
     def add(self, recorder: GazeRecorder) -> None:
@@ -114,6 +120,9 @@ class TraceBuilder:
                 f"weights.{name}": _side_by_side([_stack(step.weights.layers, name) for step in steps], name, 1)
                 for name in ("visual", "inside", "by_role")
             }
+        if self.dense:
+            by_layer = [[step.weights.dense[n] for n in sorted(step.weights.dense)] for step in steps]
+            stacked["weights.dense"] = _side_by_side([_side_by_side(one, "dense", 1).cpu() for one in by_layer], "", 1)
         if beam_indices is not None:
             row = beam_indices[:, :new_tokens].clamp(min=0).cpu()
             step = torch.arange(row.shape[1]).expand_as(row)
@@ -126,6 +135,7 @@ class TraceBuilder:
         weights = None
         if self.weights:
             weights = GazeWeights(*(stacked[f"weights.{name}"] for name in ("visual", "inside", "by_role")))
+            weights.dense = stacked.get("weights.dense")
         return GazeTrace(*(stacked[name] for name in counted), grids, boxes, weights)
 
 

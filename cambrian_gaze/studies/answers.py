@@ -16,6 +16,7 @@ from cambrian_gaze.gazebench.mask import mask_pictures
 from cambrian_gaze.gazebench.spec import GazeBenchSpec
 from cambrian_gaze.quickstart.evaluate import answer_arm, load
 from cambrian_gaze.studies.parts import Parts
+from cambrian_gaze.studies.routing.mass import attention_mass
 from cambrian_gaze.studies.routing.recall import routing_recall
 from cambrian_gaze.studies.routing.shifts import gaze_shifts
 from cambrian_gaze.studies.routing.unions import region_unions
@@ -28,7 +29,7 @@ def answer_seed(parts: Parts, folder: Path) -> dict[str, dict[str, Any]]:
     Returns: arm → `right` (family → one string of 0 and 1 per question, a character per value), `visible` and
     `retained` visual entries, `context` entries, seconds; of an arm that is steered `steered`, the questions that allow
     it, and `places` (family → which value's region is hidden, or would be, by question; None where no single one);
-    and where regions were chosen `recall`, `shifts` and `unions`.
+    where regions were chosen `recall`, `shifts` and `unions`; and of the study's `routing` arms `mass`.
     """
     study, data = parts.study, parts.data().folder
     records = [record for family in parts.bench.families for record in read_records(data / family / "test.jsonl")]
@@ -45,13 +46,16 @@ def answer_seed(parts: Parts, folder: Path) -> dict[str, dict[str, Any]]:
             known = places_known(config, processor.grid_hw, parts.bench)
             steered = _steered(study.steered.get(arm.name), records, known)
             hidden = {record.id: one.hidden for record, one in zip(records, steered, strict=True)} if steered else {}
-            answers = answer_arm(arm, model, processor, records, media, folder, parts.size.batch_size, hidden=hidden)
+            more = {"hidden": hidden, "keep_mass": arm.name in study.routing}
+            answers = answer_arm(arm, model, processor, records, media, folder, parts.size.batch_size, **more)
             entry = _entry(records, answers)
             if steered:
                 entry |= _places(records, steered)
             if known and arm.keeps_regions:
                 heads = model.config.text_config.num_key_value_heads
                 entry |= _looks(records, answers, processor.tokenizer, heads)
+            if arm.name in study.routing:
+                entry["mass"] = attention_mass(records, answers, processor.tokenizer)
             results[arm.name] = json.loads(json.dumps(entry))
     return {arm.name: results[arm.name] for arm in study.arms}
 

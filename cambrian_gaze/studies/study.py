@@ -66,7 +66,7 @@ class Study:
     steered: Mapping[str, str] = field(default_factory=dict)
     """Arm → what is hidden from its answers, a name of `STEERINGS`."""
     routing: tuple[str, ...] = ()
-    """Arms of which it is drawn where their heads look."""
+    """Arms, without a policy, of which it is recorded and drawn where their heads look."""
     x: Mapping[str, float] = field(default_factory=dict)
     """Arm → place on a budget axis; of a study that is drawn as a curve."""
     x_label: str = ""
@@ -172,6 +172,5 @@ def _check(study: Study, path: Path) -> None:
         raise ValueError(f"{path}: arms name models that are not there: {', '.join(missing)}")
     if unknown := sorted(set(study.steered.values()) - set(STEERINGS)):
         raise ValueError(f"{path}: unknown steer {', '.join(unknown)}; known: {', '.join(STEERINGS)}")
-    keeping = {arm.name for arm in study.arms if arm.keeps_regions}
-    if bare := sorted(set(study.routing) - keeping):
-        raise ValueError(f"{path}: routing names {', '.join(bare)}, which are no arms that choose (top_k below 16)")
+    if wrong := sorted(set(study.routing) - {arm.name for arm in study.arms if not arm.policy}):
+        raise ValueError(f"{path}: routing names {', '.join(wrong)}, which are no arms without a policy")

@@ -74,6 +74,43 @@ def test_equal_the_oracles(backend, seed):
         check(recorder.weights.layers[layer], want, layout, recorder.layers[layer].regions)
 
 
+@EVERY_BACKEND
+@pytest.mark.parametrize("seed", range(6))
+def test_dense_weights_equal_a_softmax_over_every_visual_token_that_the_query_may_see(backend, seed):
+    case = drawn(seed)
+    config, layout = dataclasses.replace(case.config, backend=backend), case.batch.layout()
+    q, k, v = draw_tensors(case, dim=DIM, scaling=SCALING)
+    recorder = GazeRecorder(last_only=True, weights=WeightRecorder(dense={}))
+    run(q, k, v, layout, config, recorder=recorder)
+    got, everything = recorder.weights.dense[0], list(range(layout.num_regions))
+    for b in range(len(q)):
+        seen = oracle_keys(layout, config, b, [everything] * layout.shape[1])[-1]
+        index = layout.index[b].tolist()
+        places = sorted((j for j in range(len(index)) if layout.role[b, j] == VISUAL), key=index.__getitem__)
+        for h in range(q.shape[1]):
+            mine = [j for j in places if j in seen]
+            logits = k[b, h // (q.shape[1] // k.shape[1]), mine].double() @ q[b, h, -1].double() * SCALING
+            weight = dict(zip(mine, torch.softmax(logits, 0).tolist(), strict=True))
+            want = [weight.get(j, 0.0) for j in places] + [0.0] * (got.shape[2] - len(places))
+            assert got[b, h].tolist() == pytest.approx(want, abs=1e-9)
+
+
+@GRANULARITY
+@pytest.mark.parametrize("heads", [2, 8])
+def test_dense_weights_of_a_decoding_step(granularity, heads, way):
+    q, ctx = step(granularity, heads, torch.float64, image=RegionBudget((1, 2, 2), top_k=1))
+    ctx.recorder = GazeRecorder(weights=WeightRecorder(dense={}))
+    attend(q, None, None, ctx, layer=0, scaling=0.25)
+    got, layer, layout = ctx.recorder.weights.dense[0], ctx.cache.layers[0], ctx.cache.key_layout()
+    keys = layer.page_keys.flatten(2, 3)
+    for b in range(len(q)):
+        places = [j for j in range(keys.shape[2]) if layout.role[b, j] == VISUAL]
+        places.sort(key=layout.index[b].tolist().__getitem__)
+        for h in range(heads):
+            want = torch.softmax(keys[b, h * GROUPS // heads, places] @ q[b, h, 0] * 0.25, 0).tolist()
+            assert got[b, h].tolist() == pytest.approx(want + [0.0] * (got.shape[2] - len(want)), abs=1e-12)
+
+
 def test_the_cases_hold_what_they_are_for():
     cases = [drawn(seed) for seed in range(10)]
     layouts = [case.batch.layout() for case in cases]

@@ -179,3 +179,24 @@ def test_what_a_policy_hides_weighs_nothing(name):
 def test_another_word_is_refused(model, batch):
     with pytest.raises(ValueError, match="return_gaze is 'mass'; give True, False"):
         model.generate(**batch, return_gaze="mass")
+
+
+def test_dense_weights_hold_those_of_the_chosen_regions(model, batch):
+    """Among the entries that a head saw, dense weights are the real ones but for a factor."""
+    gaze = {"top_k": 2}
+    plain, output = answer(model, batch, gaze=gaze), answer(model, batch, gaze=gaze, return_gaze="mass")
+    assert torch.equal(plain.sequences, output.sequences) and plain.gaze.weights.dense is None
+    dense, weights = output.gaze.weights.dense, output.gaze.weights
+    torch.testing.assert_close(weights.inside, plain.gaze.weights.inside)
+    want, layout = eager(model, output, batch, gaze)
+    for row in range(len(output.sequences)):
+        visual = layout.role[row] == VISUAL
+        seen = want[row].permute(2, 0, 1, 3)[..., visual]  # [T, L, H, N]
+        mine = dense[row, ..., : visual.sum()].double()
+        assert mine.sum(-1) == pytest.approx(1.0, abs=1e-5)
+        inside = torch.where(seen > 0, mine, 0)
+        torch.testing.assert_close(
+            inside / inside.sum(-1, keepdim=True), seen / seen.sum(-1, keepdim=True), atol=2e-4, rtol=0
+        )
+    with pytest.raises(ValueError, match="leaves keys out"):
+        model.generate(**batch, policy=make_policy("uniform", {"budget": 8}), return_gaze="mass")

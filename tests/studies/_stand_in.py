@@ -44,7 +44,7 @@ def study_file(folder: Path) -> Path:
         "models": {"dense": {"num_context_tokens": 0}, "gaze": {"start": "dense", "num_context_tokens": 2}},
         "against": "dense",
         "lines": ["dense", "gaze"],
-        "routing": ["gaze"],
+        "routing": ["dense", "gaze"],
         "arms": [
             {"name": "dense", "title": "dense", "model": "dense", "gaze": {"keep_ratio": 1.0}},
             {"name": "gaze", "title": "gaze", "model": "gaze", "gaze": {"top_k": 2}},

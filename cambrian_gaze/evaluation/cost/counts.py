@@ -83,6 +83,16 @@ def shown(grids: Sequence[tuple[int, int, int]], kinds: Sequence[int], config: G
     return Shown(tuple(units), tuple(regions))
 
 
+def regions_of_tokens(grids: Sequence[tuple[int, int, int]], kinds: Sequence[int], config: GazeConfig) -> Tensor:
+    """int64 [N]: the region of each visual token of a row's images and videos, numbered over all of them."""
+    found, first = [torch.zeros(0, dtype=torch.int64)], 0
+    for grid, kind in zip(grids, kinds, strict=True):
+        own = region_ids(grid, config.budget(kind).region_size).flatten()
+        found.append(own + first)
+        first += int(own.max()) + 1
+    return torch.cat(found)
+
+
 def expected_attended(
     grid: tuple[int, int, int],
     config: GazeConfig,

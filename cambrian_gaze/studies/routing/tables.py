@@ -12,7 +12,7 @@ def routing_parts(results: Mapping[str, Any]) -> list[str]:
     """The parts of a study's section, in order: empty where the study asks for none."""
     parts = []
     names = results.get("routing") or []
-    for rows, text in ((_recall, RECALL), (_shifts, SHIFTS), (_unions, UNIONS)):
+    for rows, text in ((_recall, RECALL), (_mass, MASS), (_shifts, SHIFTS), (_unions, UNIONS)):
         if table := _table(results, names, rows):
             parts.append(f"{text}\n\n{table}")
     if table := hidden_table(results):
@@ -33,6 +33,11 @@ SHIFTS = (
 UNIONS = (
     "Regions chosen at one step by any of several heads, in brackets what heads that choose at random would choose. A "
     "KV head's keys and values are read once for its query heads; other KV heads and layers have theirs."
+)
+MASS = (
+    "Dense attention mass inside the chosen regions: of what the same query would give to the visual tokens if it saw "
+    "them all, mean over heads; in brackets what as many regions could hold at most. Then the fewest visual entries "
+    "that hold half and 90 % of that mass, and of what the chosen regions hold of it."
 )
 HIDDEN = (
     "One region hidden for the whole answer: accuracy at the value that is read from it (the same value where another "
@@ -78,6 +83,29 @@ def _recall(seeds: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, str]]:
 
 def _rank(place: int) -> str:
     return "best head" if place == 0 else f"{place + 1}."
+
+
+def _mass(seeds: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, str]]:
+    found = [seed["mass"] for seed in seeds if seed.get("mass", {}).get("all", {}).get("steps")]
+    if not found:
+        return
+
+    def mean(which: str, name: str, layers: Sequence[int]) -> float:
+        some = [one[which] for one in found if one[which]["steps"]]
+        shares = [sum(one[name][layer] for layer in layers) / len(layers) for one in some]
+        return _mean(shares, [one["steps"] for one in some]) if some else float("nan")
+
+    every = range(len(found[0]["all"]["inside"]))
+    for name, layers in [*((str(layer), [layer]) for layer in every), ("all", list(every))]:
+        yield {
+            "layer": name,
+            "inside, any token": f"{mean('all', 'inside', layers):.3f} ({mean('all', 'best', layers):.3f})",
+            "inside, words read": f"{mean('read', 'inside', layers):.3f} ({mean('read', 'best', layers):.3f})",
+            "half": f"{mean('all', 'half', layers):.1f}",
+            "90 %": f"{mean('all', 'most', layers):.1f}",
+            "half of the chosen": f"{mean('all', 'half_seen', layers):.1f}",
+            "90 % of the chosen": f"{mean('all', 'most_seen', layers):.1f}",
+        }
 
 
 def _shifts(seeds: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, str]]:
