@@ -29,7 +29,7 @@ DATASET = "cambrian-gaze/gazebench"
 """Folder below a data root."""
 SCENE = (
     "The {what} a grid of cells: rows {first} to {last} from the top, columns 1 to {columns} from the left. Each cell "
-    "has a digit at its top left and names another cell{below}. "
+    "has a digit at its top left{below}. "
 )
 STRINGS = "The picture has a row of digits for each of the rows {first} to {last}, from the top. "
 
@@ -102,10 +102,12 @@ def prompt(spec: GazeBenchSpec, family: str, asked: Asked) -> str:
         return STRINGS.format(first=letters[0], last=letters[-1]) + asked.full
     several = family in VIDEO_FAMILIES
     what = "frames of the video are pages, each" if several else "picture is"
-    below = (
-        ": its frame at the top right, its row and column below. B3F2 is the cell B3 of the second frame" if several
-        else " below"
-    )  # fmt: skip
+    below = "" if family in ("count", "absent") else " and names another cell below"
+    if several:
+        below = (
+            " and names another cell: its frame at the top right, its row and column below. B3F2 is the cell B3 of the "
+            "second frame"
+        )
     return SCENE.format(what=what, first=letters[0], last=letters[-1], columns=spec.grid[1], below=below) + asked.full
 
 

@@ -21,7 +21,7 @@ class Scene:
     digits: dict[Cell, str]
     """What is shown at the top left of each cell; empty where strings are shown instead."""
     pointers: dict[Cell, Cell]
-    """The cell that each cell names; following them leads once through all cells."""
+    """The cell that each cell names, if any; following them leads once through all cells."""
     strings: dict[int, str]
     """Row → the string that crosses it."""
     frames: tuple[tuple[Glyph, ...], ...]
@@ -37,14 +37,15 @@ def draw_scene(spec: GazeBenchSpec, frames: int, rng: random.Random) -> Scene:
 
 
 def scene_of(spec: GazeBenchSpec, frames: int, digits: dict[Cell, str], pointers: dict[Cell, Cell]) -> Scene:
-    """The scene of given digits and pointers."""
+    """The scene of given digits and pointers; without pointers a cell shows its digit alone."""
     drawn: list[tuple[Glyph, ...]] = []
     for frame in range(frames):
         glyphs = []
         for place in range(len(spec.names)):
-            to_frame, to = pointers[frame, place]
-            row, column = spec.names[to]
-            texts = [digits[frame, place], str(to_frame + 1) if frames > 1 else "", row, column]
+            texts = [digits[frame, place]]
+            if (frame, place) in pointers:
+                to_frame, to = pointers[frame, place]
+                texts += [str(to_frame + 1) if frames > 1 else "", *spec.names[to]]
             glyphs += [Glyph(text, slot_box(spec, place, slot)) for slot, text in enumerate(texts) if text]
         drawn.append(tuple(glyphs))
     return Scene(digits, pointers, {}, tuple(drawn))
