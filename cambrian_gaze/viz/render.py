@@ -6,7 +6,6 @@ rectangles (`Trace.pixels`). Colours are those of `draw`: the wash is the share 
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,9 +14,10 @@ from PIL import Image, ImageDraw
 
 from cambrian_gaze.files import replacing, write_png, write_text
 from cambrian_gaze.viz import canvas
-from cambrian_gaze.viz.draw import MAX_ALPHA, heaviest, wash
+from cambrian_gaze.viz.draw import MAX_ALPHA, draw_outline, heaviest, wash
 from cambrian_gaze.viz.figure import Figure, Panel
 from cambrian_gaze.viz.film import write_film
+from cambrian_gaze.viz.heat import heat_cells, heat_wash
 from cambrian_gaze.viz.html import Html, data_uri, element
 from cambrian_gaze.viz.trace_data import TraceData
 
@@ -45,6 +45,12 @@ def overlay(trace: TraceData, panel: Panel, *, factor: int = 1, top: int = 1, gr
     most = set(heaviest(panel.share.tolist(), top))
     places = [tuple(factor * edge for edge in trace.pixels[r]) for r in here]
     thick = max(1, round(min(picture.size) / 110))
+    if panel.heat is not None:
+        picture = heat_wash(trace, picture, panel.heat, panel.unit)
+        draw = ImageDraw.Draw(picture)
+        for place in (place for r, place in zip(here, places, strict=True) if r in most):
+            draw_outline(draw, place, thick)
+        return picture
     return wash(picture, places, weights.tolist(), top=sum(r in most for r in here), grid=grid, thick=thick)
 
 
@@ -52,7 +58,7 @@ def _kept_mask(trace: TraceData, unit: tuple[int, int], size: tuple[int, int]) -
     """ "L" of a picture's size: bright where a visual token is still held by all KV heads, dark where by none."""
     item, frame = unit
     (_, rows, columns), (xs, ys) = trace.items[item].grid, trace.edges(item)
-    before = sum(math.prod(other.grid) for other in trace.items[:item]) + frame * rows * columns
+    before = trace.first_of(item, frame)
     held = trace.kept[:, before : before + rows * columns].mean(0).reshape(rows, columns)
     mask = Image.new("L", trace.items[item].size, 255)
     draw = ImageDraw.Draw(mask)
@@ -192,6 +198,9 @@ def _svg_panel(trace: TraceData, panel: Panel, spot: tuple[int, ...], top: int) 
     most = set(heaviest(panel.share.tolist(), top))
     thick = min(width, height) / 110
     drawn = [element("use", href=f"#p{item}-{frame}")]
+    for (x0, y0, x1, y1), opacity in [] if panel.heat is None else heat_cells(trace, panel.heat, panel.unit):
+        box = {"x": x0, "y": y0, "width": x1 - x0, "height": y1 - y0, "shape_rendering": "crispEdges"}
+        drawn.append(element("rect", **box, fill=_hex(canvas.GAZE), fill_opacity=f"{opacity:.3f}"))
     here = [r for r in trace.regions_of(item, frame) if panel.share[r] > 0 and trace.pixels[r][2] > trace.pixels[r][0]]
     for outline in (False, True):
         for r in here:
@@ -200,7 +209,7 @@ def _svg_panel(trace: TraceData, panel: Panel, spot: tuple[int, ...], top: int) 
             box = {"x": x0 + inset, "y": y0 + inset, "width": x1 - x0 - 2 * inset, "height": y1 - y0 - 2 * inset}
             if outline and r in most:
                 drawn.append(element("rect", **box, fill="none", stroke=_hex(canvas.TOP), stroke_width=f"{thick:.3f}"))
-            elif not outline:
+            elif not outline and panel.heat is None:
                 opacity = f"{MAX_ALPHA * min(1.0, panel.share[r]):.3f}"
                 drawn.append(element("rect", **box, fill=_hex(canvas.GAZE), fill_opacity=opacity))
     x, y, w, h = spot

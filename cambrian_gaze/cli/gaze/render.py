@@ -42,6 +42,12 @@ def build_parser() -> argparse.ArgumentParser:
         help="longer side of a panel; default: 240, a single one in the picture's own resolution",
     )
     parser.add_argument("--top", type=positive, default=1, metavar="N", help="most chosen regions outlined; default: 1")
+    parser.add_argument(
+        "--heat",
+        action="store_true",
+        help="draw attention weights on the visual tokens instead of shares of heads: the mean over heads and layers, "
+        "all panels on one scale; with --by token, layer or frame",
+    )
     return parser
 
 
@@ -53,7 +59,7 @@ def run(arguments: argparse.Namespace) -> str:
     from cambrian_gaze.viz.trace import Trace
 
     traces = [Trace.load(path) for path in arguments.trace]
-    picked = {name: getattr(arguments, name) for name in ("tokens", "layers", "heads", "frames", "columns")}
+    picked = {name: getattr(arguments, name) for name in ("tokens", "layers", "heads", "frames", "columns", "heat")}
     plans = [figure(trace, arguments.by, **picked) for trace in traces]
     shape = {"side": arguments.side, "top": arguments.top}
     if len(traces) == 1:
