@@ -170,9 +170,8 @@ def _answer(
         torch.manual_seed(int(entry_key(seed=options.seed, keys=[question.key for question in batch])[:16], 16))
     policy = None if options.policy is None else options.policy.with_tokenizer(processor.tokenizer)
     keywords = {**inputs, **options.generation, "output_logits": options.traced is not None}
-    seconds, output = _timed(
-        model.device, lambda: model.generate(**keywords, gaze=options.gaze, policy=policy, return_gaze=True)
-    )
+    keywords["return_gaze"] = True if options.traced is None else "weights"
+    seconds, output = _timed(model.device, lambda: model.generate(**keywords, gaze=options.gaze, policy=policy))
     retained = output.get("retained")
     ends = model.generation_config.eos_token_id
     new_tokens = output.sequences[:, inputs["input_ids"].shape[1] :].tolist()

@@ -244,7 +244,7 @@ class ChatModel:
                 torch.manual_seed(request.seed)
             output = self.model.generate(
                 **prepared,
-                return_gaze=True,
+                return_gaze="weights" if request.trace else True,
                 output_logits=request.trace,
                 streamer=streamer,
                 stopping_criteria=criteria,
