@@ -105,7 +105,7 @@ def generate(arguments: argparse.Namespace) -> str:
         **inputs,
         gaze=gaze,
         policy=None if policy is None else policy.with_tokenizer(processor.tokenizer),
-        return_gaze=True,
+        return_gaze="weights" if kept else True,
         output_logits=kept,
         max_new_tokens=arguments.max_new_tokens,
         **options,

@@ -173,7 +173,8 @@ def _answer(
     keywords = {**inputs, **options.generation, "output_logits": options.traced is not None}
     if any(question.hidden for question in batch):
         keywords["hidden_regions"] = _hidden([question.hidden for question in batch], model.device)
-    keywords["return_gaze"] = "mass" if options.keep_mass else True
+    measured = True if options.traced is None else "weights"
+    keywords["return_gaze"] = "mass" if options.keep_mass else measured
     seconds, output = _timed(model.device, lambda: model.generate(**keywords, gaze=options.gaze, policy=policy))
     retained = output.get("retained")
     ends = model.generation_config.eos_token_id

@@ -122,7 +122,7 @@ class GazeStream:
             self._feed(some)
 
     def ask(
-        self, question: str, *, keep: bool = False, return_gaze: bool = False, **generate_kwargs: Any
+        self, question: str, *, keep: bool = False, return_gaze: bool | str = False, **generate_kwargs: Any
     ) -> StreamAnswer:
         """Answer a question about the frames so far.
 

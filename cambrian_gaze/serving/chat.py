@@ -266,7 +266,7 @@ class ChatModel:
                 torch.manual_seed(request.seed)
             output = self.model.generate(
                 **prepared,
-                return_gaze=True,
+                return_gaze="weights" if request.trace else True,
                 output_logits=request.trace,
                 streamer=streamer,
                 stopping_criteria=criteria,

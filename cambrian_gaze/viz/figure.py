@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from cambrian_gaze.viz.heat import heat_of_unit
 from cambrian_gaze.viz.trace_data import TraceData
 
 KINDS = ("token", "layer", "head", "layer_head", "frame")
@@ -24,6 +25,10 @@ class Panel:
 
     label: str = ""
     """Below it."""
+
+    heat: np.ndarray | None = None
+    """float64 [N]: attention weight on each visual token, over the largest of the whole figure; None: shares of heads
+    are drawn."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +59,7 @@ def figure(
     heads: Sequence[int] | None = None,
     frames: Sequence[int] | None = None,
     columns: int = 6,
+    heat: bool = False,
 ) -> Figure:
     """The panels of a trace.
 
@@ -65,9 +71,13 @@ def figure(
         tokens: places in the answer; default: those that a reader sees, for "layer_head" the first of them.
         layers, heads: count these alone; default: all.
         frames: numbers of pictures and frames, over all items, for "frame"; default: all.
+        heat: draw attention weights, mean over heads, instead of the shares of heads that chose. All panels have one
+            scale.
 
     Raises: ValueError for what there is not.
     """
+    if heat:
+        _check_heat(trace, by, layers, heads)
     if by not in KINDS:
         raise ValueError(f"by {by!r} is none of {', '.join(KINDS)}")
     if not trace.units:
@@ -86,10 +96,15 @@ def figure(
     each_head = list(range(width) if heads is None else heads)
     units = trace.units if frames is None else [trace.units[n] for n in frames]
     words = [trace.tokens[t].strip() or f"token {t}" for t in chosen]
+    apart = [[n] for n in each_layer] if by == "layer" else [layers]
+    hottest = max([1e-30, *(trace.heat(t, some).max() for t in chosen for some in apart)]) if heat else 1.0
 
     def panel(token: int, some_layers=layers, some_heads=heads, unit=None, label: str = "") -> Panel:
         share = trace.share(token, some_layers, some_heads)
-        return Panel(unit or _heaviest(trace, share, units), share, label)
+        if not heat:
+            return Panel(unit or _heaviest(trace, share, units), share, label)
+        weights = trace.heat(token, None if some_layers is None else list(some_layers)) / hottest
+        return Panel(unit or _hottest(trace, weights, units), share, label, weights)
 
     if by == "token":
         made = [panel(t, label=word if len(chosen) > 1 else "") for t, word in zip(chosen, words, strict=True)]
@@ -115,6 +130,21 @@ def unit_name(trace: TraceData, unit: tuple[int, int]) -> str:
     item = trace.items[unit[0]]
     name = f"{item.kind} {unit[0] + 1}" if len(trace.items) > 1 else item.kind
     return name if item.grid[0] == 1 else f"frame {unit[1] + 1}" if len(trace.items) == 1 else f"{name}.{unit[1] + 1}"
+
+
+def _check_heat(trace: TraceData, by: str, layers: Sequence[int] | None, heads: Sequence[int] | None) -> None:
+    """Raises: ValueError where a figure of attention weights cannot be drawn."""
+    if trace.attention is None:
+        reason = trace.missing.get("attention", "it was written by an older version")
+        raise ValueError(f"the trace has no attention weights: {reason}; without --heat the chosen regions are drawn")
+    if heads is not None or by in ("head", "layer_head"):
+        raise ValueError("heat is the mean over heads, and a trace has no other: leave --heads out, and --by head")
+    if (layers is not None or by == "layer") and trace.attention.shape[1] != trace.regions.shape[1]:
+        raise ValueError(f"the trace has no heat of single layers: {trace.missing.get('attention', 'only their mean')}")
+
+
+def _hottest(trace: TraceData, heat: np.ndarray, units: Sequence[tuple[int, int]]) -> tuple[int, int]:
+    return max(units, key=lambda unit: heat_of_unit(trace, heat, unit).sum())
 
 
 def _heaviest(trace: TraceData, share: np.ndarray, units: Sequence[tuple[int, int]]) -> tuple[int, int]:

@@ -6,11 +6,13 @@ import base64
 import functools
 import io
 import os
+import zlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from markupsafe import Markup as Html
 from markupsafe import escape
 from PIL import Image
@@ -20,8 +22,10 @@ from cambrian_gaze.files import write_text
 if TYPE_CHECKING:
     import jinja2
 
-__all__ = ["Column", "Html", "Table", "data_uri", "element", "escape", "render", "write"]
+__all__ = ["Column", "Html", "Table", "data_uri", "deflated", "element", "escape", "inflated", "render", "write"]
 
+_PLAIN, _CODED = bytes.maketrans(b"&<>", b",.:"), bytes.maketrans(b",.:", b"&<>")
+"""Of Python's base 85 the characters that a script element may not hold, and others in their place."""
 VOID = {"img", "meta", "br", "hr"}
 
 
@@ -116,3 +120,14 @@ def data_uri(image: Image.Image) -> str:
     buffer = io.BytesIO()
     image.save(buffer, format="PNG", optimize=True)
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def deflated(array: np.ndarray) -> str:
+    """The bytes of an array for a page's script: deflated, in base 85, a quarter longer than they where base 64 is a
+    third."""
+    return base64.b85encode(zlib.compress(np.ascontiguousarray(array).tobytes(), 9)).translate(_PLAIN).decode()
+
+
+def inflated(text: str) -> bytes:
+    """The bytes of the array that `deflated` was given."""
+    return zlib.decompress(base64.b85decode(text.encode().translate(_CODED)))

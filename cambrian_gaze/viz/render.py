@@ -6,7 +6,6 @@ rectangles (`Trace.pixels`). Colours are those of `draw`: the wash is the share 
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Sequence
 from itertools import pairwise
@@ -17,9 +16,10 @@ from PIL import Image, ImageDraw
 from cambrian_gaze.data.media.aspect import Pixels
 from cambrian_gaze.files import replacing, write_png, write_text
 from cambrian_gaze.viz import canvas
-from cambrian_gaze.viz.draw import MAX_ALPHA, heaviest, wash
+from cambrian_gaze.viz.draw import MAX_ALPHA, draw_outline, heaviest, wash
 from cambrian_gaze.viz.figure import Figure, Panel
 from cambrian_gaze.viz.film import write_film
+from cambrian_gaze.viz.heat import heat_cells, heat_wash
 from cambrian_gaze.viz.html import Html, data_uri, element
 from cambrian_gaze.viz.trace_data import TraceData
 
@@ -47,6 +47,12 @@ def overlay(trace: TraceData, panel: Panel, *, factor: int = 1, top: int = 1, gr
     most = set(heaviest(panel.share.tolist(), top))
     places = [tuple(factor * edge for edge in trace.pixels[r]) for r in here]
     thick = max(1, round(min(picture.size) / 110))
+    if panel.heat is not None:
+        picture = heat_wash(trace, picture, panel.heat, panel.unit)
+        draw = ImageDraw.Draw(picture)
+        for place in (place for r, place in zip(here, places, strict=True) if r in most):
+            draw_outline(draw, place, thick)
+        return picture
     return wash(picture, places, weights.tolist(), top=sum(r in most for r in here), grid=grid, thick=thick)
 
 
@@ -63,10 +69,8 @@ def _kept_mask(trace: TraceData, unit: tuple[int, int], size: tuple[int, int]) -
 
 def entries(trace: TraceData, unit: tuple[int, int]) -> slice:
     """Which of the N visual tokens of a trace are those of a picture or frame (item, frame): rows by columns."""
-    item, frame = unit
-    _, rows, columns = trace.items[item].grid
-    before = sum(math.prod(other.grid) for other in trace.items[:item]) + frame * rows * columns
-    return slice(before, before + rows * columns)
+    first, (_, rows, columns) = trace.first_of(*unit), trace.items[unit[0]].grid
+    return slice(first, first + rows * columns)
 
 
 def entry_pixels(trace: TraceData, unit: tuple[int, int]) -> list[Pixels]:
@@ -203,6 +207,9 @@ def _svg_panel(trace: TraceData, panel: Panel, spot: tuple[int, ...], top: int) 
     most = set(heaviest(panel.share.tolist(), top))
     thick = min(width, height) / 110
     drawn = [element("use", href=f"#p{item}-{frame}")]
+    for (x0, y0, x1, y1), opacity in [] if panel.heat is None else heat_cells(trace, panel.heat, panel.unit):
+        box = {"x": x0, "y": y0, "width": x1 - x0, "height": y1 - y0, "shape_rendering": "crispEdges"}
+        drawn.append(element("rect", **box, fill=hex_colour(canvas.GAZE), fill_opacity=f"{opacity:.3f}"))
     here = [r for r in trace.regions_of(item, frame) if panel.share[r] > 0 and trace.pixels[r][2] > trace.pixels[r][0]]
     for outline in (False, True):
         for r in here:
@@ -213,7 +220,7 @@ def _svg_panel(trace: TraceData, panel: Panel, spot: tuple[int, ...], top: int) 
                 drawn.append(
                     element("rect", **box, fill="none", stroke=hex_colour(canvas.TOP), stroke_width=f"{thick:.3f}")
                 )
-            elif not outline:
+            elif not outline and panel.heat is None:
                 opacity = f"{MAX_ALPHA * min(1.0, panel.share[r]):.3f}"
                 drawn.append(element("rect", **box, fill=hex_colour(canvas.GAZE), fill_opacity=opacity))
     x, y, w, h = spot

@@ -4,6 +4,7 @@ files and the viewer. Shapes: T tokens, L layers, H query heads, K regions, R re
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -166,6 +167,11 @@ class TraceData:
     def num_visual(self) -> int:
         """N: visual tokens of all items."""
         return sum(frames * rows * columns for frames, rows, columns in (item.grid for item in self.items))
+
+    def first_of(self, item: int, frame: int) -> int:
+        """Place of a frame's first visual token among all N."""
+        _, rows, columns = self.items[item].grid
+        return sum(math.prod(other.grid) for other in self.items[:item]) + frame * rows * columns
 
     def edges(self, item: int) -> tuple[list[int], list[int]]:
         """Where the visual tokens of an item meet in its own picture: pixels of columns + 1 and rows + 1 edges, cut off

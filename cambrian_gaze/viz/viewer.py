@@ -10,10 +10,8 @@ import base64
 import hashlib
 import html
 import json
-import math
 import os
 import re
-import zlib
 from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
@@ -23,7 +21,8 @@ import numpy as np
 from PIL import Image
 
 from cambrian_gaze.files import write_text
-from cambrian_gaze.viz.html import element
+from cambrian_gaze.viz.heat import heat_told, page_heat
+from cambrian_gaze.viz.html import deflated, element
 from cambrian_gaze.viz.style import STYLE
 from cambrian_gaze.viz.trace_data import ALL, NONE, TraceData, encode_picture
 
@@ -35,9 +34,7 @@ CRISP, SMALL_PNG = 256, 150_000
 """A picture goes into the page as PNG up to this longest side and so many bytes, as JPEG beyond."""
 
 
-_PLAIN, _CODED = bytes.maketrans(b"&<>", b",.:"), bytes.maketrans(b",.:", b"&<>")
-"""Of Python's base 85 the characters that a script element may not hold, and others in their place."""
-SCRIPTS = ("trace.js", "draw.js", "host.js", "viewer.js")
+SCRIPTS = ("trace.js", "draw.js", "heat.js", "host.js", "viewer.js")
 
 
 def viewer_page(trace: TraceData, most: int = MAX_PAGE) -> str:
@@ -99,8 +96,10 @@ def viewer_data(trace: TraceData, most: int = MAX_PAGE, pictures: bool = True) -
     """What the page's script reads: see `assets/viewer/trace.js`. Pictures are made smaller until all of it has at most
     `most` bytes, as far as that goes. Without `pictures` a page goes on showing those that it has."""
     packing, packed = pack_regions(trace.regions, len(trace.boxes))
-    regions, attended = _deflated(packed), _deflated(trace.attended.astype("<u4"))
-    room = max(LEAST_PICTURES, most - len(regions) - len(attended))
+    regions, attended = deflated(packed), deflated(trace.attended.astype("<u4"))
+    room = most - len(regions) - len(attended)
+    heat = page_heat(trace, room - LEAST_PICTURES)
+    room = max(LEAST_PICTURES, room - (len(heat["cells"]) + len(heat["roles"]) if heat else 0))
     addresses, side = _addresses(trace, room) if pictures else ([""] * len(trace.units), max(SIDES))
     places = [
         [*box[:3], *pixels, row, column]
@@ -116,6 +115,8 @@ def viewer_data(trace: TraceData, most: int = MAX_PAGE, pictures: bool = True) -
         "regions": regions,
         "attended": attended,
         "places": places,
+        "tokens_of": trace.boxes[:, 3:].tolist(),
+        "heat": heat,
         "units": [_unit(trace, *unit, address) for unit, address in zip(trace.units, addresses, strict=True)],
         "logprobs": [_log(value) for value in trace.logprobs] if known else None,
         "alone": _alone(trace),
@@ -129,7 +130,7 @@ def viewer_data(trace: TraceData, most: int = MAX_PAGE, pictures: bool = True) -
         "steering": trace.steering,
         "missing": trace.missing,
         "facts": facts_line(trace),
-        "about": _about(trace, side),
+        "about": _about(trace, side, heat_told(trace, heat)),
     }
 
 
@@ -165,8 +166,8 @@ def facts_line(trace: TraceData) -> str:
     )
 
 
-def _about(trace: TraceData, side: int) -> list[tuple[str, str]]:
-    """Facts for the reader. `side`: the longest side of a picture in the page."""
+def _about(trace: TraceData, side: int, heat: str | None) -> list[tuple[str, str]]:
+    """Facts for the reader. `side`: the longest side of a picture in the page; `heat`: what it has of that."""
     largest = max((max(item.size) for item in trace.items), default=0)
     items = [
         f"{item.kind}, {item.size[0]}×{item.size[1]} pixels, {item.grid[0]} frame(s) of "
@@ -180,6 +181,7 @@ def _about(trace: TraceData, side: int) -> list[tuple[str, str]]:
         ("written by", trace.made_by),
         ("pictures", "; ".join(items)),
         *([("pictures here", f"made smaller, to {side} pixels at most")] if side < largest else []),
+        *([("heat here", heat)] if heat else []),
         ("made square by", {"pad": "padding", "square": "stretching"}[trace.image_aspect_ratio]),
         *[(name, f"{len(regions)} regions: {', '.join(map(str, regions))}") for name, regions in _steered(trace)],
         ("gaze", json.dumps(trace.gaze, ensure_ascii=False)),
@@ -204,14 +206,13 @@ def _cells(trace: TraceData) -> list[tuple[int, int]]:
 def _unit(trace: TraceData, number: int, frame_number: int, address: str) -> dict[str, Any]:
     item = trace.items[number]
     kind = f"{item.kind} {number + 1}" if len(trace.items) > 1 else item.kind
-    frames, rows, columns = item.grid
-    before = sum(math.prod(other.grid) for other in trace.items[:number])
+    frames = item.grid[0]
     return {
         "item": number,
         "frame": frame_number,
         "size": list(item.size),
         "edges": trace.edges(number),
-        "first": before + frame_number * rows * columns,
+        "first": trace.first_of(number, frame_number),
         "name": f"{kind}, frame {frame_number + 1} of {frames}" if frames > 1 else kind,
         "src": address,
     }
@@ -250,16 +251,6 @@ def _alone(trace: TraceData) -> list[str]:
 def _log(value: Any) -> float:
     """A log-probability as JSON takes it: that of nothing is finite."""
     return round(max(float(np.nan_to_num(value, nan=-99.0)), -99.0), 3)
-
-
-def _deflated(array: np.ndarray) -> str:
-    return base64.b85encode(zlib.compress(np.ascontiguousarray(array).tobytes(), 9)).translate(_PLAIN).decode()
-
-
-def inflated(text: str) -> bytes:
-    """What `regions` and `attended` of `viewer_data` hold: deflated, in base 85, a quarter longer than the bytes where
-    base 64 is a third."""
-    return zlib.decompress(base64.b85decode(text.encode().translate(_CODED)))
 
 
 def asset(name: str) -> str:

@@ -13,8 +13,9 @@ from types import ModuleType
 import numpy as np
 import pytest
 
+from cambrian_gaze.viz.html import deflated, inflated
 from cambrian_gaze.viz.trace import ALL, NONE, Trace
-from cambrian_gaze.viz.viewer import _deflated, frame, inflated, pack_regions, viewer_data, viewer_page, write_viewer
+from cambrian_gaze.viz.viewer import frame, pack_regions, viewer_data, viewer_page, write_viewer
 from tests.viz._traces import make_trace, noise
 
 ASSETS = Path(__file__).parents[2] / "cambrian_gaze" / "assets" / "viewer"
@@ -102,7 +103,7 @@ def test_so_does_a_video_of_128_frames_with_112_of_512_regions_at_random() -> No
 @pytest.mark.parametrize("length", range(9))
 def test_arrays_come_through_the_page_as_they_were(length: int) -> None:
     array = np.random.default_rng(length).integers(0, 256, length, dtype=np.uint8)
-    text = _deflated(array)
+    text = deflated(array)
     assert inflated(text) == array.tobytes() and not set(text) & set('&<>"\\')
 
 

@@ -144,7 +144,7 @@ def test_the_address_holds_the_state(browser: Browser, tmp_path: Path) -> None:
     trace = make_trace([[noise(60, 40, seed) for seed in range(4)]])
     show(browser, trace, tmp_path, "#t=2&l=1&h=2&u=3&r=30")
     state = browser.run("JSON.stringify(viewer.state)")
-    assert json.loads(state) == {"t": 2, "layer": 1, "head": 2, "unit": 3, "region": 30}
+    assert json.loads(state) == {"t": 2, "layer": 1, "head": 2, "unit": 3, "region": 30, "show": "regions"}
     show(browser, trace, tmp_path, "#t=99&l=-1&h=x&u=4&r=<b>")
     assert json.loads(browser.run("JSON.stringify(viewer.state)"))["t"] == 0
 

@@ -66,9 +66,12 @@ class Drawing {
       const [, , , x0, y0, x1, y1] = this.data.places[r];
       return { x: x0, y: y0, width: x1 - x0, height: y1 - y0 };
     };
-    if (this.data.kept) this.drawKept(svg, unit);
+    const heated = this.heated && this.trace.T > 0;
+    stage.classList.toggle("heated", heated);
+    if (heated) this.drawHeat(svg, unit);
+    else if (this.data.kept) this.drawKept(svg, unit);
     for (const r of here) {
-      const lit = choosing && most ? share[r] / most : 1;
+      const lit = choosing && most && !heated ? share[r] / most : 1;
       shape(svg, "rect", { ...boxOf(r), class: "veil", "fill-opacity": (0.66 * (1 - lit)).toFixed(3), "data-region": r });
     }
     const outline = (r, thick, pointed) => {
@@ -79,9 +82,11 @@ class Drawing {
       shape(svg, "rect", { ...inner, class: pointed ? "over pointed" : "over", "stroke-width": thick });
     };
     const ranked = here.filter((r) => share[r] > 0).sort((a, b) => share[b] - share[a]);
-    for (const r of ranked.filter((r) => share[r] > 0.5 * most).reverse()) outline(r, share[r] > 0.999 * most ? 3 : 1.5);
+    for (const r of ranked.filter((r) => share[r] > 0.5 * most).reverse()) {
+      outline(r, share[r] > 0.999 * most && !heated ? 3 : 1.5);
+    }
     const size = 13 * px;
-    for (const r of ranked.slice(0, 3).filter((r) => share[r] >= 0.005)) {
+    for (const r of ranked.slice(0, heated ? 0 : 3).filter((r) => share[r] >= 0.005)) {
       const box = boxOf(r);
       if (box.width > 3 * size && box.height > 1.6 * size) {
         const text = shape(svg, "text", { x: box.x + 7 * px, y: box.y + size + 5 * px, "font-size": size });
@@ -257,6 +262,14 @@ class Drawing {
     return l < this.trace.L && h >= 0 && h < this.trace.H ? [l, h] : [-1, -1];
   }
 
+  // What the map shows: values of [L * H], the one that fills a cell, the best head, and what they mean.
+  mapped(t) {
+    const values = this.trace.agreement(t), best = this.trace.best(t);
+    const legend = "Rows are layers, columns heads. The fuller, the more the other heads chose the same regions for this "
+      + "token (fullest: the best head).";
+    return { values, most: best ? values[best[0] * this.trace.H + best[1]] : 1, best, legend };
+  }
+
   // Rows are layers, columns heads: agreement with the others, or whether a head chose the region pointed at.
   drawMap() {
     const { L, H } = this.trace, cell = this.cell(), canvas = byId("map"), t = this.token;
@@ -270,8 +283,7 @@ class Drawing {
     draw.font = "10px system-ui, sans-serif";
     draw.textAlign = "right";
     draw.textBaseline = "middle";
-    const values = this.trace.agreement(t), best = this.trace.best(t);
-    const most = best ? values[best[0] * H + best[1]] : 1;
+    const { values, most, best, legend } = this.mapped(t);
     for (let l = 0; l < L; l++) {
       draw.globalAlpha = 1;
       draw.fillStyle = colour("--quiet");
@@ -282,7 +294,7 @@ class Drawing {
         draw.fillStyle = colour("--line");
         draw.fillRect(x + 1, y + 1, cell - 1, cell - 1);
         draw.fillStyle = colour("--series-2");
-        if (this.region !== null) draw.globalAlpha = this.trace.chosen(t, l, h)?.includes(this.region) ? 1 : 0;
+        if (this.region !== null && !this.heated) draw.globalAlpha = this.trace.chosen(t, l, h)?.includes(this.region) ? 1 : 0;
         else draw.globalAlpha = Number.isNaN(value) ? 0 : value / most;
         draw.fillRect(x + 1, y + 1, cell - 1, cell - 1);
       }
@@ -294,8 +306,7 @@ class Drawing {
     const frame = (l, h, n) => draw.strokeRect(27 + h * cell, l * cell + 1, n * cell - 1.5, cell - 1);
     if (layer === "best" && best) frame(...best, 1);
     else if (typeof layer === "number") frame(layer, head === "all" ? 0 : head, head === "all" ? H : 1);
-    byId("legend").textContent = this.region !== null
-      ? `Rows are layers, columns heads. Filled: this head chose ${this.regionText(this.region)} for this token.`
-      : "Rows are layers, columns heads. The fuller, the more the other heads chose the same regions for this token (fullest: the best head).";
+    byId("legend").textContent = this.region !== null && !this.heated
+      ? `Rows are layers, columns heads. Filled: this head chose ${this.regionText(this.region)} for this token.` : legend;
   }
 }

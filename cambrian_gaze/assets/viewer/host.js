@@ -23,9 +23,9 @@ class Host {
   post(message) { window.parent.postMessage(message, "*"); }
 
   tell() {
-    const { t, layer, head, unit, region } = this.viewer.state;
-    const text = JSON.stringify([t, layer, head, unit, region]);
-    if (text !== this.told) this.post({ gaze: "state", state: { t, layer, head, unit, region } });
+    const { t, layer, head, unit, region, show } = this.viewer.state;
+    const text = JSON.stringify([t, layer, head, unit, region, show]);
+    if (text !== this.told) this.post({ gaze: "state", state: { t, layer, head, unit, region, show } });
     this.told = text;
   }
 
@@ -63,9 +63,10 @@ class Host {
     if (within(state.layer, L) && within(state.head, H)) Object.assign(next, { layer: state.layer, head: state.head });
     if (state.unit < viewer.data.units.length) next.unit = state.unit;
     if (state.region === null || state.region < R) next.region = state.region;
+    if (viewer.trace.heat && state.show) next.show = state.show;
     Object.assign(viewer.state, next);
-    const { t, layer, head, unit, region } = viewer.state;
-    this.told = JSON.stringify([t, layer, head, unit, region]);
+    const { t, layer, head, unit, region, show } = viewer.state;
+    this.told = JSON.stringify([t, layer, head, unit, region, show]);
     viewer.draw();
     byId(`w${t}`)?.scrollIntoView({ block: "nearest" });
   }

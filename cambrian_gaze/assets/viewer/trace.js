@@ -28,10 +28,16 @@ const WORD = 12;
 
 class Trace {
   static async from(data) {
-    return new Trace(data, await inflate(data.regions), await inflate(data.attended));
+    const { heat } = data, floats = async (text) => new Float32Array((await inflate(text)).buffer);
+    return new Trace(data, await inflate(data.regions), await inflate(data.attended), heat && {
+      layers: heat.layers, byHead: heat.by_head, cells: await inflate(heat.cells), most: await floats(heat.most),
+      roles: await floats(heat.roles), heads: await inflate(heat.heads),
+    });
   }
 
-  constructor(data, regions, attended) {
+  // `heat`: attention weights, null where there are none; see `page_heat` in viz/heat.py.
+  constructor(data, regions, attended, heat = null) {
+    this.heat = heat;
     this.data = data;
     [this.T, this.L, this.H, this.K] = data.shape;
     this.R = data.places.length;
@@ -148,6 +154,68 @@ class Trace {
   // Float64Array [T]: share of the selected heads that looked at a region, word by word.
   words(region, selection) {
     return Float64Array.from({ length: this.T }, (_, t) => this.look(t, selection).share[region]);
+  }
+
+  // Of a layer the page may hold the mean over layers alone.
+  heatLayers(layer) {
+    const { layers } = this.heat;
+    return typeof layer === "number" && layers === this.L ? [layer] : [...Array(layers).keys()];
+  }
+
+  // Float64Array [N]: attention weight on each visual token, mean over heads, over the layers (all, or one), and over
+  // the tokens of a word.
+  heatOf(t, layer) {
+    const [first, end] = this.span(t), { layers, cells, most } = this.heat, chosen = this.heatLayers(layer);
+    const key = `heat ${first} ${end} ${chosen}`;
+    if (this.cache.has(key)) return this.cache.get(key);
+    const N = cells.length / Math.max(1, this.T * layers), values = new Float64Array(N);
+    for (let n = first; n < end; n++) {
+      for (const l of chosen) {
+        const at = n * layers + l, scale = most[at] / 65025 / chosen.length / (end - first);
+        for (let i = 0; i < N; i++) values[i] += cells[at * N + i] ** 2 * scale;
+      }
+    }
+    this.cache.set(key, values);
+    return values;
+  }
+
+  // Attention weight on visual, context and text entries, the same mean.
+  rolesOf(t, layer) {
+    const [first, end] = this.span(t), layers = typeof layer === "number" ? [layer] : [...Array(this.L).keys()];
+    const sums = [0, 0, 0];
+    for (let n = first; n < end; n++) {
+      for (const l of layers) for (let i = 0; i < 3; i++) sums[i] += this.heat.roles[(n * this.L + l) * 3 + i];
+    }
+    return sums.map((sum) => sum / (layers.length * (end - first)));
+  }
+
+  // Attention weight of a head inside what it looked at.
+  headMass(t, l, h) {
+    const [first, end] = this.span(t);
+    let sum = 0;
+    for (let n = first; n < end; n++) sum += this.heat.heads[(n * this.L + l) * this.H + h];
+    return sum / 255 / (end - first);
+  }
+
+  // Numbers of a region's visual tokens among all N.
+  cellsOf(region) {
+    const [item, start, stop] = this.data.places[region], [top, left, bottom, right] = this.data.tokens_of[region];
+    const found = [];
+    for (const unit of this.data.units) {
+      if (unit.item !== item || unit.frame < start || unit.frame >= stop) continue;
+      const columns = unit.edges[0].length - 1;
+      for (let y = top; y < bottom; y++) for (let x = left; x < right; x++) found.push(unit.first + y * columns + x);
+    }
+    return found;
+  }
+
+  // Float64Array [T]: attention weight inside a region, word by word.
+  heatWords(region, layer) {
+    const cells = this.cellsOf(region);
+    return Float64Array.from({ length: this.T }, (_, t) => {
+      const heat = this.heatOf(t, layer);
+      return cells.reduce((sum, n) => sum + heat[n], 0);
+    });
   }
 
   // Mean visual, context and text entries over the selected heads.

@@ -1,10 +1,10 @@
 "use strict";
 // The page: state → drawing. `state` is what the address keeps, `hover` what the pointer shows in passing.
 
-class Viewer extends Drawing {
+class Viewer extends HeatDrawing {
   constructor(trace) {
     super();
-    this.state = { t: 0, layer: "all", head: "all", unit: 0, region: null };
+    this.state = { t: 0, layer: "all", head: "all", unit: 0, region: null, show: null };
     this.hover = { t: null, region: null };
     this.timer = null;
     this.listen();
@@ -37,6 +37,11 @@ class Viewer extends Drawing {
       unit: clamp(state.unit, 0, Math.max(0, this.data.units.length - 1)),
       region: within(state.region, trace.R, null),
     };
+    const chose = this.anyChoice();
+    // Whether there is no need to say that nothing was chosen.
+    this.quiet = trace.T === 0 || this.data.kept !== null || chose;
+    this.usual = trace.heat && !this.quiet ? "heat" : "regions";
+    this.state.show = trace.heat ? state.show ?? this.usual : "regions";
     this.build();
   }
 
@@ -50,7 +55,7 @@ class Viewer extends Drawing {
     byId("page").classList.toggle("empty", !data.units.length && !trace.T);
     byId("facts").textContent = data.facts;
     byId("prompt").textContent = data.prompt || "Gaze";
-    byId("failed").hidden = trace.T === 0 || data.kept !== null || this.anyChoice();
+    byId("failed").hidden = this.quiet;
     byId("failed").className = "notice";
     byId("failed").textContent = "Every head of this trace attends to the whole picture: no regions were chosen.";
     for (const id of ["words", "layer", "head", "about", "strip"]) byId(id).replaceChildren();
@@ -146,6 +151,10 @@ class Viewer extends Drawing {
       this.trace.whole = byId("whole").checked;
       this.choose(this.state.t);
     });
+    byId("shows").addEventListener("change", (event) => {
+      this.state.show = event.target.value;
+      this.choose(this.state.t);
+    });
     byId("path").addEventListener("change", () => this.draw());
     byId("follow").addEventListener("change", () => this.choose(this.state.t));
     byId("layer").addEventListener("change", () => {
@@ -158,7 +167,7 @@ class Viewer extends Drawing {
       this.set({ head: value === "all" ? value : Number(value) });
     });
     map.addEventListener("click", (event) => {
-      const [l, h] = this.cellAt(event);
+      const [l, cell] = this.cellAt(event), h = this.heated ? "all" : cell;
       const again = this.state.layer === l && this.state.head === h;
       if (l >= 0) this.set(again ? { layer: "all", head: "all" } : { layer: l, head: h });
     });
@@ -170,7 +179,7 @@ class Viewer extends Drawing {
         const fresh = typeof this.state.layer !== "number";
         this.set({
           layer: fresh ? 0 : clamp(at(this.state.layer) + goal[0], 0, L - 1),
-          head: fresh ? 0 : clamp(at(this.state.head) + goal[1], 0, H - 1),
+          head: this.heated ? "all" : fresh ? 0 : clamp(at(this.state.head) + goal[1], 0, H - 1),
         });
       } else if (event.key === "Escape") this.set({ layer: "all", head: "all" });
       else return;
@@ -260,12 +269,6 @@ class Viewer extends Drawing {
 
   last() { return this.trace.span(this.state.t)[1] >= this.trace.T; }
 
-  // Weight of a token on each picture or frame.
-  weights(t) {
-    const { share } = this.trace.look(t, this.selection);
-    return this.regionsOf.map((regions) => regions.reduce((sum, r) => sum + share[r], 0));
-  }
-
   heaviestUnit(t, always) {
     if (this.data.units.length < 2 || t >= this.trace.T || !(always || byId("follow").checked)) return;
     const weights = this.weights(t);
@@ -288,12 +291,13 @@ class Viewer extends Drawing {
       head: typeof layer === "number" ? number("h", H, "all") : "all",
       unit: number("u", this.data.units.length, 0),
       region: number("r", R, null),
+      show: this.trace.heat && ["heat", "regions"].includes(given.get("s")) ? given.get("s") : this.usual,
     };
   }
 
   write() {
-    const { t, layer, head, unit, region } = this.state;
-    const parts = { t, l: layer, h: head, u: unit, r: region };
+    const { t, layer, head, unit, region, show } = this.state;
+    const parts = { t, l: layer, h: head, u: unit, r: region, s: show === this.usual ? null : show };
     const text = Object.entries(parts).filter(([, value]) => value !== null && value !== "all");
     try {
       history.replaceState(null, "", `#${new URLSearchParams(text)}`);

@@ -7,7 +7,7 @@ import argparse
 from cambrian_gaze.cli.arguments import positive
 
 TAKES = {
-    None: ("by", "tokens", "layers", "heads", "frames", "columns"),
+    None: ("by", "tokens", "layers", "heads", "frames", "columns", "heat"),
     "attention": ("words", "tokens", "layers", "scale"),
     "eviction": ("words", "tokens", "layers", "columns", "truth"),
     "video": ("words", "tokens", "layers", "frames", "columns", "video_fps"),
@@ -74,6 +74,13 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--top", type=positive, metavar="N", help="most chosen regions outlined; default: 1, in --figure video 3"
+    )
+    parser.add_argument(
+        "--heat",
+        action="store_true",
+        default=None,
+        help="draw attention weights on the visual tokens instead of shares of heads: the mean over heads and layers, "
+        "all panels on one scale; with --by token, layer or frame",
     )
     return parser
 

@@ -99,7 +99,7 @@ def answer(model: Any, processor: Any, sample: dict[str, Any]) -> tuple[str, Ima
     with eval_mode(model):
         output = model.generate(
             **inputs,
-            return_gaze=True,
+            return_gaze="weights",
             output_logits=True,
             do_sample=False,
             max_new_tokens=NEW_TOKENS,

@@ -11,9 +11,11 @@ from cambrian_gaze.data.media.aspect import Pixels
 from cambrian_gaze.viz.draw import heaviest
 from cambrian_gaze.viz.figure import unit_name
 from cambrian_gaze.viz.figures.picks import (
+    WRITE,
     Named,
     Word,
     by_kind,
+    kind_of,
     lead,
     of_layers,
     pick,
@@ -152,10 +154,8 @@ def _heat(named: Named, word: Word, layers: Sequence[int] | None) -> np.ndarray:
         return np.mean(heats, axis=0)
     if layers is not None and trace.heat(word.tokens[0]) is not None:
         raise ValueError(f"{name} has the mean of attention over layers alone; leave out layers")
-    raise ValueError(
-        f"{name} has no attention weights; write it again with `cambrian-gaze generate … --trace_file FILE "
-        "--trace_attention`"
-    )
+    why = trace.missing.get("attention", "it was written by an older version")
+    raise ValueError(f"{name} has no attention weights ({why}); write it again with {WRITE[kind_of(trace)]}")
 
 
 def _answers(dense: TraceData, gaze: TraceData) -> list[Text]:

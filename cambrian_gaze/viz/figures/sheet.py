@@ -191,7 +191,7 @@ def _write(
     """Lines of words in `room` (x, width); the sheet grows by them."""
     face = canvas.font(size)
     left, width = room
-    space = face.getlength(" ")
+    space = max(face.getlength(" "), 0.3 * size)  # hinting leaves small letters next to none
     lines: list[list[tuple[float, float, Span]]] = [[]]
     x = 0.0
     for span in spans:
