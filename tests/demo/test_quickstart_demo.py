@@ -21,6 +21,7 @@ pytest.importorskip("gradio", reason="no Gradio: the demo was not opened (pip in
 def browser() -> Iterator[Browser]:
     browser = Browser()
     browser.size(1200, 1000)
+    browser.page.set_default_timeout(120_000)
     yield browser
     browser.close()
 
