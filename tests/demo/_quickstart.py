@@ -10,6 +10,7 @@ from typing import Any
 
 from cambrian_gaze.demo.limits import Limits
 from cambrian_gaze.demo.talk import Talker
+from cambrian_gaze.quickstart.evaluate import MAX_NEW_TOKENS
 
 ROOT = Path(__file__).parents[2]
 RUN = ROOT / os.environ.get("CAMBRIAN_GAZE_QUICKSTART", "runs/quickstart")
@@ -26,11 +27,12 @@ def has_learned() -> bool:
 
 
 def quickstart_talker() -> Talker:
-    """The gaze model, under the name by which the documentation calls it."""
+    """The gaze model, under the name by which the documentation calls it. Answers are as long as in the quickstart: a
+    smoke run's model does not know where to end."""
     from cambrian_gaze.cli.loading import load
 
     model, processor = load(str(MODEL), "cpu")
-    return Talker(model, processor, "runs/quickstart/gaze", Limits())
+    return Talker(model, processor, "runs/quickstart/gaze", Limits(max_new_tokens=MAX_NEW_TOKENS))
 
 
 def read_row() -> dict[str, Any]:
