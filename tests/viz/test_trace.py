@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from cambrian_gaze.viz.trace import ALL, NONE
+from cambrian_gaze.viz.trace import ALL, NONE, Trace
 from cambrian_gaze.viz.trace_record import Asked, _chosen, model_facts, token_texts, trace_of
 from tests.viz._traces import make_trace, noise, with_weights
 
@@ -86,8 +86,11 @@ def test_shares_count_the_heads_that_chose() -> None:
 
 def test_dense_heads_are_marked_and_take_no_room() -> None:
     regions = np.array([[[[0, 1, 2, 3], [2, 0, -1, -1]]]])
-    assert _chosen(regions, 4).tolist() == [[[[ALL, NONE], [2, 0]]]]
-    assert _chosen(np.zeros((1, 1, 1, 0), dtype=np.int64), 0).tolist() == [[[[NONE]]]]
+    inside = np.array([[[[0.1, 0.2, 0.3, 0.1], [0.4, 0.2, 0.0, 0.0]]]])
+    chosen, mass = _chosen(regions, inside, 4)
+    assert chosen.tolist() == [[[[ALL, NONE], [2, 0]]]]
+    np.testing.assert_allclose(mass, [[[[0.7, 0], [0.4, 0.2]]]])
+    assert _chosen(np.zeros((1, 1, 1, 0), dtype=np.int64), None, 0)[0].tolist() == [[[[NONE]]]]
 
 
 def test_tokens_within_a_character_wait_for_its_last() -> None:
