@@ -40,7 +40,8 @@ def figures(results: Mapping[str, Any]) -> Iterator[Figure]:
 def _note(results: Mapping[str, Any]) -> str:
     first = next(iter(results["seeds"].values()))
     count = sum(map(len, next(iter(first["arms"].values()))["right"].values()))
-    return f"{len(results['seeds'])} seeds, {count} questions each; size {results['size']}"
+    seeds = len(results["seeds"])
+    return f"{seeds} seed{'' if seeds == 1 else 's'}, {count} questions each; size {results['size']}"
 
 
 def _intervals(results: Mapping[str, Any], family: str) -> Figure:
@@ -93,12 +94,11 @@ def _around(results: Mapping[str, Any], family: str, plain: str, arms: list[str]
     series = []
     for arm, stroke in zip([plain, *arms], STROKES, strict=False):
         like = arms[0] if arm == plain else arm
-        found = [counterfactual.around(results, arm, like, family, (offset, offset)) for offset in offsets]
-        values = [float("nan") if one is None else one.value for one in found]
+        values = [counterfactual.share_around(results, arm, like, family, offset) for offset in offsets]
         series.append(Series(titles[arm], offsets, values, stroke=stroke))
     title = f"{family}: accuracy around the value whose region is hidden"
-    x = Axis("values after it", ticks=offsets)
-    chart = line_chart(series, label=title, x=x, y=Axis(low=0.0, high=1.0), size=(_width(series), 300))
+    x = Axis("values after the one whose region is hidden", ticks=offsets)
+    chart = line_chart(series, label=title, x=x, y=Axis(low=0.0, high=1.0), size=(720, 300))
     name = f"{results['study']}-{results['size']}-{family}-hidden-{plain.replace('_', '-')}"
     return Figure(name, picture(chart, title, _note(results)), title)
 

@@ -87,6 +87,8 @@ def recall_table(results: Mapping[str, Any]) -> str:
     """Markdown: how often the heads have the region that the next word is read from; empty where nothing routed."""
     lines = ["| arm | words | mean over heads | best head | any head |", "|---|---|---|---|---|"]
     for arm in results["arms"]:
+        if arm.get("steer"):
+            continue  # The answers that stay right in spite of it are no fair choice.
         found = [seed["arms"][arm["name"]].get("recall", {}) for seed in results["seeds"].values()]
         found = [one for one in found if one.get("words")]
         if found:

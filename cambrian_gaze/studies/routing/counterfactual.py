@@ -28,17 +28,30 @@ def steered_arms(results: Mapping[str, Any]) -> Iterator[tuple[str, str, list[st
 def around(results: Mapping[str, Any], arm: str, like: str, family: str, span: Span) -> statistics.Estimate | None:
     """Accuracy of an arm's values at places counted from the value whose region the arm `like` hides, over the
     questions in which it hides one; None where there are no such places."""
+    seeds = _right(results, arm, like, family, span)
+    return statistics.estimate_of(seeds) if seeds else None
+
+
+def share_around(results: Mapping[str, Any], arm: str, like: str, family: str, offset: int) -> float:
+    """The same at one place, without an interval; nan where there is none."""
+    seeds = _right(results, arm, like, family, (offset, offset))
+    return float(sum(r.sum() for r, _ in seeds) / sum(n.sum() for _, n in seeds)) if seeds else float("nan")
+
+
+def _right(
+    results: Mapping[str, Any], arm: str, like: str, family: str, span: Span
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """As `statistics.right_of`, of the seeds and questions that have such places."""
     import numpy as np
 
-    low, high = span
-    seeds: list[tuple[np.ndarray, np.ndarray]] = []
+    seeds = []
     for seed in results["seeds"].values():
         asked = zip(seed["arms"][arm]["right"][family], seed["arms"][like]["places"][family], strict=True)
-        texts = [_span(text, place, low, high) for text, place in asked if place is not None]
+        texts = [_span(text, place, *span) for text, place in asked if place is not None]
         texts = [text for text in texts if text]
         if texts:
             seeds.append((np.array([t.count("1") for t in texts], float), np.array([len(t) for t in texts], float)))
-    return statistics.estimate_of(seeds) if seeds else None
+    return seeds
 
 
 def _span(text: str, place: int, low: int | None, high: int | None) -> str:

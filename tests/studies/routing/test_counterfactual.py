@@ -2,7 +2,7 @@
 
 import pytest
 
-from cambrian_gaze.studies.routing.counterfactual import SPANS, around, steered_arms
+from cambrian_gaze.studies.routing.counterfactual import SPANS, around, share_around, steered_arms
 from cambrian_gaze.studies.routing.tables import hidden_table
 
 RIGHT = {"gaze": ["1111", "1110", "0000"], "hidden": ["1001", "0110", "1111"]}
@@ -31,6 +31,8 @@ def test_by_hand():
     assert [one.value for one in found["gaze"]] == [1.0, 1.0, pytest.approx(4 / 5)]
     offsets = [around(raw, "hidden", "hidden", "hop", (n, n)) for n in range(-2, 5)]
     assert [one and one.value for one in offsets] == [None, 1.0, 0.0, 0.5, 1.0, 0.0, None]
+    shares = [share_around(raw, "hidden", "hidden", "hop", n) for n in range(-2, 5)]
+    assert shares == pytest.approx([float("nan"), 1.0, 0.0, 0.5, 1.0, 0.0, float("nan")], nan_ok=True)
 
 
 def test_beside_the_arm_that_hides_nothing():
