@@ -17,6 +17,10 @@ MAX_HEAT = 1_800_000
 """Characters of a page that heat may take: what needs more is the layers' mean, or left out."""
 
 
+_LEAST_PACKED = 16
+"""Weights that packing may bring down to one character; more are not tried."""
+
+
 def page_heat(trace: TraceData, room: int) -> dict[str, Any] | None:
     """What the page's script reads, of at most `room` characters and `MAX_HEAT`: the weights on visual tokens, of each
     layer, of their mean where those take too much, or none (None); `most`, the largest of each token and layer, and the
@@ -26,6 +30,8 @@ def page_heat(trace: TraceData, room: int) -> dict[str, Any] | None:
         return None
     by_layer = trace.attention.astype(np.float32)
     for weights in (by_layer, by_layer.mean(1, keepdims=True)) if by_layer.shape[1] > 1 else (by_layer,):
+        if weights.size > _LEAST_PACKED * MAX_HEAT:
+            continue
         most = weights.max(-1)
         cells = np.sqrt(weights / np.maximum(most, 1e-30)[..., None]) * 255
         packed = deflated(cells.round().astype(np.uint8))

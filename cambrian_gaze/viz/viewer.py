@@ -115,7 +115,7 @@ def viewer_data(trace: TraceData, most: int = MAX_PAGE, pictures: bool = True) -
         "regions": regions,
         "attended": attended,
         "places": places,
-        "tokens_of": trace.boxes[:, 3:].tolist(),
+        "tokens_of": trace.boxes[:, 3:].tolist() if heat else [],
         "heat": heat,
         "units": [_unit(trace, *unit, address) for unit, address in zip(trace.units, addresses, strict=True)],
         "logprobs": [_log(value) for value in trace.logprobs] if known else None,

@@ -87,7 +87,7 @@ def test_a_dense_trace_shows_heat_at_first(browser: Browser, tmp_path: Path) -> 
 def test_heat_lies_on_its_visual_token(browser: Browser, tmp_path: Path) -> None:
     show(browser, hot_corner(), tmp_path, "#s=heat")
     assert browser.run("viewer.state.unit") == 1, "the picture with the most of it"
-    assert browser.run(HOT) == [["40", "0.900"], ["0", "0.450"]]
+    assert [(x, round(float(opacity), 2)) for x, opacity in browser.run(HOT)] == [("40", 0.9), ("0", 0.45)]
     bars = browser.run("[...document.querySelectorAll('#strip i')].map((bar) => bar.style.width)")
     assert bars == ["0%", "100%"]
     assert "50 % (image 2, row 2, column 5)" in text(browser, "told")

@@ -61,6 +61,31 @@ def test_an_old_trace_is_read_as_on_the_day_it_was_written() -> None:
     np.testing.assert_allclose(trace.logprobs, expected["logprobs"], rtol=1e-6)
 
 
+def test_a_trace_of_version_2_is_read_as_on_the_day_it_was_written() -> None:
+    """Written by the last code of version 2: an answer under a policy, with a region hidden."""
+    trace, expected = Trace.load(OLD.with_name("trace_v2.safetensors")), told_of("trace_v2")
+    assert trace.answer == expected["answer"] and trace.regions.tolist() == expected["regions"]
+    assert trace.steering == expected["steering"] == {"hidden": [1], "forced": []}
+    np.testing.assert_allclose(trace.kept.sum(1), expected["kept"])
+    assert trace.heat(0) is None and trace.mass(0, 0, 0) is None and trace.role_mass is None
+    assert "attention" in trace.missing
+
+
+def test_a_trace_of_version_3_is_read_as_on_the_day_it_was_written() -> None:
+    """Written by the first code of version 3."""
+    trace, expected = Trace.load(OLD.with_name("trace_v3.safetensors")), told_of("trace_v3")
+    assert trace.answer == expected["answer"] and trace.regions.tolist() == expected["regions"]
+    for token, heat in enumerate(expected["heat"]):
+        np.testing.assert_allclose(trace.heat(token), heat, rtol=1e-6)
+    np.testing.assert_allclose(trace.mass(0, 0, 0), expected["mass"], rtol=1e-6)
+    np.testing.assert_allclose(trace.role_mass, expected["role_mass"], atol=1e-4)
+    assert "attention" not in trace.missing
+
+
+def told_of(name: str) -> dict:
+    return json.loads(OLD.with_name(f"{name}.json").read_text())
+
+
 def test_neither_torch_nor_transformers_is_needed_to_read() -> None:
     code = (
         "import sys; from cambrian_gaze.viz.trace import Trace; from cambrian_gaze.viz.viewer import viewer_page; "
