@@ -93,7 +93,9 @@ def test_of_several_frames_the_one_with_most_of_gazes_attention() -> None:
 def test_traces_without_weights_are_refused_with_the_remedy() -> None:
     bare = dense_trace()
     bare.attention = None
-    with pytest.raises(ValueError, match=r"d has no attention weights; write it again with `cambrian-gaze generate"):
+    with pytest.raises(
+        ValueError, match=r"d has no attention weights \(it was written .* again with `cambrian-gaze generate"
+    ):
         attention_figure([("d", bare), ("g", gaze_trace())])
     mean = with_weights(gaze_trace())
     mean.attention = mean.attention.mean(1, keepdims=True)
