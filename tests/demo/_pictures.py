@@ -45,7 +45,7 @@ def of_viewer(browser: Browser, folder: Path) -> Path:
     best = json.loads((RUN / "results.json").read_text())["arms"]["gaze_k2"]["routing_recall"]["best"]
     with tempfile.TemporaryDirectory() as place:
         page = write_viewer(Path(place) / "gaze.html", Trace.load(RUN / "traces" / "gaze_k2.safetensors"))
-        browser.size(1180, 790)
+        browser.size(1180, 830)
         browser.open(page.as_uri(), READY)
         browser.page.locator("#layer").select_option(str(best["layer"]))
         browser.page.locator(VALUE).click()
@@ -64,20 +64,28 @@ def of_panes(browser: Browser, folder: Path) -> Path:
 
 
 def of_demo(browser: Browser, folder: Path) -> list[Path]:
-    """Two regions are hidden, and the digits in them, and no others, are read wrongly; at two widths."""
+    """Two regions are hidden, and the digits in them, no others, are read wrongly; and a phone before a question."""
     row = read_row()
-    pictures = []
     with serving(quickstart_talker()) as address:
-        for name, size in (("demo.png", (1280, 930)), ("demo_phone.png", (360, 1100))):
-            browser.size(*size)
-            visitor = Visitor(browser, address)
-            visitor.drop(row["picture"])
-            visitor.waits(lambda: visitor.ask(row["prompt"]))  # noqa: B023
-            hide_what_is_missed(visitor, row)
-            visitor.viewer.locator("#w2").click()
-            browser.run("scrollTo(0, 0)")
-            pictures.append(browser.shot(folder / name))
-    return pictures
+        browser.size(1280, 930)
+        visitor = Visitor(browser, address)
+        visitor.drop(row["picture"])
+        visitor.waits(lambda: visitor.ask(row["prompt"]))
+        hide_what_is_missed(visitor, row)
+        visitor.viewer.locator("#w2").click()
+        return [browser.shot(folder / "demo.png"), of_phone(browser, address, row, folder)]
+
+
+def of_phone(browser: Browser, address: str, row: dict[str, Any], folder: Path) -> Path:
+    """A page was added, and its question is written."""
+    browser.size(360, 900)
+    visitor = Visitor(browser, address)
+    visitor.drop(row["picture"])
+    visitor.ask("")
+    visitor.viewer.locator("[data-region='15']").wait_for(state="attached")
+    browser.page.fill("#box textarea", row["prompt"])
+    browser.run("document.activeElement.blur()")
+    return browser.shot(folder / "demo_phone.png")
 
 
 def hide_what_is_missed(visitor: Visitor, row: dict[str, Any], most: int = 8) -> None:
