@@ -179,3 +179,10 @@ def test_what_a_policy_hides_weighs_nothing(name):
 def test_another_word_is_refused(model, batch):
     with pytest.raises(ValueError, match="return_gaze is 'mass'; give True, False"):
         model.generate(**batch, return_gaze="mass")
+
+
+def test_text_alone_has_all_the_weight(model, processor):
+    inputs = processor.apply_chat_template(ask(text="hello"), tokenize=True, add_generation_prompt=True)
+    weights = answer(model, inputs).gaze.weights
+    assert weights.visual.shape[-1] == 0 and (weights.by_role[..., :2] == 0).all()
+    assert weights.by_role[..., 2] == pytest.approx(1.0, abs=1e-5)
