@@ -138,13 +138,14 @@ class Talker:
             dense: attend to everything, whatever `steering` says.
             policy: a baseline in the place of routing; its trace comes whole, at the end.
             stop: ends the answer at the next token once it is set, as it is.
-            live: False gives the end alone, so that nothing else is done while times are measured.
+            live: False gives the end alone, without attention weights, so that nothing else is done while times are
+                measured.
 
         Raises: ValueError where prompt and answer exceed the decoder's positions, where every region is hidden, and
         where the model cannot hide any (layers that do not route).
         """
         items = self.items(conversation) if items is None else items
-        asked = self._asked(conversation, steering or Steering(), dense, policy)
+        asked = self._asked(conversation, steering or Steering(), dense, policy, weights=live)
         arrivals, own, result = Arrivals(), Stop(), []
         halt = Halt(self.limits.max_seconds, own, *([] if stop is None else [stop]))
         options = asked.options | {"streamer": arrivals, "stopping_criteria": StoppingCriteriaList([halt])}
@@ -169,7 +170,7 @@ class Talker:
             thread.join()
 
     def _asked(
-        self, conversation: Conversation, steering: Steering, dense: bool, policy: VisiblePolicy | None
+        self, conversation: Conversation, steering: Steering, dense: bool, policy: VisiblePolicy | None, weights: bool
     ) -> _Asked:
         boxes = self.boxes(conversation)
         steering = steering.within(len(boxes))
@@ -182,9 +183,12 @@ class Talker:
         room = check_positions(self.model.config, inputs["input_ids"].shape[1], 1)
         options = dict(inputs.to(self.model.device)) | ({} if denied is None else {"hidden_regions": denied})
         options |= {"max_new_tokens": min(self.limits.max_new_tokens, room), "do_sample": False, "output_logits": True}
-        builder = TraceBuilder(self.model.model.resolve_gaze(gaze))
+        builder = TraceBuilder(self.model.model.resolve_gaze(gaze), weights=weights)
         if policy is not None:
-            options |= {"policy": policy.with_tokenizer(self.processor.tokenizer), "return_gaze": True}
+            options |= {
+                "policy": policy.with_tokenizer(self.processor.tokenizer),
+                "return_gaze": "weights" if weights else True,
+            }
         else:
             options |= {"gaze": gaze, "gaze_trace": builder, "return_dict_in_generate": True}
         named = {name: sorted(getattr(steering, name)) for name in ("hidden", "forced")} if denied is not None else {}

@@ -200,3 +200,10 @@ def test_dense_weights_hold_those_of_the_chosen_regions(model, batch):
         )
     with pytest.raises(ValueError, match="leaves keys out"):
         model.generate(**batch, policy=make_policy("uniform", {"budget": 8}), return_gaze="mass")
+
+
+def test_text_alone_has_all_the_weight(model, processor):
+    inputs = processor.apply_chat_template(ask(text="hello"), tokenize=True, add_generation_prompt=True)
+    weights = answer(model, inputs).gaze.weights
+    assert weights.visual.shape[-1] == 0 and (weights.by_role[..., :2] == 0).all()
+    assert weights.by_role[..., 2] == pytest.approx(1.0, abs=1e-5)

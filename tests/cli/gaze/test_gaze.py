@@ -28,6 +28,10 @@ def test_generate_writes_a_trace_and_its_page(
     assert trace.prompt == "What is this?" and trace.items[0].source == str(page)
     assert trace.logprobs is not None and trace.gaze["image"]["top_k"] == 2
     assert trace.model["name"] == str(model_dir) and trace.model["weights"].startswith("sha256:")
+    assert (
+        trace.heat(0).sum() == pytest.approx(trace.role_mass[0, :, 0].mean(), rel=1e-2)
+        and trace.mass(0, 0, 0) is not None
+    )
     with Image.open(page) as image:
         assert trace.items[0].picture().tobytes() == image.convert("RGB").tobytes()
 
@@ -49,6 +53,10 @@ def test_what_a_policy_keeps_is_in_the_trace(model_dir: Path, page: Path, tmp_pa
     assert trace.kept.sum(1) == pytest.approx(8.0) and (trace.attended[..., 0] == 8).all()
     assert trace.model["policy"]["name"] == "snapkv" and trace.gaze["image"]["keep_ratio"] == 1.0
     assert "snapkv" in (tmp_path / "a.html").read_text()
+    gone = trace.kept.max(0) == 0
+    assert gone.any() and (trace.heat(1)[gone] == 0).all() and (trace.heat(1)[~gone] > 0).all()
+    heat = ["gaze", "render", str(tmp_path / "a.safetensors"), "-o", str(tmp_path / "heat.png"), "--heat"]
+    assert main(heat) == 0 and (tmp_path / "heat.png").stat().st_size > 1000
     assert (
         main(["gaze", "render", str(tmp_path / "a.safetensors"), "-o", str(tmp_path / "a.png"), "--tokens", "0"]) == 0
     )
