@@ -177,8 +177,8 @@ def test_what_a_policy_hides_weighs_nothing(name):
 
 
 def test_another_word_is_refused(model, batch):
-    with pytest.raises(ValueError, match="return_gaze is 'mass'; give True, False"):
-        model.generate(**batch, return_gaze="mass")
+    with pytest.raises(ValueError, match="return_gaze is 'masses'; give True, False"):
+        model.generate(**batch, return_gaze="masses")
 
 
 def test_dense_weights_hold_those_of_the_chosen_regions(model, batch):
