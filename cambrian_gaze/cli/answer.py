@@ -116,6 +116,7 @@ def answer(arguments: argparse.Namespace) -> tuple[str, int]:
 def tracer(arguments: argparse.Namespace, model: Any, processor: Any) -> Callable[..., None]:
     """What keeps the trace of an answer: see `AnswerOptions.traced`. Files are named after the record's id and the
     answer's key; an answer without pictures has none, and one whose video a trace cannot keep is named on stderr."""
+    from cambrian_gaze.evaluation.prompts import beside_pictures
     from cambrian_gaze.viz.trace_record import Asked, model_facts, trace_of
 
     facts = model_facts(arguments.model) | ({} if arguments.adapter is None else {"adapter": arguments.adapter})
@@ -131,7 +132,7 @@ def tracer(arguments: argparse.Namespace, model: Any, processor: Any) -> Callabl
                 processor,
                 Asked(
                     prompt_tokens=prompt_tokens,
-                    prompt=question.facts.get("question", ""),
+                    prompt=beside_pictures(question.facts.get("question", "")),
                     pictures=[part[part["type"]] for part in parts],
                     gaze=gaze_options(arguments),
                 ),

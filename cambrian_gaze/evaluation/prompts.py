@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,12 @@ def prompt_messages(record: Record, image_position: str = IMAGE_POSITIONS[0]) ->
 def question_text(messages: Sequence[Mapping[str, Any]]) -> str:
     """The last question as text, for readers, `<image>` and `<video>` where they stand."""
     return "".join(part.get("text", f"<{part['type']}>") for part in messages[-1]["content"])
+
+
+def beside_pictures(question: str) -> str:
+    """A `question_text` for readers who see the pictures elsewhere: without their places, if all are at its ends."""
+    bare = re.sub(r"^(\s*<(image|video)>)+|(<(image|video)>\s*)+$", "", question).strip()
+    return question.strip() if re.search(r"<(image|video)>", bare) else bare
 
 
 def reference(record: Record) -> str | None:

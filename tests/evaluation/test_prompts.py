@@ -12,7 +12,14 @@ from cambrian_gaze.data.media.frame_sampling import FrameSampling
 from cambrian_gaze.data.media.image_files import MediaError
 from cambrian_gaze.data.records.records import Record, parse_record
 from cambrian_gaze.evaluation.lmms.messages import loaded
-from cambrian_gaze.evaluation.prompts import media_identity, prompt_messages, question_text, reference, with_media
+from cambrian_gaze.evaluation.prompts import (
+    beside_pictures,
+    media_identity,
+    prompt_messages,
+    question_text,
+    reference,
+    with_media,
+)
 
 SAMPLING = FrameSampling()
 
@@ -83,3 +90,17 @@ def test_media_that_cannot_be_had_are_named_with_file_and_row(media: Path, path:
     ):
         with pytest.raises(MediaError, match=r"rows.jsonl, row 1: .*png"):
             call()
+
+
+@pytest.mark.parametrize(
+    ("text", "read"),
+    [
+        ("<image>\nWhat is it?", "What is it?"),
+        ("<image><video>\nWhat?", "What?"),
+        ("What?\n<image>\n<image>", "What?"),
+        ("<image> or <image>: which?", "<image> or <image>: which?"),
+        ("No picture", "No picture"),
+    ],
+)
+def test_a_question_beside_its_pictures(text: str, read: str) -> None:
+    assert beside_pictures(text) == read
