@@ -37,9 +37,9 @@ def figures(results: Mapping[str, Any]) -> Iterator[Figure]:
         yield _around(results, family, plain, arms)
 
 
-def _note(results: Mapping[str, Any]) -> str:
+def _note(results: Mapping[str, Any], family: str) -> str:
     first = next(iter(results["seeds"].values()))
-    count = sum(map(len, next(iter(first["arms"].values()))["right"].values()))
+    count = len(next(iter(first["arms"].values()))["right"][family])
     seeds = len(results["seeds"])
     return f"{seeds} seed{'' if seeds == 1 else 's'}, {count} questions each; size {results['size']}"
 
@@ -50,9 +50,9 @@ def _intervals(results: Mapping[str, Any], family: str) -> Figure:
         found = statistics.estimate(results, arm["name"], family)
         strong = arm["name"].startswith(STRONG) and not (arm["blind"] or arm["masked"])
         rows.append(Interval(arm["title"], found.value, found.low, found.high, strong=strong))
-    title = f"{family}: share of values that are right, with 95 % interval"
+    title = f"{family}: values that are right, 95 % interval"
     chart = interval_chart(rows, label=title, x=Axis("accuracy", 0.0, 1.0))
-    return Figure(f"{results['study']}-{results['size']}-{family}", picture(chart, title, _note(results)), title)
+    return Figure(f"{results['study']}-{results['size']}-{family}", picture(chart, title, _note(results, family)), title)
 
 
 def _by_place(results: Mapping[str, Any], family: str) -> Figure:
@@ -66,7 +66,7 @@ def _by_place(results: Mapping[str, Any], family: str) -> Figure:
     x = Axis("value of the answer", ticks=[n + 1 for n in places])
     chart = line_chart(series, label=title, x=x, y=Axis(low=0.0, high=1.0), size=(_width(series), 300))
     name = f"{results['study']}-{results['size']}-{family}-by-place"
-    return Figure(name, picture(chart, title, _note(results)), title)
+    return Figure(name, picture(chart, title, _note(results, family)), title)
 
 
 def _over_budget(results: Mapping[str, Any], family: str) -> Figure:
@@ -83,7 +83,7 @@ def _over_budget(results: Mapping[str, Any], family: str) -> Figure:
     x = Axis(results["x_label"], ticks=sorted({x for one in series for x in one.x}))
     chart = line_chart(series, label=title, x=x, y=Axis(low=0.0, high=1.0), size=(_width(series), 300))
     name = f"{results['study']}-{results['size']}-{family}-budget"
-    return Figure(name, picture(chart, title, _note(results)), title)
+    return Figure(name, picture(chart, title, _note(results, family)), title)
 
 
 def _around(results: Mapping[str, Any], family: str, plain: str, arms: list[str]) -> Figure:
@@ -100,7 +100,7 @@ def _around(results: Mapping[str, Any], family: str, plain: str, arms: list[str]
     x = Axis("values after the one whose region is hidden", ticks=offsets)
     chart = line_chart(series, label=title, x=x, y=Axis(low=0.0, high=1.0), size=(720, 300))
     name = f"{results['study']}-{results['size']}-{family}-hidden-{plain.replace('_', '-')}"
-    return Figure(name, picture(chart, title, _note(results)), title)
+    return Figure(name, picture(chart, title, _note(results, family)), title)
 
 
 def _width(series: list[Series]) -> int:
