@@ -52,7 +52,8 @@ def _intervals(results: Mapping[str, Any], family: str) -> Figure:
         rows.append(Interval(arm["title"], found.value, found.low, found.high, strong=strong))
     title = f"{family}: values that are right, 95 % interval"
     chart = interval_chart(rows, label=title, x=Axis("accuracy", 0.0, 1.0))
-    return Figure(f"{results['study']}-{results['size']}-{family}", picture(chart, title, _note(results, family)), title)
+    name = f"{results['study']}-{results['size']}-{family}"
+    return Figure(name, picture(chart, title, _note(results, family)), title)
 
 
 def _by_place(results: Mapping[str, Any], family: str) -> Figure:

@@ -105,4 +105,11 @@ class Visitor:
         return sorted(("chat", "box", "viewer", "top_k"), key=lambda name: self.bottom(f"#{name}"))
 
     def words(self) -> str:
-        return self.viewer.locator("#words").inner_text()
+        """The answer in the viewer, which is drawn anew a moment after the chat."""
+        answer = "".join(self.page.locator("#chat .bot").last.inner_text().split("]")[-1].split())
+        for _ in range(50):
+            words = self.viewer.locator("#words").inner_text()
+            if answer in "".join(words.split()):
+                break
+            self.page.wait_for_timeout(100)
+        return words

@@ -32,7 +32,7 @@ def draw(folder: Path) -> list[Path]:
     """The pictures, into `folder`. Raises ValueError where a caption would be wrong."""
     browser = Browser()
     try:
-        pictures = [*of_viewer(browser, folder), of_panes(browser, folder), *of_demo(browser, folder)]
+        pictures = [of_viewer(browser, folder), of_panes(browser, folder), *of_demo(browser, folder)]
         if browser.errors or browser.abroad:
             raise ValueError(f"the pages logged {browser.errors} and asked for {browser.abroad}")
     finally:
