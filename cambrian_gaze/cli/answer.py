@@ -116,14 +116,14 @@ def answer(arguments: argparse.Namespace) -> tuple[str, int]:
 def tracer(arguments: argparse.Namespace, model: Any, processor: Any) -> Callable[..., None]:
     """What keeps the trace of an answer: see `AnswerOptions.traced`. Files are named after the record's id and the
     answer's key; an answer without pictures has none, and one whose video a trace cannot keep is named on stderr."""
-    from cambrian_gaze.evaluation.prompts import beside_pictures
+    from cambrian_gaze.evaluation.prompts import beside_pictures, pictures_of
     from cambrian_gaze.viz.trace_record import Asked, model_facts, trace_of
 
     facts = model_facts(arguments.model) | ({} if arguments.adapter is None else {"adapter": arguments.adapter})
 
     def keep(question: Any, output: Any, row: int, prompt_tokens: int) -> None:
-        parts = [part for message in question.load() for part in message["content"] if part["type"] != "text"]
-        if not parts:
+        pictures = pictures_of(question.load())
+        if not pictures:
             return
         try:
             trace = trace_of(
@@ -133,7 +133,7 @@ def tracer(arguments: argparse.Namespace, model: Any, processor: Any) -> Callabl
                 Asked(
                     prompt_tokens=prompt_tokens,
                     prompt=beside_pictures(question.facts.get("question", "")),
-                    pictures=[part[part["type"]] for part in parts],
+                    pictures=pictures,
                     gaze=gaze_options(arguments),
                 ),
                 facts=facts,

@@ -75,10 +75,10 @@ def _with_plugins(size: Size, runs: Path, paths: Sequence[str]) -> tuple[Size, P
     """The size whose trainings load the plugins, and a folder of their own below `runs`: what was made with other
     plugins, or another content of these, is not taken for it."""
     import dataclasses
-    import hashlib
 
-    digests = "".join(plugin.sha256 for plugin in loaded_plugins())
-    own = runs / f"plugins-{hashlib.sha256(digests.encode()).hexdigest()[:12]}"
+    from cambrian_gaze.studies.study import identity
+
+    own = runs / f"plugins-{identity(*(plugin.sha256 for plugin in loaded_plugins()))}"
     training = {**size.training, "plugin": [str(Path(path).resolve()) for path in paths]}
     return dataclasses.replace(size, training=training), own
 

@@ -43,6 +43,12 @@ def beside_pictures(question: str) -> str:
     return question.strip() if re.search(r"<(image|video)>", bare) else bare
 
 
+def pictures_of(messages: Sequence[Mapping[str, Any]]) -> list[Any]:
+    """The images and videos of chat messages, as they stand in them, in order."""
+    parts = [part for message in messages for part in message["content"] if part["type"] != "text"]
+    return [part[part["type"]] for part in parts]
+
+
 def reference(record: Record) -> str | None:
     """The answer that the record gives to its last question; None where it gives none."""
     last = record.conversations[-1]

@@ -11,7 +11,7 @@ from cambrian_gaze.baselines.registry import options_of
 from cambrian_gaze.data.records.records import Record, read_records
 from cambrian_gaze.evaluation.answers import answer_records
 from cambrian_gaze.evaluation.journal import Journal
-from cambrian_gaze.evaluation.prompts import beside_pictures
+from cambrian_gaze.evaluation.prompts import beside_pictures, pictures_of
 from cambrian_gaze.models.policies import policy_gaze
 from cambrian_gaze.quickstart.arms import ARMS, TRACED, Arm
 from cambrian_gaze.quickstart.evaluate import arm_options, load
@@ -48,12 +48,11 @@ def trace_arm(arm: Arm, model: Any, processor: Any, record: Record, images: Path
     found: list[Trace] = []
 
     def keep(question: Any, output: Any, row: int, prompt_tokens: int) -> None:
-        parts = [part for message in question.load() for part in message["content"] if part["type"] == "image"]
         policy = options.policy
         asked = Asked(
             prompt=beside_pictures(question.facts["question"]),
             prompt_tokens=prompt_tokens,
-            pictures=[part["image"] for part in parts],
+            pictures=pictures_of(question.load()),
             sources=record.images,
             gaze=options.gaze if policy is None else policy_gaze(policy, options.gaze),
         )

@@ -6,6 +6,7 @@ import base64
 from collections.abc import Sequence
 from typing import Any
 
+from cambrian_gaze.evaluation.prompts import pictures_of
 from cambrian_gaze.viz.trace_file import FORMAT, VERSION, TraceError, trace_bytes
 from cambrian_gaze.viz.trace_record import Asked, check_pictures, model_facts, trace_of
 
@@ -15,8 +16,7 @@ MAX_TRACE = 64 * 2**20
 
 def visuals_of(messages: Sequence[dict[str, Any]]) -> list[Any]:
     """The pictures and videos of a request, in order. Raises ValueError where a trace cannot keep one."""
-    parts = [part for message in messages for part in message["content"] if part["type"] != "text"]
-    visuals = [part[part["type"]] for part in parts]
+    visuals = pictures_of(messages)
     check_pictures(visuals)
     return visuals
 

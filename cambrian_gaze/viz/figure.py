@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from cambrian_gaze.viz.heat import heat_of_unit
 from cambrian_gaze.viz.trace_data import TraceData
 
 KINDS = ("token", "layer", "head", "layer_head", "frame")
@@ -144,7 +143,7 @@ def _check_heat(trace: TraceData, by: str, layers: Sequence[int] | None, heads: 
 
 
 def _hottest(trace: TraceData, heat: np.ndarray, units: Sequence[tuple[int, int]]) -> tuple[int, int]:
-    return max(units, key=lambda unit: heat_of_unit(trace, heat, unit).sum())
+    return max(units, key=lambda unit: heat[trace.entries(*unit)].sum())
 
 
 def _heaviest(trace: TraceData, share: np.ndarray, units: Sequence[tuple[int, int]]) -> tuple[int, int]:

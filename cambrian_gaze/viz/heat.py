@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw
 
+from cambrian_gaze.data.media.aspect import Pixels
 from cambrian_gaze.viz import canvas
 from cambrian_gaze.viz.draw import MAX_ALPHA
 from cambrian_gaze.viz.html import deflated
@@ -61,23 +61,14 @@ def heat_told(trace: TraceData, packed: dict[str, Any] | None) -> str | None:
     return "attention weights in 8 bits, mean over layers: those of each layer would make this page too large"
 
 
-def heat_of_unit(trace: TraceData, heat: np.ndarray, unit: tuple[int, int]) -> np.ndarray:
-    """[rows, columns] of a picture or frame, from [N] of all visual tokens."""
-    first = trace.first_of(*unit)
-    _, rows, columns = trace.items[unit[0]].grid
-    return heat[first : first + rows * columns].reshape(rows, columns)
-
-
-def heat_cells(trace: TraceData, heat: np.ndarray, unit: tuple[int, int]) -> list[tuple[Sequence[int], float]]:
+def heat_cells(trace: TraceData, heat: np.ndarray, unit: tuple[int, int]) -> list[tuple[Pixels, float]]:
     """(x0, y0, x1, y1) in the item's own pixels and opacity of the wash over each visual token of a picture or frame
     that was attended to at all: `MAX_ALPHA` for a heat of 1, falling with the square root."""
-    xs, ys = trace.edges(unit[0])
-    cells = []
-    for (row, column), weight in np.ndenumerate(heat_of_unit(trace, heat, unit)):
-        place = xs[column], ys[row], xs[column + 1], ys[row + 1]
-        if weight > 0 and place[2] > place[0] and place[3] > place[1]:
-            cells.append((place, MAX_ALPHA * min(1.0, float(weight)) ** 0.5))
-    return cells
+    return [
+        (place, MAX_ALPHA * min(1.0, weight) ** 0.5)
+        for place, weight in zip(trace.entry_pixels(unit[0]), heat[trace.entries(*unit)].tolist(), strict=True)
+        if weight > 0 and place[2] > place[0] and place[3] > place[1]
+    ]
 
 
 def heat_wash(trace: TraceData, picture: Image.Image, heat: np.ndarray, unit: tuple[int, int]) -> Image.Image:

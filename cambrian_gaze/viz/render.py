@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from itertools import pairwise
 from pathlib import Path
 
 from PIL import Image, ImageDraw
 
-from cambrian_gaze.data.media.aspect import Pixels
 from cambrian_gaze.files import replacing, write_png, write_text
 from cambrian_gaze.viz import canvas
 from cambrian_gaze.viz.draw import MAX_ALPHA, draw_outline, heaviest, wash
@@ -58,26 +56,13 @@ def overlay(trace: TraceData, panel: Panel, *, factor: int = 1, top: int = 1, gr
 
 def _kept_mask(trace: TraceData, unit: tuple[int, int], size: tuple[int, int]) -> Image.Image:
     """ "L" of a picture's size: bright where a visual token is still held by all KV heads, dark where by none."""
-    held = trace.kept.mean(0)[entries(trace, unit)]
+    held = trace.kept.mean(0)[trace.entries(*unit)]
     mask = Image.new("L", trace.items[unit[0]].size, 255)
     draw = ImageDraw.Draw(mask)
-    for (x0, y0, x1, y1), share in zip(entry_pixels(trace, unit), held.tolist(), strict=True):
+    for (x0, y0, x1, y1), share in zip(trace.entry_pixels(unit[0]), held.tolist(), strict=True):
         if x1 > x0 and y1 > y0:
             draw.rectangle((x0, y0, x1 - 1, y1 - 1), fill=round(EVICTED + (255 - EVICTED) * share))
     return mask.resize(size, Image.Resampling.NEAREST)
-
-
-def entries(trace: TraceData, unit: tuple[int, int]) -> slice:
-    """Which of the N visual tokens of a trace are those of a picture or frame (item, frame): rows by columns."""
-    first, (_, rows, columns) = trace.first_of(*unit), trace.items[unit[0]].grid
-    return slice(first, first + rows * columns)
-
-
-def entry_pixels(trace: TraceData, unit: tuple[int, int]) -> list[Pixels]:
-    """The pixels (x0, y0, x1, y1), ends exclusive, of each of these tokens in its item's own picture, cut off at its
-    edges; a token of padding alone is empty."""
-    xs, ys = trace.edges(unit[0])
-    return [(x0, y0, x1, y1) for y0, y1 in pairwise(ys) for x0, x1 in pairwise(xs)]
 
 
 def _sizes(trace: TraceData, plan: Figure, side: int | None) -> list[list[tuple[int, int]]]:

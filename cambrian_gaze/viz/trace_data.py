@@ -8,6 +8,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -172,6 +173,17 @@ class TraceData:
         """Place of a frame's first visual token among all N."""
         _, rows, columns = self.items[item].grid
         return sum(math.prod(other.grid) for other in self.items[:item]) + frame * rows * columns
+
+    def entries(self, item: int, frame: int) -> slice:
+        """Which of all N visual tokens are those of a picture or frame: rows by columns."""
+        first, (_, rows, columns) = self.first_of(item, frame), self.items[item].grid
+        return slice(first, first + rows * columns)
+
+    def entry_pixels(self, item: int) -> list[Pixels]:
+        """The pixels (x0, y0, x1, y1), ends exclusive, of each visual token of one of an item's pictures, in the order
+        of `entries`, in the own picture and cut off at its edges; a token of padding alone is empty."""
+        xs, ys = self.edges(item)
+        return [(x0, y0, x1, y1) for y0, y1 in pairwise(ys) for x0, x1 in pairwise(xs)]
 
     def edges(self, item: int) -> tuple[list[int], list[int]]:
         """Where the visual tokens of an item meet in its own picture: pixels of columns + 1 and rows + 1 edges, cut off

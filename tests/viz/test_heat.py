@@ -12,7 +12,7 @@ from PIL import Image
 from cambrian_gaze.viz import heat as heat_module
 from cambrian_gaze.viz.draw import MAX_ALPHA
 from cambrian_gaze.viz.figure import figure
-from cambrian_gaze.viz.heat import heat_cells, heat_of_unit, page_heat
+from cambrian_gaze.viz.heat import heat_cells, page_heat
 from cambrian_gaze.viz.html import inflated
 from cambrian_gaze.viz.render import overlay, render_svg, write_figure
 from cambrian_gaze.viz.trace import ALL, NONE, Trace
@@ -136,7 +136,7 @@ def test_a_figure_washes_what_was_attended_to() -> None:
     plan = figure(trace, tokens=[2], heat=True)
     (panel,) = plan.rows[0]
     assert panel.unit == (1, 0), "the picture with the most of it"
-    assert heat_of_unit(trace, panel.heat, panel.unit).max() == 1
+    assert panel.heat[trace.entries(*panel.unit)].max() == 1
     cells = dict(heat_cells(trace, panel.heat, panel.unit))
     assert cells == {(40, 5, 50, 10): MAX_ALPHA, (0, 10, 10, 15): pytest.approx(MAX_ALPHA / 2, abs=1e-3)}
     drawn, plain = np.asarray(overlay(trace, panel, top=0)), np.asarray(trace.items[1].picture())

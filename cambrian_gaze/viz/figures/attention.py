@@ -25,7 +25,6 @@ from cambrian_gaze.viz.figures.picks import (
     words_of,
 )
 from cambrian_gaze.viz.figures.sheet import Sheet, Shot, Span, Strip, Text
-from cambrian_gaze.viz.render import entries, entry_pixels
 from cambrian_gaze.viz.trace_data import TraceData
 
 SCALES = ("own", "common")
@@ -94,16 +93,16 @@ class _Part:
 
     def within(self, unit: tuple[int, int]) -> float:
         """Attention to a picture or frame."""
-        return float(self.heat[entries(self.trace, unit)].sum())
+        return float(self.heat[self.trace.entries(*unit)].sum())
 
     def largest(self, unit: tuple[int, int]) -> float:
-        return float(self.heat[entries(self.trace, unit)].max(initial=0))
+        return float(self.heat[self.trace.entries(*unit)].max(initial=0))
 
     def shot(self, unit: tuple[int, int], full: float, boxes: Sequence[Pixels]) -> Shot:
         """The picture; `full` is the weight that has the full colour."""
-        heat = self.heat[entries(self.trace, unit)]
+        heat = self.heat[self.trace.entries(*unit)]
         weights = (heat / full if full > 0 else heat).tolist()
-        places = list(zip(entry_pixels(self.trace, unit), weights, strict=True))
+        places = list(zip(self.trace.entry_pixels(unit[0]), weights, strict=True))
         return Shot(self.trace.items[unit[0]], unit[1], wash=places, boxes=boxes)
 
     def seen(self, layers: Sequence[int] | None) -> str:

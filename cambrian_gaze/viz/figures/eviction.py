@@ -9,7 +9,7 @@ from cambrian_gaze.viz.draw import heaviest
 from cambrian_gaze.viz.figure import unit_name
 from cambrian_gaze.viz.figures.picks import Named, bare, by_kind, lead, of_layers, pick, question, word_share
 from cambrian_gaze.viz.figures.sheet import Sheet, Shot, Span, Strip, Text
-from cambrian_gaze.viz.render import EVICTED, entries, entry_pixels
+from cambrian_gaze.viz.render import EVICTED
 from cambrian_gaze.viz.trace_data import TraceData
 
 WORDS = 4
@@ -76,9 +76,9 @@ def eviction_figure(
 
 def _held(trace: TraceData, unit: tuple[int, int], layers: Sequence[int] | None) -> Shot:
     """A picture with what is held in colour, by the share of KV heads, and what was evicted in the dark."""
-    held = of_layers(trace.kept, layers).mean(0)[entries(trace, unit)]
+    held = of_layers(trace.kept, layers).mean(0)[trace.entries(*unit)]
     light = (EVICTED + (255 - EVICTED) * held) / 255
-    places = entry_pixels(trace, unit)
+    places = trace.entry_pixels(unit[0])
     dark = list(zip(places, light.tolist(), strict=True))
     return Shot(trace.items[unit[0]], unit[1], light=dark, wash=list(zip(places, held.tolist(), strict=True)))
 

@@ -8,7 +8,6 @@ import pytest
 from cambrian_gaze.viz.figures import attention_figure, sheet_image
 from cambrian_gaze.viz.figures.attention import half
 from cambrian_gaze.viz.figures.sheet import Strip
-from cambrian_gaze.viz.render import entries, entry_pixels
 from tests.viz._traces import noise, with_weights
 from tests.viz.figures._three import dense_trace, evicted_trace, gaze_trace, said
 
@@ -23,7 +22,7 @@ def test_panels_have_the_weights_of_the_traces() -> None:
         (strip,) = strips(attention_figure(order, words=["sits"]))
         for shot, trace in zip(strip.shots, (dense, gaze), strict=True):
             heat = (trace.heat(2) + trace.heat(3)) / 2
-            assert [place for place, _ in shot.wash] == entry_pixels(trace, (0, 0))
+            assert [place for place, _ in shot.wash] == trace.entry_pixels(0)
             assert [weight for _, weight in shot.wash] == pytest.approx((heat / heat.max()).tolist())
         assert strip.above == ["dense: 36 of 36 entries", "gaze: 8 of 36 entries"]
     share = (gaze.share(2) + gaze.share(3)) / 2
@@ -83,7 +82,7 @@ def test_of_several_frames_the_one_with_most_of_gazes_attention() -> None:
     frames = [[noise(60, 40, s) for s in range(3)]]
     dense, gaze = dense_trace(pictures=frames), gaze_trace(pictures=frames)
     gaze.attention[1] = 0.001
-    gaze.attention[1][:, entries(gaze, (0, 2))] = 0.01
+    gaze.attention[1][:, gaze.entries(0, 2)] = 0.01
     sheet = attention_figure([("d", dense), ("g", gaze)], tokens=[1])
     assert [shot.frame for shot in strips(sheet)[0].shots] == [2, 2]
     assert said(sheet.blocks[-2]) == "Attention for A “cat” (frame 3)"

@@ -7,7 +7,7 @@ import pytest
 from cambrian_gaze.viz.figures import eviction_figure, sheet_image
 from cambrian_gaze.viz.figures.eviction import agreeing
 from cambrian_gaze.viz.figures.sheet import Strip, Text
-from cambrian_gaze.viz.render import EVICTED, entry_pixels
+from cambrian_gaze.viz.render import EVICTED
 from tests.viz._traces import noise
 from tests.viz.figures._three import dense_trace, evicted_trace, gaze_trace, said
 
@@ -35,7 +35,7 @@ def test_a_row_for_gaze_and_one_for_each_policy() -> None:
         assert shot.boxes == [gaze.pixels[region] for region in range(9) if share[region] > share.max() - 1e-6]
     for row, trace, kept in zip(rows, (one, other), ({0, 8}, {5}), strict=True):
         assert row.shots[0] == row.shots[1]  # whatever the word
-        assert [place for place, _ in row.shots[0].light] == entry_pixels(trace, (0, 0))
+        assert [place for place, _ in row.shots[0].light] == trace.entry_pixels(0)
         held = [light for _, light in row.shots[0].light]
         assert row.shots[0].wash == [(place, n in kept) for n, (place, _) in enumerate(row.shots[0].light)]
         assert held == pytest.approx([1 if place in kept else EVICTED / 255 for place in range(36)])
