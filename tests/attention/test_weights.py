@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from cambrian_gaze.attention import GazeRecorder, WeightRecorder, attend
-from cambrian_gaze.attention.decode import native as decode_native
 from cambrian_gaze.gaze.config import RegionBudget
 from cambrian_gaze.gaze.layout import CONTEXT, TEXT, VISUAL
 from cambrian_gaze.gaze.oracle import oracle_keys, oracle_selection
@@ -117,15 +116,6 @@ def test_the_cases_hold_what_they_are_for():
     assert {case.config.head_granularity for case in cases} == {"q_head", "kv_group"}
     assert any(case.heads > case.kv_heads for case in cases) and any(case.config.video for case in cases)
     assert any((layout.role[:, -1] == TEXT).all() and layout.num_regions > 2 for layout in layouts)
-
-
-@pytest.fixture(params=["compiled", "plain torch"])
-def way(request, monkeypatch):
-    """How a step without gradients runs on a CPU."""
-    if request.param == "plain torch":
-        monkeypatch.setattr(decode_native, "takes", lambda grouped: False)
-    elif decode_native.missing():
-        pytest.skip(decode_native.missing())
 
 
 @GRANULARITY

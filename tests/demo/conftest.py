@@ -10,6 +10,7 @@ from cambrian_gaze import CambrianGazeForConditionalGeneration, CambrianGazeProc
 from cambrian_gaze.data.media.frame_sampling import FrameSampling
 from cambrian_gaze.demo.limits import Limits
 from cambrian_gaze.demo.talk import Talker
+from tests.viz._browser import browser  # noqa: F401
 
 SHORT = Limits(max_new_tokens=8, frames=FrameSampling(video_fps=4.0, video_max_frames=4, video_timeout=0))
 

@@ -15,13 +15,6 @@ pytest.importorskip("gradio", reason="no Gradio: the demo was not opened (pip in
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    opened = Browser()
-    yield opened
-    opened.close()
-
-
-@pytest.fixture(scope="module")
 def address(talker: Talker, browser: Browser) -> Iterator[str]:
     with serving(talker) as address:
         yield address

@@ -1,8 +1,5 @@
 """Heat: what a page carries of attention weights, that its script counts as Python does, and figures."""
 
-import json
-import shutil
-import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +14,8 @@ from cambrian_gaze.viz.html import inflated
 from cambrian_gaze.viz.render import overlay, render_svg, write_figure
 from cambrian_gaze.viz.trace import ALL, NONE, Trace
 from cambrian_gaze.viz.viewer import viewer_data, viewer_page
+from tests.viz._node import in_node
 from tests.viz._traces import make_trace, noise, with_weights
-
-ASSETS = Path(__file__).parents[2] / "cambrian_gaze" / "assets" / "viewer"
 
 
 def unpacked(trace: Trace, packed: dict) -> np.ndarray:
@@ -91,24 +87,15 @@ def test_a_trace_of_sixty_tokens_is_a_few_megabytes(tmp_path: Path) -> None:
 
 
 def test_the_script_counts_as_python_does(tmp_path: Path) -> None:
-    node = shutil.which("node")
-    if node is None:
-        pytest.skip("no Node on this machine: the page's script was not run")
     trace = with_weights(make_trace([[noise(48, 48)], [noise(32, 20, n) for n in range(3)]], layers=3))
-    data = tmp_path / "data.json"
-    data.write_text(json.dumps(viewer_data(trace)))
     script = (
-        f"const {{ Trace }} = require({json.dumps(str(ASSETS / 'trace.js'))});"
-        f"Trace.from(JSON.parse(require('fs').readFileSync({json.dumps(str(data))}))).then((trace) => {{"
         "const told = []; for (let t = 0; t < trace.T; t++) told.push({all: [...trace.heatOf(t, 'all')],"
         "layer: [...trace.heatOf(t, 1)], roles: trace.rolesOf(t, 'all'), one: trace.rolesOf(t, 2),"
         "head: trace.headMass(t, 1, 2)}); const words = [...trace.heatWords(10, 'all')];"
         "trace.whole = true; console.log(JSON.stringify({told, words, whole: [...trace.heatOf(1, 0)],"
-        "cells: trace.cellsOf(10)})); });"
+        "cells: trace.cellsOf(10)}));"
     )
-    out = subprocess.run([node, "-e", script], capture_output=True, text=True, timeout=60)
-    assert out.returncode == 0, out.stderr
-    answer, close = json.loads(out.stdout), {"atol": 2e-3, "rtol": 2e-2}
+    answer, close = in_node(trace, script, tmp_path), {"atol": 2e-3, "rtol": 2e-2}
     for t, told in enumerate(answer["told"]):
         np.testing.assert_allclose(told["all"], trace.heat(t), **close)
         np.testing.assert_allclose(told["layer"], trace.heat(t, [1]), **close)

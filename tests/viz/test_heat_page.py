@@ -1,43 +1,19 @@
 """The viewer's heat in Chromium: the switch, what is shown at first, the address, the legend. Skipped without one."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from cambrian_gaze.viz.trace import Trace
-from cambrian_gaze.viz.viewer import write_viewer
 from tests.viz._browser import Browser
 from tests.viz._traces import make_trace, with_weights
+from tests.viz._viewer_page import READY, fresh, give, show  # noqa: F401
 from tests.viz.test_heat import dense_trace, hot_corner, large
-from tests.viz.test_viewer_page import READY, give
 
 HOT = (
     "[...document.querySelectorAll('.hot')].map((cell) => [cell.getAttribute('x'), cell.getAttribute('fill-opacity')])"
 )
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    opened = Browser()
-    yield opened
-    opened.close()
-
-
-@pytest.fixture(autouse=True)
-def fresh(browser: Browser) -> Iterator[None]:
-    browser.size(1200, 900)
-    browser.dark(False)
-    browser.errors.clear()
-    yield
-    assert browser.errors == []
-
-
-def show(browser: Browser, trace: Trace, folder: Path, fragment: str = "") -> float:
-    path = write_viewer(folder / "page.html", trace)
-    return browser.open(f"{path.as_uri()}{fragment}", READY)
 
 
 def text(browser: Browser, name: str) -> str:

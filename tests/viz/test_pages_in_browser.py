@@ -1,9 +1,7 @@
 """Pages as Chromium lays them out: nothing leaves the window at 360 px, nothing that a chart says leaves the chart."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
 from PIL import Image
 
 from cambrian_gaze.data.inspect.preview import Picture, Preview, Token
@@ -23,13 +21,6 @@ OUTSIDE = """[...document.querySelectorAll("svg")].flatMap(svg => {
   }).map(text => text.textContent);
 })"""
 INK = """[...document.querySelectorAll("svg text")].map(text => getComputedStyle(text).fill)"""
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    opened = Browser()
-    yield opened
-    opened.close()
 
 
 def test_reports_fit_and_charts_hold_what_they_say(browser: Browser, tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 import base64
 import hashlib
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,13 +14,6 @@ from tests.viz._browser import Browser
 from tests.viz._traces import make_trace, noise
 
 READY = "document.getElementById('panes')?.getAttribute('aria-busy') === 'false'"
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    opened = Browser()
-    yield opened
-    opened.close()
 
 
 def three() -> list[tuple[str, Trace]]:

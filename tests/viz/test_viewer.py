@@ -3,8 +3,6 @@
 import base64
 import json
 import re
-import shutil
-import subprocess
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
@@ -16,9 +14,8 @@ import pytest
 from cambrian_gaze.viz.html import deflated, inflated
 from cambrian_gaze.viz.trace import ALL, NONE, Trace
 from cambrian_gaze.viz.viewer import frame, pack_regions, viewer_data, viewer_page, write_viewer
+from tests.viz._node import in_node
 from tests.viz._traces import make_trace, noise
-
-ASSETS = Path(__file__).parents[2] / "cambrian_gaze" / "assets" / "viewer"
 
 
 class Parts(HTMLParser):
@@ -169,18 +166,11 @@ def test_notebooks_show_a_frame(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_script_counts_as_python_does(tmp_path: Path) -> None:
-    node = shutil.which("node")
-    if node is None:
-        pytest.skip("no Node on this machine: the page's script was not run")
     for number, (count, k) in enumerate([(16, 2), (36, 7), (900, 5)]):
         trace = make_trace(grid=(1, count), region=(1, 1), k=k, seed=number)
         trace.regions[0, 0, 0] = [ALL] + [NONE] * (k - 1)
         trace.regions[1, 1, 1] = NONE
-        data = tmp_path / "data.json"
-        data.write_text(json.dumps(viewer_data(trace)))
         script = (
-            f"const {{ Trace }} = require({json.dumps(str(ASSETS / 'trace.js'))});"
-            f"Trace.from(JSON.parse(require('fs').readFileSync({json.dumps(str(data))}))).then((trace) => {{"
             "const told = []; for (let t = 0; t < trace.T; t++) {"
             "const all = trace.look(t, {layer: 'all', head: 'all'}), best = trace.best(t);"
             "told.push({all: [...all.share], dense: all.dense, best,"
@@ -189,11 +179,9 @@ def test_the_script_counts_as_python_does(tmp_path: Path) -> None:
             "top: trace.top(t, {layer: 'all', head: 'all'}, 1)[0],"
             "bestShare: [...trace.look(t, {layer: 'best', head: 'all'}).share],"
             "entries: trace.entries(t, {layer: 0, head: 1})}); }"
-            "console.log(JSON.stringify({told, words: [...trace.words(3, {layer: 'all', head: 'all'})]})); });"
+            "console.log(JSON.stringify({told, words: [...trace.words(3, {layer: 'all', head: 'all'})]}));"
         )
-        out = subprocess.run([node, "-e", script], capture_output=True, text=True, timeout=60)
-        assert out.returncode == 0, out.stderr
-        answer = json.loads(out.stdout)
+        answer = in_node(trace, script, tmp_path)
         for t, told in enumerate(answer["told"]):
             share = trace.share(t)
             np.testing.assert_allclose(told["all"], share)

@@ -1,46 +1,16 @@
 """The viewer in Chromium: pointer, keyboard, address, sizes. Skipped where there is no Chromium."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from cambrian_gaze.viz.trace import ALL, NONE, Trace
-from cambrian_gaze.viz.viewer import write_viewer
+from cambrian_gaze.viz.trace import ALL, NONE
 from tests.viz._browser import Browser
 from tests.viz._traces import make_trace, noise
-
-READY = "document.getElementById('page')?.getAttribute('aria-busy') === 'false'"
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    opened = Browser()
-    yield opened
-    opened.close()
-
-
-@pytest.fixture(autouse=True)
-def fresh(browser: Browser) -> Iterator[None]:
-    browser.size(1200, 900)
-    browser.dark(False)
-    browser.errors.clear()
-    yield
-    assert browser.errors == []
-
-
-def show(browser: Browser, trace: Trace, folder: Path, fragment: str = "") -> float:
-    path = write_viewer(folder / "page.html", trace)
-    return browser.open(f"{path.as_uri()}{fragment}", READY)
-
-
-def give(browser: Browser, control: str, value: object, event: str) -> None:
-    """Sets a control to a value as a person would."""
-    script = f"const c = document.getElementById('{control}'); c.value = {json.dumps(value)};"
-    browser.run(f"(() => {{ {script} c.dispatchEvent(new Event('{event}')); }})()")
+from tests.viz._viewer_page import READY, fresh, give, show  # noqa: F401
 
 
 def lit(browser: Browser) -> list[int]:

@@ -5,20 +5,9 @@ import torch
 
 from cambrian_gaze.attention import GazeContext, GazeRecorder
 from cambrian_gaze.attention.decode import cpu as decode_cpu
-from cambrian_gaze.attention.decode import native as decode_native
 from cambrian_gaze.gaze.config import RegionBudget
 from cambrian_gaze.gaze.layout import VISUAL
 from tests.attention._decode import GRANULARITY, GROUPS, decode, moved, reference, step
-
-
-@pytest.fixture(params=["compiled", "plain torch"])
-def way(request, monkeypatch):
-    """How a step without gradients runs on a CPU."""
-    if request.param == "plain torch":
-        monkeypatch.setattr(decode_native, "takes", lambda grouped: False)
-    elif decode_native.missing():
-        pytest.skip(decode_native.missing())
-    return request.param
 
 
 @GRANULARITY
