@@ -65,7 +65,7 @@ def _run(parser: argparse.ArgumentParser, arguments: list[str]) -> int:
         print("\nstopped; the same command continues here", file=sys.stderr)
         return 130
     from cambrian_gaze.studies.page import table
-    from cambrian_gaze.studies.run import read_results
+    from cambrian_gaze.studies.results import read_results
 
     print(f"\n{table(read_results(path))}\n{path}")
     return 0
@@ -99,7 +99,8 @@ def _report(parser: argparse.ArgumentParser, arguments: list[str]) -> int:
 def _list(parser: argparse.ArgumentParser, arguments: list[str]) -> int:
     parser.add_argument("--results", type=Path, metavar="FOLDER", help="default: docs/proof")
     options = parser.parse_args(arguments)
-    from cambrian_gaze.studies.run import RESULTS, read_results
+    from cambrian_gaze.studies.results import read_results
+    from cambrian_gaze.studies.run import RESULTS
     from cambrian_gaze.studies.study import known_studies, read_study
 
     folder = options.results or RESULTS

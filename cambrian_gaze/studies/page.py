@@ -9,8 +9,8 @@ from typing import Any
 from cambrian_gaze.files import write_text
 from cambrian_gaze.studies import statistics
 from cambrian_gaze.studies.figures import figures
+from cambrian_gaze.studies.results import read_results
 from cambrian_gaze.studies.routing.tables import routing_parts
-from cambrian_gaze.studies.run import read_results
 
 OPENING, CLOSING = "<!-- measured -->", "<!-- /measured -->"
 
@@ -104,9 +104,6 @@ def recall_table(results: Mapping[str, Any]) -> str:
 
 
 def _section(results: Mapping[str, Any], folder: str, drawn: list[tuple[str, str]]) -> str:
-    hardware = results["hardware"]
-    machine = hardware["gpu"] or f"{hardware['cpu']}, {hardware['threads']} thread"
-    versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
     seeds = results["seeds"]
     trained = {
         name: sum(seed["models"][name]["seconds"] for seed in seeds.values()) / len(seeds) for name in results["models"]
@@ -119,8 +116,8 @@ def _section(results: Mapping[str, Any], folder: str, drawn: list[tuple[str, str
         f"### {results['title']}",
         results["asks"] + (f" {results['note']}" if results["note"] else ""),
         f"```bash\n{results['command']}\n```",
-        f"{len(seeds)} {seed_word}; questions of each: {asked}. On {machine}; {versions}. Minutes of training on a "
-        f"machine that others used too: {took}. Raw: [{results['study']}-{results['size']}.json]"
+        f"{len(seeds)} {seed_word}; questions of each: {asked}. {_machines(seeds)} Minutes of training on a machine "
+        f"that others used too: {took}. Raw: [{results['study']}-{results['size']}.json]"
         f"({folder}/{results['study']}-{results['size']}.json).",
         table(results),
         "\n".join(f"![{alt}]({folder}/{name}.svg)" for name, alt in drawn),
@@ -134,6 +131,22 @@ def _section(results: Mapping[str, Any], folder: str, drawn: list[tuple[str, str
     if len(seeds) > 1:
         parts.append(f"<details><summary>Accuracy by seed</summary>\n\n{seeds_table(results)}\n\n</details>")
     return "\n\n".join(parts)
+
+
+def _machines(seeds: Mapping[str, Any]) -> str:
+    """On what the seeds were measured, with versions; which seeds on which where machines differ."""
+    by_machine: dict[str, list[str]] = {}
+    for seed, values in seeds.items():
+        hardware = values["hardware"]
+        machine = hardware["gpu"] or f"{hardware['cpu']}, {hardware['threads']} thread"
+        versions = ", ".join(f"{name} {version}" for name, version in values["versions"].items())
+        by_machine.setdefault(f"on {machine}; {versions}.", []).append(seed)
+    if len(by_machine) == 1:
+        (only,) = by_machine
+        return only[:1].upper() + only[1:]
+    return " ".join(
+        f"Seed{'s' if len(own) > 1 else ''} {', '.join(own)} {machine}" for machine, own in by_machine.items()
+    )
 
 
 def _cell(text: str) -> str:

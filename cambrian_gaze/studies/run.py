@@ -5,8 +5,6 @@ Whatever is there already is not made again: a run that was killed goes on where
 
 from __future__ import annotations
 
-import json
-import os
 import platform
 import time
 from collections.abc import Sequence
@@ -14,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from cambrian_gaze import __version__
-from cambrian_gaze.files import write_text
+from cambrian_gaze.gazebench.make import FORMAT
 from cambrian_gaze.machine import cores, cpu_name, versions
+from cambrian_gaze.plugins import loaded_plugins
 from cambrian_gaze.studies.answers import answer_seed
 from cambrian_gaze.studies.parts import Parts
+from cambrian_gaze.studies.results import add_seed, earlier_seeds
 from cambrian_gaze.studies.study import Size, Study
 
 RUNS = Path("runs", "studies")
@@ -28,37 +28,47 @@ PACKAGES = ("torch", "transformers", "accelerate", "tokenizers", "pillow")
 def run_study(
     study: Study, size: Size, runs: Path = RUNS, results: Path = RESULTS, seeds: Sequence[int] | None = None
 ) -> Path:
-    """Run every seed and write `results/STUDY-SIZE.json`; returns its path.
+    """Run every seed and write it into `results/STUDY-SIZE.json`, beside the seeds that are there; returns its path.
 
-    Raises: TrainingFailed where a training ends with an error.
+    Raises: TrainingFailed where a training ends with an error; ValueError where the file holds another study's seeds.
     """
     import torch
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.set_num_threads(size.threads)
     path = results / f"{study.name}-{size.name}.json"
-    wanted = size.seeds if seeds is None else tuple(seeds)
-    whole: dict[str, Any] = _header(study, size, device)
-    for seed in wanted:
+    asked, machine = _asked(study, size), _machine(size, device)
+    earlier_seeds(path, asked)  # before anything is trained
+    for seed in size.seeds if seeds is None else seeds:
         print(f"== {study.name}, size {size.name}, seed {seed}", flush=True)
         parts = Parts(study, size, seed, runs.resolve(), device)
         models = {name: parts.model(name) for name in study.models}
         start = time.perf_counter()
         arms = answer_seed(parts, parts.folder / "answers" / study.name)
-        whole["seeds"][str(seed)] = {
+        entry = {
+            **machine,
             "arms": arms,
             "models": {name: {"seconds": part.seconds, **part.facts} for name, part in models.items()},
             "tower": parts.tower().facts,
             "answering_seconds": time.perf_counter() - start,
         }
-        write_text(path, _written(whole))
+        add_seed(path, asked, seed, entry)
     return path
 
 
-def _header(study: Study, size: Size, device: str) -> dict[str, Any]:
+def _machine(size: Size, device: str) -> dict[str, Any]:
     import torch
 
     gpu = torch.cuda.get_device_name(0) if device == "cuda" else None
+    return {
+        "hardware": {
+            "cpu": cpu_name(), "cores": cores(), "threads": size.threads, "gpu": gpu, "system": platform.system(),
+        },
+        "versions": {"cambrian-gaze": __version__, "python": platform.python_version(), **versions(PACKAGES)},
+    }  # fmt: skip
+
+
+def _asked(study: Study, size: Size) -> dict[str, Any]:
     return {
         "study": study.name,
         "title": study.title,
@@ -66,15 +76,15 @@ def _header(study: Study, size: Size, device: str) -> dict[str, Any]:
         "note": study.note,
         "size": size.name,
         "command": f"cambrian-gaze study run {study.name} --size {size.name}",
-        "hardware": {
-            "cpu": cpu_name(), "cores": cores(), "threads": size.threads, "gpu": gpu, "system": platform.system(),
-        },
-        "versions": {"cambrian-gaze": __version__, "python": platform.python_version(), **versions(PACKAGES)},
-        "data": {**size.data, **study.data},
+        "data": {"format": FORMAT, **size.data, **study.data},
         "tower": dict(size.tower),
-        "training": dict(size.training),
+        "training": {name: value for name, value in size.training.items() if name != "plugin"},
+        "plugins": [plugin.to_dict() for plugin in loaded_plugins()],
         "models": {
-            name: {**study.flags(size, name), **{key: own[key] for key in ("start", "data") if key in own}}
+            name: {
+                **{flag: value for flag, value in study.flags(size, name).items() if flag != "plugin"},
+                **{key: own[key] for key in ("start", "data") if key in own},
+            }
             for name, own in study.models.items()
         },
         "arms": [
@@ -89,25 +99,4 @@ def _header(study: Study, size: Size, device: str) -> dict[str, Any]:
         "lines": list(study.lines),
         "routing": list(study.routing),
         "x_label": study.x_label,
-        "seeds": {},
     }  # fmt: skip
-
-
-def _written(whole: dict[str, Any]) -> str:
-    """JSON, the values of all questions of a family in one string."""
-    copy = json.loads(json.dumps(whole))
-    for seed in copy["seeds"].values():
-        for arm in seed["arms"].values():
-            arm["right"] = {family: " ".join(texts) for family, texts in arm["right"].items()}
-    return json.dumps(copy, indent=1) + "\n"
-
-
-def read_results(path: str | os.PathLike) -> dict[str, Any]:
-    """The raw results of a study, `right` as `answer_seed` returns it. Raises ValueError for another file."""
-    values = json.loads(Path(path).read_text(encoding="utf-8"))
-    if not isinstance(values, dict) or "seeds" not in values or "against" not in values:
-        raise ValueError(f"{path} holds no results of a study")
-    for seed in values["seeds"].values():
-        for arm in seed["arms"].values():
-            arm["right"] = {family: text.split() for family, text in arm["right"].items()}
-    return values

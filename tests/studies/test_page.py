@@ -11,8 +11,8 @@ from cambrian_gaze.studies.page import draw_page
 RIGHT = {"dense": ["11", "11", "10"], "gaze": ["11", "10", "10"]}
 
 
-def write_results(folder):
-    folder.mkdir()
+def write_results(folder, more=None):
+    folder.mkdir(exist_ok=True)
     arms = {
         name: {
             "right": {"hop": " ".join(texts)},
@@ -21,14 +21,18 @@ def write_results(folder):
         }
         for name, texts in RIGHT.items()
     }  # fmt: skip
-    seed = {"arms": arms, "models": {"one": {"seconds": 60.0}}, "tower": {}, "answering_seconds": 1.0}
+    seed = {
+        "hardware": {"cpu": "a CPU", "cores": 2, "threads": 1, "gpu": None, "system": "Linux"},
+        "versions": {"torch": "2"}, "arms": arms, "models": {"one": {"seconds": 60.0}}, "tower": {},
+        "answering_seconds": 1.0,
+    }  # fmt: skip
     common = {"model": "one", "gaze": {}, "policy": {}, "blind": False, "masked": False}
     values = {
         "study": "small", "title": "Small", "asks": "Does it?", "note": "", "size": "cpu",
         "command": "cambrian-gaze study run small --size cpu",
-        "hardware": {"cpu": "a CPU", "cores": 2, "threads": 1, "gpu": None, "system": "Linux"},
-        "versions": {"torch": "2"}, "models": {"one": {}}, "against": "dense", "lines": ["dense", "gaze"],
-        "x_label": "tokens", "seeds": {"0": seed, "1": seed},
+        "models": {"one": {}}, "against": "dense", "lines": ["dense", "gaze"],
+        "x_label": "tokens",
+        "seeds": {name: {**seed, **own} for name, own in {"0": {}, "1": {}, **(more or {})}.items()},
         "arms": [
             {"name": name, "title": f"the {name}, |C| = 1", "x": x, **common}
             for name, x in (("dense", 64.0), ("gaze", 8.0))
@@ -57,6 +61,22 @@ def test_tables_and_figures(tmp_path):
         used = set(re.findall(r"var\((--[\w-]+)\)", drawing))
         assert used <= set(re.findall(r"(--[\w-]+):", drawing)), "a picture alone brings its colours"
     assert draw_page(page) == []
+
+
+def test_machines_that_differ_are_told_apart(tmp_path):
+    page = tmp_path / "proof.md"
+    gpu = {"hardware": {"gpu": "a GPU"}, "versions": {"torch": "3"}}
+    for more, line in (
+        ({}, "2 seeds; questions of each: 3 hop. On a CPU, 1 thread; torch 2. Minutes"),
+        (
+            {"5": gpu},
+            "3 seeds; questions of each: 3 hop. Seeds 0, 1 on a CPU, 1 thread; torch 2. Seed 5 on a GPU; torch 3. M",
+        ),
+    ):
+        page.write_text("<!-- measured -->\n<!-- /measured -->\n")
+        write_results(tmp_path / "proof", more)
+        draw_page(page)
+        assert line in page.read_text()
 
 
 def test_a_page_without_a_place_is_refused(tmp_path):

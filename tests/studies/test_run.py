@@ -11,7 +11,8 @@ from cambrian_gaze.gazebench.spec import GazeBenchSpec
 from cambrian_gaze.studies import answers, tower
 from cambrian_gaze.studies.page import draw_page, table
 from cambrian_gaze.studies.parts import Parts
-from cambrian_gaze.studies.run import read_results, run_study
+from cambrian_gaze.studies.results import read_results
+from cambrian_gaze.studies.run import run_study
 from cambrian_gaze.studies.steering import steer
 from cambrian_gaze.studies.study import known_studies, read_size, read_study
 from tests.studies._stand_in import Trainings, study_file
@@ -76,6 +77,21 @@ def test_killed_and_started_again_it_ends_with_the_same_table(quick, tmp_path, m
     run(tmp_path / "killed", study)
     assert counter.calls == 6
     assert facts(again) == facts(whole) and json.loads(before)["seeds"].keys() == {"0", "1"}
+
+
+def test_seeds_may_come_one_by_one(quick, tmp_path):
+    study, size = read_study(study_file(tmp_path)), read_size("smoke")
+    trainings = quick()
+    whole = run(tmp_path / "whole", tmp_path / "small.yaml")
+    for seed in (1, 0):
+        path = run_study(study, size, tmp_path / "runs", tmp_path / "results", [seed])
+    assert facts(path) == facts(whole) and list(read_results(path)["seeds"]) == ["0", "1"]
+    values, before = json.loads((tmp_path / "small.yaml").read_text()), trainings.calls
+    values["models"]["gaze"]["num_context_tokens"] = 3
+    (tmp_path / "small.yaml").write_text(json.dumps(values))
+    with pytest.raises(ValueError, match="small-smoke.json holds seeds of another small: models differ"):
+        run_study(read_study(tmp_path / "small.yaml"), size, tmp_path / "runs", tmp_path / "results", [2])
+    assert trainings.calls == before, "said before anything is trained"
 
 
 def test_a_model_learns_from_pages_of_its_own(quick, tmp_path):
