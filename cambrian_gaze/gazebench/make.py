@@ -21,15 +21,15 @@ from typing import Any
 from cambrian_gaze.files import new_folder
 from cambrian_gaze.gazebench.questions import Asked, ask
 from cambrian_gaze.gazebench.scenes import name_of, pictures
-from cambrian_gaze.gazebench.spec import VIDEO_FAMILIES, GazeBenchSpec
+from cambrian_gaze.gazebench.spec import FAMILIES, VIDEO_FAMILIES, GazeBenchSpec, row_name
 
-FORMAT = 2
-"""Raised when the files change for the same knobs."""
+FORMATS = {family: 3 if family in VIDEO_FAMILIES else 2 for family in FAMILIES}
+"""Family → number, raised when its files change for the same knobs."""
 DATASET = "cambrian-gaze/gazebench"
 """Folder below a data root."""
 SCENE = (
-    "The {what} a grid of cells: rows {first} to {last} from the top, columns 1 to {columns} from the left. Each cell "
-    "has a digit at its top left{below}. "
+    "{what} a grid of cells: rows {rows} from the top, columns 1 to {columns} from the left. Each cell has a digit at "
+    "its top left{below}. "
 )
 STRINGS = "The picture has a row of digits for each of the rows {first} to {last}, from the top. "
 
@@ -44,7 +44,7 @@ def make(folder: str | Path, spec: GazeBenchSpec, progress: bool = True) -> bool
     from tqdm import tqdm
 
     folder = Path(folder)
-    description = {"format": FORMAT, **spec.to_dict()}
+    description = {"format": data_format(spec), **spec.to_dict()}
     if folder.exists():
         if not (folder / "spec.json").is_file():
             raise ValueError(f"{folder} exists and is no GazeBench; move it or choose another folder")
@@ -72,6 +72,11 @@ def make(folder: str | Path, spec: GazeBenchSpec, progress: bool = True) -> bool
     return True
 
 
+def data_format(spec: GazeBenchSpec) -> int:
+    """The number of the newest of its families' formats."""
+    return max(FORMATS[family] for family in spec.families)
+
+
 def record(folder: Path, spec: GazeBenchSpec, split: str, family: str, number: int) -> dict[str, Any]:
     """One scene as a record of LLaVA's, its pictures written; a `stream` has a turn for each question."""
     scene, asked, medium = _scene(folder, spec, split, family, number)
@@ -97,18 +102,16 @@ def prompt(spec: GazeBenchSpec, family: str, asked: Asked) -> str:
     """The question as the model reads it, without its picture."""
     if spec.wording == "terse":
         return asked.terse
-    letters = sorted({name[0] for name in spec.names})
+    rows = spec.grid[0]
     if family == "string":
-        return STRINGS.format(first=letters[0], last=letters[-1]) + asked.full
-    several = family in VIDEO_FAMILIES
-    what = "frames of the video are pages, each" if several else "picture is"
+        return STRINGS.format(first=row_name(0), last=row_name(rows - 1)) + asked.full
     below = "" if family in ("count", "absent") else " and names another cell below"
-    if several:
-        below = (
-            " and names another cell: its frame at the top right, its row and column below. B3F2 is the cell B3 of the "
-            "second frame"
-        )
-    return SCENE.format(what=what, first=letters[0], last=letters[-1], columns=spec.grid[1], below=below) + asked.full
+    what, named = "The picture is", f"{row_name(0)} to {row_name(rows - 1)}"
+    if family in VIDEO_FAMILIES:
+        what = "The frames of the video show one long page from top to bottom, each"
+        for frame in range(1, spec.frames):
+            named += f", in frame {frame + 1} {row_name(frame * rows)} to {row_name((frame + 1) * rows - 1)},"
+    return SCENE.format(what=what, rows=named, columns=spec.grid[1], below=below) + asked.full
 
 
 def meta(spec: GazeBenchSpec, family: str, asked: Asked, frames: int) -> dict[str, Any]:
@@ -118,7 +121,7 @@ def meta(spec: GazeBenchSpec, family: str, asked: Asked, frames: int) -> dict[st
         "placed_depth": [round((frame * len(spec.names) + place) / cells, 4) for frame, place in asked.needles],
         "context_length": cells,
         "num_images": frames,
-        "needles": [name_of(spec, cell, frames) for cell in asked.needles],
+        "needles": [name_of(spec, cell) for cell in asked.needles],
         "choices": list(asked.choices),
         "category": family,
         "hops": asked.hops,

@@ -9,8 +9,8 @@ from pathlib import Path
 from PIL import Image
 
 from cambrian_gaze.files import new_folder
-from cambrian_gaze.gazebench.scenes import cell_box
-from cambrian_gaze.gazebench.spec import LETTERS, VIDEO_FAMILIES, GazeBenchSpec
+from cambrian_gaze.gazebench.scenes import cell_box, cell_of
+from cambrian_gaze.gazebench.spec import VIDEO_FAMILIES, GazeBenchSpec
 
 
 def mask_pictures(data: Path, spec: GazeBenchSpec, split: str) -> Path:
@@ -38,9 +38,8 @@ def _mask(source: Path, target: Path, spec: GazeBenchSpec, names: list[str] | tu
     if not target.exists():
         (shutil.copytree if video else shutil.copyfile)(source, target)
     for name in names:
-        cell, _, frame = name.partition("F")
-        path = target / f"{int(frame) - 1}.png" if video else target
-        place = LETTERS.index(cell[0]) * spec.grid[1] + int(cell[1]) - 1
+        frame, place = cell_of(spec, name)
+        path = target / f"{frame}.png" if video else target
         with Image.open(path) as picture:
             picture.load()
         # The page's own ground: its lightest value stands at the border of any page.

@@ -16,14 +16,14 @@ from cambrian_gaze.gazebench.scenes import (
     Scene,
     cell_box,
     draw_scene,
+    name_boxes,
     name_of,
     regions_of,
-    row_name,
     scene_of,
     slot_box,
     string_scene,
 )
-from cambrian_gaze.gazebench.spec import GazeBenchSpec
+from cambrian_gaze.gazebench.spec import GazeBenchSpec, row_name
 
 
 class Word(NamedTuple):
@@ -64,24 +64,23 @@ def ask(family: str, spec: GazeBenchSpec, rng: random.Random) -> tuple[Scene, li
 def _hop(spec: GazeBenchSpec, rng: random.Random, frames: int = 1) -> tuple[Scene, list[Asked]]:
     scene = draw_scene(spec, frames, rng)
     cell = start = rng.choice(sorted(scene.digits))
-    words, values, needles = [Word("Hop"), Word(name_of(spec, start, frames))], [], []
-    slots = (2, 3) if frames == 1 else (1, 2, 3)
+    first = name_of(spec, start)
+    words, values, needles = [Word("Hop"), Word(first)], [], []
     for place in range(spec.hops):
         needles.append(cell)
         if place + 1 < spec.hops:
-            read = regions_of(spec, cell[0], *(slot_box(spec, cell[1], slot) for slot in slots))
-            cell = scene.pointers[cell]
-            words.append(Word(name_of(spec, cell, frames), read))
+            shown, cell = cell, scene.pointers[cell]
+            name = name_of(spec, cell)
+            words.append(Word(name, regions_of(spec, shown[0], *name_boxes(spec, shown[1], name))))
         else:
             words.append(Word(scene.digits[cell], regions_of(spec, cell[0], slot_box(spec, cell[1], 0))))
         values.append(("", words[-1].text))
-    first = name_of(spec, start, frames)
     full = (
         f"Start at cell {first}. Go to the cell that it names, from there to the cell that that one names, and so on, "
         f"until you have been in {spec.hops} cells. Write their names in order, then the digit of the last. Answer in "
         f"this form: Hop {first} …"
     )
-    choices = (*DIGITS, *spec.names)
+    choices = (*DIGITS, *(name_of(spec, one) for one in sorted(scene.digits)))
     return scene, [Asked(f"Hop {first}", full, tuple(words), tuple(values), tuple(needles), choices, spec.hops, first)]
 
 
@@ -91,11 +90,11 @@ def _video(spec: GazeBenchSpec, rng: random.Random) -> tuple[Scene, list[Asked]]
 
 def _read(spec: GazeBenchSpec, rng: random.Random) -> tuple[Scene, list[Asked]]:
     scene = draw_scene(spec, 1, rng)
-    return scene, [_reading(spec, scene, rng.sample(sorted(scene.digits), spec.reads), 1)]
+    return scene, [_reading(spec, scene, rng.sample(sorted(scene.digits), spec.reads))]
 
 
-def _reading(spec: GazeBenchSpec, scene: Scene, cells: list[Cell], frames: int) -> Asked:
-    names = [name_of(spec, cell, frames) for cell in cells]
+def _reading(spec: GazeBenchSpec, scene: Scene, cells: list[Cell]) -> Asked:
+    names = [name_of(spec, cell) for cell in cells]
     words = [Word("Read")]
     for name, cell in zip(names, cells, strict=True):
         words += [Word(name), Word(scene.digits[cell], regions_of(spec, cell[0], slot_box(spec, cell[1], 0)))]
@@ -110,7 +109,7 @@ def _reading(spec: GazeBenchSpec, scene: Scene, cells: list[Cell], frames: int) 
 def _stream(spec: GazeBenchSpec, rng: random.Random) -> tuple[Scene, list[Asked]]:
     scene = draw_scene(spec, spec.frames, rng)
     count = min(spec.questions, len(scene.digits))
-    return scene, [_reading(spec, scene, [cell], spec.frames) for cell in rng.sample(sorted(scene.digits), count)]
+    return scene, [_reading(spec, scene, [cell]) for cell in rng.sample(sorted(scene.digits), count)]
 
 
 def _count(spec: GazeBenchSpec, rng: random.Random) -> tuple[Scene, list[Asked]]:
@@ -163,7 +162,7 @@ def _absent(spec: GazeBenchSpec, rng: random.Random) -> tuple[Scene, list[Asked]
     words, values, seen = [Word("Find")], [], []
     for digit, cell in there.items():
         found = cells if cell is None else [cell]
-        values.append((digit, nothing if cell is None else name_of(spec, cell, 1)))
+        values.append((digit, nothing if cell is None else name_of(spec, cell)))
         regions = regions_of(spec, 0, *(cell_box(spec, place) for _, place in found))
         words += [Word(digit), Word(values[-1][1], regions)]
         seen += found

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from PIL import Image
 
 from cambrian_gaze.gazebench.glyphs import Box, Glyph, draw_page
-from cambrian_gaze.gazebench.spec import LETTERS, GazeBenchSpec
+from cambrian_gaze.gazebench.spec import LETTERS, GazeBenchSpec, row_name
 
 Cell = tuple[int, int]
 """Frame, place in raster order."""
+NAME_SLOTS = 3
+"""Glyphs of a cell that are left for a name: a letter or two, a digit."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,7 @@ class Scene:
 
 
 def draw_scene(spec: GazeBenchSpec, frames: int, rng: random.Random) -> Scene:
-    """Cells with a digit and a name each. Over several frames the name says the frame too, at the top right."""
+    """Cells with a digit and a name each."""
     cells = [(frame, place) for frame in range(frames) for place in range(len(spec.names))]
     order = rng.sample(cells, len(cells))
     digits = {cell: str(rng.randrange(10)) for cell in cells}
@@ -44,8 +46,7 @@ def scene_of(spec: GazeBenchSpec, frames: int, digits: dict[Cell, str], pointers
         for place in range(len(spec.names)):
             texts = [digits[frame, place]]
             if (frame, place) in pointers:
-                to_frame, to = pointers[frame, place]
-                texts += [str(to_frame + 1) if frames > 1 else "", *spec.names[to]]
+                texts += ["", *name_of(spec, pointers[frame, place])][-NAME_SLOTS:]
             glyphs += [Glyph(text, slot_box(spec, place, slot)) for slot, text in enumerate(texts) if text]
         drawn.append(tuple(glyphs))
     return Scene(digits, pointers, {}, tuple(drawn))
@@ -78,7 +79,7 @@ def cell_box(spec: GazeBenchSpec, place: int) -> Box:
 
 
 def slot_box(spec: GazeBenchSpec, place: int, slot: int) -> Box:
-    """Pixels of one of the four glyphs of a cell: digit, frame, row, column."""
+    """Pixels of one of the four glyphs of a cell: the digit, and the name in the last ones."""
     left, top, _, _ = cell_box(spec, place)
     left, top = left + slot % 2 * spec.glyph, top + slot // 2 * spec.glyph
     return left, top, left + spec.glyph, top + spec.glyph
@@ -95,12 +96,22 @@ def regions_of(spec: GazeBenchSpec, frame: int, *boxes: Box) -> tuple[int, ...]:
     return tuple(sorted(found))
 
 
-def name_of(spec: GazeBenchSpec, cell: Cell, frames: int) -> str:
-    """What a cell is called: B3, or B3F2 in the second of several frames."""
+def name_boxes(spec: GazeBenchSpec, place: int, name: str) -> list[Box]:
+    """Pixels of the name that a cell shows."""
+    return [slot_box(spec, place, 1 + NAME_SLOTS - n) for n in range(len(name), 0, -1)]
+
+
+def name_of(spec: GazeBenchSpec, cell: Cell) -> str:
+    """What a cell is called: B3, or F3 where that row is the second of the second frame's."""
     frame, place = cell
-    return spec.names[place] + (f"F{frame + 1}" if frames > 1 else "")
+    row, column = divmod(place, spec.grid[1])
+    return f"{row_name(frame * spec.grid[0] + row)}{column + 1}"
 
 
-def row_name(row: int) -> str:
-    """What a row is called."""
-    return LETTERS[row]
+def cell_of(spec: GazeBenchSpec, name: str) -> Cell:
+    """The cell of that name."""
+    row = 0
+    for letter in name[:-1]:
+        row = row * len(LETTERS) + LETTERS.index(letter) + 1
+    frame, row = divmod(row - 1, spec.grid[0])
+    return frame, row * spec.grid[1] + int(name[-1]) - 1

@@ -11,8 +11,10 @@ from typing import Any
 IMAGE_FAMILIES = ("hop", "read", "count", "string", "absent")
 VIDEO_FAMILIES = ("video", "stream")
 FAMILIES = (*IMAGE_FAMILIES, *VIDEO_FAMILIES)
-LETTERS = "ABCDEFGH"
-"""Names of the rows of cells, from the top."""
+LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+"""Names of the rows of cells, from the top; AA follows Z."""
+MOST_ROWS = 8
+"""Of a page."""
 SLOTS = 2
 """Glyphs per side of a cell: the digit at the top left, the name of another cell below."""
 
@@ -23,7 +25,8 @@ class GazeBenchSpec:
 
     families: tuple[str, ...] = FAMILIES
     grid: tuple[int, int] = (4, 4)
-    """Rows and columns of cells. Cell B3 is the third of the second row."""
+    """Rows and columns of cells. Cell B3 is the third of the second row. Those of a second frame go on where the first
+    ends."""
     regions: tuple[int, int] = (4, 4)
     """Rows and columns of equal regions that the answer's places are given in."""
     glyph: int = 48
@@ -61,8 +64,8 @@ class GazeBenchSpec:
         if unknown or not self.families:
             raise ValueError(f"families must be some of {', '.join(FAMILIES)}, got {', '.join(unknown) or 'none'}")
         rows, columns = self.grid
-        if not (1 <= rows <= len(LETTERS) and 1 <= columns <= 9 and rows * columns >= 2):
-            raise ValueError(f"grid must have 1 to {len(LETTERS)} rows and 1 to 9 columns, got {rows}x{columns}")
+        if not (1 <= rows <= MOST_ROWS and 1 <= columns <= 9 and rows * columns >= 2):
+            raise ValueError(f"grid must have 1 to {MOST_ROWS} rows and 1 to 9 columns, got {rows}x{columns}")
         for name, most in (
             ("hops", rows * columns),
             ("reads", rows * columns),
@@ -93,8 +96,8 @@ class GazeBenchSpec:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Names of the cells in raster order."""
-        return tuple(f"{LETTERS[row]}{column + 1}" for row in range(self.grid[0]) for column in range(self.grid[1]))
+        """Names of the first frame's cells in raster order."""
+        return tuple(f"{row_name(row)}{column + 1}" for row in range(self.grid[0]) for column in range(self.grid[1]))
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON types."""
@@ -108,3 +111,9 @@ class GazeBenchSpec:
             raise ValueError(f"GazeBench has no knob {', '.join(unknown)}")
         tuples = {name: tuple(values[name]) for name in ("families", "grid", "regions") if name in values}
         return cls(**{**values, **tuples})
+
+
+def row_name(row: int) -> str:
+    """What a row is called, counted over all frames."""
+    before, letter = divmod(row, len(LETTERS))
+    return (LETTERS[before - 1] if before else "") + LETTERS[letter]

@@ -24,7 +24,7 @@ import yaml
 
 from cambrian_gaze.declarations import declaration
 from cambrian_gaze.files import write_text
-from cambrian_gaze.gazebench.make import FORMAT, make
+from cambrian_gaze.gazebench.make import data_format, make
 from cambrian_gaze.quickstart.steps import Steps
 from cambrian_gaze.studies.study import Size, Study, identity
 
@@ -55,7 +55,7 @@ class Parts:
         """The seed's questions, and the pages that its models are trained on; with a model, where that has its own,
         these."""
         bench = self.study.bench(self.size, self.seed, model)
-        own = identity("data", FORMAT, bench.to_dict())
+        own = identity("data", data_format(bench), bench.to_dict())
         return self._made("data", own, lambda folder: {"written": make(folder, bench)})
 
     def tower(self) -> Part:

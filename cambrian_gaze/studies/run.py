@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from cambrian_gaze import __version__
-from cambrian_gaze.gazebench.make import FORMAT
+from cambrian_gaze.gazebench.make import data_format
 from cambrian_gaze.machine import cores, cpu_name, versions
 from cambrian_gaze.plugins import loaded_plugins
 from cambrian_gaze.studies.answers import answer_seed
@@ -69,6 +69,7 @@ def _machine(size: Size, device: str) -> dict[str, Any]:
 
 
 def _asked(study: Study, size: Size) -> dict[str, Any]:
+    formats = max(data_format(study.bench(size, 0, model)) for model in (None, *study.models))
     return {
         "study": study.name,
         "title": study.title,
@@ -76,7 +77,7 @@ def _asked(study: Study, size: Size) -> dict[str, Any]:
         "note": study.note,
         "size": size.name,
         "command": f"cambrian-gaze study run {study.name} --size {size.name}",
-        "data": {"format": FORMAT, **size.data, **study.data},
+        "data": {"format": formats, **size.data, **study.data},
         "tower": dict(size.tower),
         "training": {name: value for name, value in size.training.items() if name != "plugin"},
         "plugins": [plugin.to_dict() for plugin in loaded_plugins()],

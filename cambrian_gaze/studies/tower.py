@@ -9,10 +9,9 @@ from typing import Any
 from cambrian_gaze.gazebench.glyphs import Glyph
 from cambrian_gaze.gazebench.questions import ask
 from cambrian_gaze.gazebench.scenes import pictures, regions_of
-from cambrian_gaze.gazebench.spec import LETTERS, GazeBenchSpec
+from cambrian_gaze.gazebench.spec import LETTERS, MOST_ROWS, VIDEO_FAMILIES, GazeBenchSpec
 from cambrian_gaze.quickstart.pretrain_tower import TowerSpec, build_tower, fit_tower
 
-CLASSES = ("", *"0123456789", *LETTERS)
 PAGES, HELD_OUT = 3000, 200
 """Pages that the tower learns on, and others that it is judged by; none is a page of a question."""
 
@@ -24,10 +23,11 @@ def pretrain_glyphs(bench: GazeBenchSpec, spec: TowerSpec, output: Path, device:
     """
     import torch
 
-    pixels, labels, places = _pages(bench, spec)
+    names = glyph_classes(bench)
+    pixels, labels, places = _pages(bench, spec, names)
     torch.manual_seed(spec.seed)
     tower = build_tower(spec).to(device)
-    classes = {"token": len(CLASSES), "place": int(places.max()) + 1}
+    classes = {"token": len(names), "place": int(places.max()) + 1}
     heads = torch.nn.ModuleDict({name: torch.nn.Linear(spec.hidden_size, n) for name, n in classes.items()}).to(device)
 
     def answer(chosen: Any) -> Any:
@@ -45,7 +45,13 @@ def pretrain_glyphs(bench: GazeBenchSpec, spec: TowerSpec, output: Path, device:
     return right
 
 
-def _pages(bench: GazeBenchSpec, spec: TowerSpec) -> tuple[Any, Any, Any]:
+def glyph_classes(bench: GazeBenchSpec) -> tuple[str, ...]:
+    """Nothing, digits, and as many letters as the rows of any page have, or more where several frames go on."""
+    rows = bench.grid[0] * (bench.frames if set(bench.families) & set(VIDEO_FAMILIES) else 1)
+    return ("", *"0123456789", *LETTERS[: max(MOST_ROWS, rows)])
+
+
+def _pages(bench: GazeBenchSpec, spec: TowerSpec, names: tuple[str, ...]) -> tuple[Any, Any, Any]:
     """Pixels uint8 [N, side, side], glyph classes int64 [N, tokens], region of each token int64 [tokens]."""
     import numpy as np
     import torch
@@ -58,7 +64,7 @@ def _pages(bench: GazeBenchSpec, spec: TowerSpec) -> tuple[Any, Any, Any]:
         frame = rng.randrange(len(scene.frames))
         page = pictures(bench, scene, rng)[frame].resize((spec.image_size, spec.image_size))
         pixels.append(np.asarray(page))
-        labels.append(_labels(scene.frames[frame], bench.size, side))
+        labels.append(_labels(scene.frames[frame], bench.size, side, names))
     width, height = bench.size
     step = (width // side, height // side)
     corners = [(column * step[0], row * step[1]) for row in range(side) for column in range(side)]
@@ -66,10 +72,10 @@ def _pages(bench: GazeBenchSpec, spec: TowerSpec) -> tuple[Any, Any, Any]:
     return torch.from_numpy(np.stack(pixels)), torch.tensor(labels), torch.tensor(places)
 
 
-def _labels(glyphs: tuple[Glyph, ...], size: tuple[int, int], side: int) -> list[int]:
+def _labels(glyphs: tuple[Glyph, ...], size: tuple[int, int], side: int, names: tuple[str, ...]) -> list[int]:
     """Class of the glyph whose middle is in each token, in raster order."""
     found = [0] * side**2
     for text, (left, top, right, bottom) in glyphs:
         row, column = (top + bottom) * side // (2 * size[1]), (left + right) * side // (2 * size[0])
-        found[row * side + column] = CLASSES.index(text)
+        found[row * side + column] = names.index(text)
     return found

@@ -9,7 +9,8 @@ from PIL import Image
 
 from cambrian_gaze.gazebench.glyphs import glyph_mask
 
-DIGITS, ROWS = "0123456789", "ABCD"
+DIGITS, LETTERS = "0123456789", "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+ROWS = [*LETTERS, *(f"A{letter}" for letter in LETTERS)]
 
 
 @lru_cache(maxsize=256)
@@ -36,19 +37,17 @@ def read_glyph(picture: Image.Image, left: int, top: int, side: int, among: str)
 
 
 def read_cells(frames: list[Image.Image], glyph: int, shift: int = 0) -> dict[str, tuple[str, str]]:
-    """Name → (digit, name that it points to) of a 4x4 grid of cells over the frames."""
+    """Name → (digit, name that it points to) of a 4x4 grid of cells over the frames, rows going on."""
     cells = {}
     for number, picture in enumerate(frames):
         for row in range(4):
             for column in range(4):
                 left, top = column * 2 * glyph + shift, row * 2 * glyph + shift
-                several = len(frames) > 1
                 digit = read_glyph(picture, left, top, glyph, DIGITS)
-                frame = read_glyph(picture, left + glyph, top, glyph, DIGITS) if several else ""
-                to = read_glyph(picture, left, top + glyph, glyph, ROWS)
+                to = read_glyph(picture, left + glyph, top, glyph, LETTERS) if len(frames) > 6 else ""
+                to += read_glyph(picture, left, top + glyph, glyph, LETTERS[: 4 * len(frames)])
                 to += read_glyph(picture, left + glyph, top + glyph, glyph, "1234")
-                name = f"{ROWS[row]}{column + 1}" + (f"F{number + 1}" if several else "")
-                cells[name] = (digit, to + (f"F{frame}" if several else ""))
+                cells[f"{ROWS[number * 4 + row]}{column + 1}"] = (digit, to)
     return cells
 
 

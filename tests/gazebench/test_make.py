@@ -11,7 +11,7 @@ from cambrian_gaze.evaluation.scorers.gazebench import right_values
 from cambrian_gaze.gazebench.make import make
 from cambrian_gaze.gazebench.mask import mask_pictures
 from cambrian_gaze.gazebench.samples import read_samples
-from cambrian_gaze.gazebench.scenes import regions_of
+from cambrian_gaze.gazebench.scenes import cell_of, name_of, regions_of
 from cambrian_gaze.gazebench.spec import FAMILIES, GazeBenchSpec
 from cambrian_gaze.viz.gazebench import samples_page
 from tests.gazebench._reader import answer, read_cells
@@ -37,6 +37,24 @@ def test_the_pixels_give_the_answers(family, straddle, tmp_path):
         shift = 16 if straddle else 0
         assert answer(sample.row, list(sample.frames), 16, shift) == sample.row["answer"]
         assert all(right_values(sample.row["answer"], sample.row["meta"]))
+
+
+def test_rows_go_on_over_frames(tmp_path):
+    """A letter says which row of which frame; behind Z there are two, and a cell has room for both."""
+    spec = GazeBenchSpec(families=("video",), glyph=16, wording="terse", hops=12, frames=8, test=3, validation=0)
+    make(tmp_path / "bench", spec, progress=False)
+    words = set()
+    for sample in read_samples(tmp_path / "bench", "test", 3):
+        assert answer(sample.row, list(sample.frames), 16) == sample.row["answer"]
+        assert right_values(sample.row["answer"], sample.row["meta"]) == [True] * 12
+        words |= set(sample.row["answer"].split()[1:-1])
+        assert len(set(sample.row["meta"]["choices"])) == 10 + 8 * 16 and words <= set(sample.row["meta"]["choices"])
+    assert {len(word) for word in words} == {2, 3}
+    largest = GazeBenchSpec(grid=(8, 9), frames=9)
+    cells = [(frame, place) for frame in range(9) for place in range(72)]
+    names = [name_of(largest, cell) for cell in cells]
+    assert [cell_of(largest, name) for name in names] == cells
+    assert (names[0], names[71], names[72], names[-1]) == ("A1", "H9", "I1", "BT9")
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -162,6 +180,17 @@ def test_masked_pictures_lack_the_needles_and_nothing_else(folder):
             continue
         with Image.open(masked / sample.row["image"]) as picture:
             seen, whole = read_cells([picture], 16), read_cells(list(sample.frames), 16)
+        for name, cell in whole.items():
+            assert seen[name] == (("", "") if name in sample.row["meta"]["needles"] else cell)
+
+
+def test_masked_frames_lack_the_needles(folder):
+    masked = mask_pictures(folder, SPEC, "test")
+    for sample in read_samples(folder, "test", 5):
+        if sample.row["family"] != "video":
+            continue
+        frames = [Image.open(masked / sample.row["video"] / f"{number}.png") for number in range(SPEC.frames)]
+        seen, whole = read_cells(frames, 16), read_cells(list(sample.frames), 16)
         for name, cell in whole.items():
             assert seen[name] == (("", "") if name in sample.row["meta"]["needles"] else cell)
 

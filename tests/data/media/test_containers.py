@@ -188,7 +188,7 @@ def test_damaged_files_end_soon_without_an_error(film, name, tmp_path):
     tables = content.index(b"moov") if b"moov" in content else 0
     generator = random.Random(0)
     starts, keys = np.arange(FRAMES) / 25, np.array([0, 25, 52])
-    began = time.monotonic()
+    began = time.process_time()
     for _ in range(1500):
         damaged = bytearray(content)
         for _ in range(generator.randint(0, 8)):
@@ -198,7 +198,7 @@ def test_damaged_files_end_soon_without_an_error(film, name, tmp_path):
             del damaged[generator.randrange(len(damaged)) :]
         (tmp_path / name).write_bytes(damaged)
         assert has_open_groups(str(tmp_path / name), starts, keys) in (True, False)
-    assert time.monotonic() - began < 30
+    assert time.process_time() - began < 30
 
 
 def box(kind: bytes, content: bytes, size: int | None = None) -> bytes:
@@ -229,9 +229,9 @@ DAMAGED = {
 @pytest.mark.parametrize("content", DAMAGED.values(), ids=DAMAGED)
 def test_nothing_is_concluded_of_damaged_headers(content, tmp_path):
     (tmp_path / "film").write_bytes(content)
-    began = time.monotonic()
+    began = time.process_time()
     assert not has_open_groups(str(tmp_path / "film"), np.zeros(0), np.zeros(0, dtype=np.int64))
-    assert time.monotonic() - began < 5
+    assert time.process_time() - began < 5
 
 
 def test_no_more_than_so_many_boxes_are_read(film, tmp_path, monkeypatch):
@@ -252,9 +252,9 @@ def test_media_data_are_not_read(film, tmp_path):
         file.write(box(b"ftyp", b"") + struct.pack(">I4sQ", 1, b"mdat", 10 * 2**30))
         file.seek(8 + 10 * 2**30)
         file.write(content[at:])
-    began = time.monotonic()
+    began = time.process_time()
     assert has_open_groups(str(path), np.zeros(0), np.zeros(0, dtype=np.int64))
-    assert time.monotonic() - began < 1
+    assert time.process_time() - began < 1
 
 
 def test_data_check_names_such_a_file(film, tmp_path, capsys):
