@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from cambrian_gaze.attention.policy.policy import VisiblePolicy
+from cambrian_gaze.attention.policy.policy import UnfitPolicyError, VisiblePolicy
 from cambrian_gaze.attention.policy.routing import check_gaze
 from cambrian_gaze.attention.policy.state import PolicyState
 from cambrian_gaze.gaze.config import BUDGET_FIELDS, GazeConfig
@@ -31,7 +31,8 @@ def policy_gaze(policy: VisiblePolicy, gaze: Mapping[str, Any] | None) -> dict[s
 def policy_cache(policy: VisiblePolicy, model: Any, gaze: dict[str, Any], kwargs: Mapping[str, Any]) -> GazeCache:
     """The cache of one call of `generate` with the keyword arguments `kwargs`.
 
-    Raises: ValueError for options that a policy cannot follow.
+    Raises: ValueError for options that a policy cannot follow; UnfitPolicyError where the policy says that it cannot
+        serve this call.
     """
     settings = kwargs.get("generation_config") or model.generation_config
     if kwargs.get("use_cache", settings.use_cache) is False:
@@ -41,7 +42,11 @@ def policy_cache(policy: VisiblePolicy, model: Any, gaze: dict[str, Any], kwargs
     config = model.model.resolve_gaze(gaze)
     check_gaze(policy, config)
     layers = model.config.text_config.num_hidden_layers
-    return GazeCache(config, PolicyState(policy.on_input(model, kwargs), layers, config))
+    try:
+        served = policy.on_input(model, kwargs)
+    except ValueError as error:
+        raise UnfitPolicyError(str(error)) from error
+    return GazeCache(config, PolicyState(served, layers, config))
 
 
 def stream_cache(policy: VisiblePolicy, model: Any, gaze: dict[str, Any]) -> GazeCache:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from transformers import StoppingCriteriaList
 
-from cambrian_gaze.attention.policy.policy import VisiblePolicy
+from cambrian_gaze.attention.policy.policy import UnfitPolicyError, VisiblePolicy
 from cambrian_gaze.attention.policy.routing import check_gaze
 from cambrian_gaze.data.media.frame_sampling import FrameSampling
 from cambrian_gaze.data.media.image_files import MAX_PIXELS
@@ -252,6 +252,8 @@ class ChatModel:
             prepared: of `prepare`.
             say: called with each piece of text as it comes; an error that it raises ends the generation.
             halt: ends the generation at the next token once it is set.
+
+        Raises: Refused where the policy cannot serve this model or these messages.
         """
         tokenizer, prompt = self.processor.tokenizer, prepared["input_ids"].shape[1]
         streamer = None if say is None else ReplyStreamer(tokenizer, say, request.stop)
@@ -264,13 +266,16 @@ class ChatModel:
         with self._turn, seeded:
             if request.seed is not None:
                 torch.manual_seed(request.seed)
-            output = self.model.generate(
-                **prepared,
-                return_gaze="weights" if request.trace else True,
-                output_logits=request.trace,
-                streamer=streamer,
-                stopping_criteria=criteria,
-            )
+            try:
+                output = self.model.generate(
+                    **prepared,
+                    return_gaze="weights" if request.trace else True,
+                    output_logits=request.trace,
+                    streamer=streamer,
+                    stopping_criteria=criteria,
+                )
+            except UnfitPolicyError as error:
+                raise Refused(f"policy: {error}", "policy") from error
         ids = output.sequences[0, prompt:].tolist()
         ends = self.model.generation_config.eos_token_id
         ends = ends if isinstance(ends, list) else [ends]

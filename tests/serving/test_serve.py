@@ -107,6 +107,20 @@ def test_a_policy_that_makes_no_sense_is_refused(server: ChatServer) -> None:
     assert status == 400 and "give one of them" in json.loads(content)["error"]["message"]
 
 
+def test_a_policy_that_does_not_fit_the_model_is_refused(server: ChatServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Said when the prompt is there: blocks of 2x2 tokens in the 27x27 of a real tower."""
+    monkeypatch.setattr(type(server.chat.model.config), "grid", (27, 27))
+    body = {"messages": ABOUT_A_PICTURE, "policy": {"name": "avgpool2"}}
+    status, content = ask(server, body)
+    error = json.loads(content)["error"]
+    assert status == 400 and error["param"] == "policy", content
+    assert error["message"] == "policy: policy 'avgpool2' takes blocks of 2x2 tokens, and the grid is 27x27"
+    status, content = ask(server, body | {"stream": True})
+    assert json.dumps(error["message"]).encode() in content and b"[DONE]" not in content
+    monkeypatch.undo()
+    assert whole(server, policy={"name": "avgpool2"})["gaze"]["visual"] == 16
+
+
 def test_a_stream_says_the_same(server: ChatServer) -> None:
     expected = whole(server)
     body = {"messages": ABOUT_A_PICTURE, "temperature": 0, "stream": True}

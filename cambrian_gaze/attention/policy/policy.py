@@ -68,6 +68,10 @@ class Shown:
         return sum(self.units)
 
 
+class UnfitPolicyError(ValueError):
+    """A policy's `on_input` says that it cannot serve this model or this call."""
+
+
 @dataclass(frozen=True)
 class VisiblePolicy:
     """Base of all policies: keeps everything and shows everything. The fields of a subclass are its parameters.
@@ -97,7 +101,10 @@ class VisiblePolicy:
         return self
 
     def on_input(self, model: Any, inputs: Mapping[str, Any]) -> VisiblePolicy:
-        """Before the prompt: the policy that serves this call. inputs: what the processor returned."""
+        """Before the prompt: the policy that serves this call. inputs: what the processor returned.
+
+        Raises: ValueError where it cannot serve this model or these inputs; callers see `UnfitPolicyError`.
+        """
         return self
 
     def on_pixels(self, pixels: Tensor) -> Tensor:
