@@ -33,6 +33,7 @@ from cambrian_gaze.models.hf_internals import (
     wants_dict,
 )
 from cambrian_gaze.models.policies import compressed
+from cambrian_gaze.models.positions import own_mask, packed_samples
 from cambrian_gaze.models.pretrained import CambrianGazePreTrainedModel
 from cambrian_gaze.models.trace import TraceBuilder
 from cambrian_gaze.models.visual.projector import Projector
@@ -168,11 +169,11 @@ class CambrianGazeModel(CambrianGazePreTrainedModel):
                 raise ValueError("sequence parallelism has no cache and no trace: generate without sequence_group")
             text = self.config.text_config
             check_heads(text.num_attention_heads, text.num_key_value_heads, sequence_group.size)
+        if sample_ids is None and attention_mask is None and cache is None and not use_cache:
+            sample_ids = packed_samples(position_ids, inputs_embeds)
         if use_cache and cache is None:
             cache = GazeCache(config)
-        if attention_mask is None:
-            attention_mask = torch.ones(inputs_embeds.shape[:2], dtype=torch.int64, device=inputs_embeds.device)
-        mask, past = attention_mask[:, -inputs_embeds.shape[1] :], _last(cache)
+        mask, past = own_mask(attention_mask, inputs_embeds, cache is not None), _last(cache)
         layout = _derive_layout(mm_token_type_ids, mask, grid_thw, config, sample_ids, past, routed, continues)
         if not config.route_prompt and routed is None and not config.is_dense:
             layout = _route_end(layout, cache)
