@@ -120,6 +120,8 @@ class GazeGenerationMixin:
                 f"return_gaze=True has no meaning with {assisted}: several tokens are tried at once, some in vain; "
                 "leave one of them out"
             )
+        if assisted and kwargs.get("inputs_embeds") is not None:
+            raise ValueError(f"{assisted} compares ids, and inputs_embeds has none: give input_ids alone")
         if assisted and policy is not None:
             raise ValueError(
                 f"policy {policy.name!r} does not go with {assisted}: it would decide by tokens that are tried in "

@@ -205,6 +205,8 @@ def test_the_longest_answer_is_the_requests_or_what_fits(chat: ChatModel) -> Non
         {"store": False}, {"metadata": {"chat": "1"}}, {"user": "me"}, {"service_tier": "auto"}, {"logit_bias": {}},
         {"modalities": ["text"]}, {"parallel_tool_calls": True}, {"stop": None}, {"tools": None}, {"stop": []},
         {"top_k": -1}, {"min_p": 0}, {"functions": []}, {"seed": 2**63}, {"generation_config": {"num_beams": 1}},
+        {"chat_template_kwargs": {"enable_thinking": False}}, {"skip_special_tokens": True}, {"ignore_eos": False},
+        {"min_tokens": 0}, {"stop_token_ids": []}, {"add_generation_prompt": True}, {"length_penalty": 1.0},
     ],
     ids=str,
 )  # fmt: skip
@@ -223,6 +225,15 @@ def test_messages_as_clients_send_them_back() -> None:
     assert [m["role"] for m in parse_request({"messages": messages}).messages] == [
         "system", "user", "assistant", "user",
     ]  # fmt: skip
+
+
+def test_parts_hold_what_is_read_or_concerns_caches() -> None:
+    labels = {"cache_control": {"type": "ephemeral"}, "uuid": "a", "video_url": None}
+    said = {"type": "text", "text": "Hello", "cache_control": {"type": "ephemeral"}}
+    plain = parse_request({"messages": user(shows(data_url()), {"type": "text", "text": "Hello"})})
+    again = parse_request({"messages": user(shows(data_url()) | labels, said)})
+    assert [part["type"] for part in again.messages[0]["content"]] == ["image", "text"]
+    assert again.messages[0]["content"][1] == plain.messages[0]["content"][1]
 
 
 def test_what_users_write_is_text(chat: ChatModel) -> None:
@@ -322,6 +333,11 @@ def test_models_and_health(server: ChatServer) -> None:
         ({"messages": user({"type": "input_audio"})}, 400, "messages[0].content[0]"),
         ({"messages": user(shows("https://example.com/a.png"))}, 400, "fetches no addresses"),
         ({"messages": user(shows(data_url(), detail="low"))}, 400, "detail"),
+        ({"messages": user(shows(data_url()) | {"min_pixels": 4})}, 400, "part of type image_url: 'min_pixels'"),
+        ({"messages": user({"type": "video_url", "video_url": "a", "fps": 2})}, 400, "messages[0].content[0]: not"),
+        ({"messages": user({"type": "text", "text": "a", "image_url": "b"})}, 400, "part of type text: 'image_url'"),
+        ({"chat_template_kwargs": {"enable_thinking": True}}, 400, "does not think aloud"),
+        ({"skip_special_tokens": False}, 400, "skip_special_tokens must be true"),
         ({"messages": user("word " * 3000)}, 400, "positions"),
         ({"tools": [{}]}, 400, "calls no tools"),
         ({"best": 1}, 400, "not supported here: 'best'"),
