@@ -37,7 +37,7 @@ from cambrian_gaze.models.positions import own_mask, packed_samples
 from cambrian_gaze.models.pretrained import CambrianGazePreTrainedModel
 from cambrian_gaze.models.trace import TraceBuilder
 from cambrian_gaze.models.visual.projector import Projector
-from cambrian_gaze.models.visual.tokens import GazeEmbeddings, check_frames, put_in_place
+from cambrian_gaze.models.visual.tokens import GazeEmbeddings, check_frames, image_grids, put_in_place
 
 
 @dataclass
@@ -160,6 +160,8 @@ class CambrianGazeModel(CambrianGazePreTrainedModel):
                 f"{len(grid_thw)} image or video grids came without pixel_values: their placeholders would stand for "
                 "nothing; pass everything that the processor returns"
             )
+        if grid_thw is None:
+            grid_thw = image_grids(pixel_values, mm_token_type_ids, self.config.grid)
         if inputs_embeds is None:
             inputs_embeds = self.get_input_embeddings()(input_ids)
         _check_shapes(inputs_embeds, mm_token_type_ids=mm_token_type_ids, sample_ids=sample_ids, routed=routed)

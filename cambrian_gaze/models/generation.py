@@ -18,6 +18,7 @@ from cambrian_gaze.models.policies import policy_cache, policy_gaze
 from cambrian_gaze.models.positions import check_positions
 from cambrian_gaze.models.streaming import GazeStream
 from cambrian_gaze.models.trace import TraceBuilder, boxes_of_row
+from cambrian_gaze.models.visual.tokens import image_grids
 
 logger = logging.getLogger(__name__)
 
@@ -64,6 +65,8 @@ class GazeGenerationMixin:
         if gaze is not None:
             self.model.resolve_gaze(gaze)
             kwargs["gaze"] = gaze
+        if kwargs.get("grid_thw") is None and kwargs.get("pixel_values") is not None:
+            kwargs["grid_thw"] = image_grids(kwargs["pixel_values"], kwargs.get("mm_token_type_ids"), self.config.grid)
         cache = pop_cache(kwargs)
         self._check_options(kwargs, return_gaze, policy)
         if gaze_offload is not None:

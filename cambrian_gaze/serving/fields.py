@@ -90,7 +90,8 @@ _CONFIG: dict[str, Callable[[Any], bool]] = {
     "repetition_penalty": lambda v: is_number(v) and 0.1 <= v <= 10,
 }
 """What a request may set of `generation_config`."""
-_CONFIG_NEUTRAL = {"num_beams": 1, "num_return_sequences": 1, "use_cache": True, "output_scores": False}
+_ALONE = {"num_beams": 1, "num_return_sequences": 1}
+_CONFIG_NEUTRAL = {**_ALONE, "use_cache": True, "output_scores": False}
 
 COLDEST = 1e-4
 """A temperature below is the greedy limit: logits divided by less overflow."""
@@ -134,7 +135,8 @@ def generation_options(given: Mapping[str, Any], default: Mapping[str, Any]) -> 
     config = _generation_config(given.get("generation_config"))
     sampled = {name: float(_in_range(given, name, *_SAMPLED[name])) for name in _SAMPLED if name in given}
     tokens = given.get("max_completion_tokens", given.get("max_tokens"))
-    options = {name: config[name] for name in ("max_new_tokens", "repetition_penalty") if name in config}
+    own = {name: config[name] for name in ("max_new_tokens", "repetition_penalty") if name in config}
+    options = _ALONE | own  # whatever was saved with the model: beams cannot be streamed
     if tokens is not None:
         if not is_integer(tokens) or tokens < 1:
             raise Refused(f"max_tokens must be an integer of at least 1, got {shown(tokens)}", "max_tokens")

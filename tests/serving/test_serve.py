@@ -180,10 +180,21 @@ def test_a_seed_leaves_later_requests_alone(server: ChatServer) -> None:
 
 def test_the_servers_own_sampling_holds_where_a_request_says_nothing() -> None:
     own = {"do_sample": True, "temperature": 0.5, "top_p": 1.0, "top_k": 0}
-    assert parse_request({"messages": user("Hello")}, sampling=own).generation == own
+    alone = {"num_beams": 1, "num_return_sequences": 1}
+    assert parse_request({"messages": user("Hello")}, sampling=own).generation == own | alone
     assert parse_request({"messages": user("Hello"), "temperature": 0}, sampling=own).generation == {"do_sample": False}
     asked = parse_request({"messages": user("Hello"), "top_p": 0.9, "max_tokens": 3}, sampling=own).generation
     assert asked == {"do_sample": True, "temperature": 1.0, "top_p": 0.9, "top_k": 0, "max_new_tokens": 3}
+
+
+def test_beams_that_were_saved_with_a_model_do_not_end_streams(
+    chat: ChatModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chat.model.generation_config, "num_beams", 2)
+    request = parse_request({"messages": user("Hello")}, 4)
+    said: list[str] = []
+    answer = chat.answer(request, chat.prepare(request), said.append)
+    assert "".join(said) == answer.text == chat.answer(request, chat.prepare(request)).text
 
 
 def test_the_longest_answer_is_the_requests_or_what_fits(chat: ChatModel) -> None:
