@@ -33,10 +33,11 @@ from cambrian_gaze.models.hf_internals import (
     wants_dict,
 )
 from cambrian_gaze.models.policies import compressed
+from cambrian_gaze.models.positions import own_mask, packed_samples
 from cambrian_gaze.models.pretrained import CambrianGazePreTrainedModel
 from cambrian_gaze.models.trace import TraceBuilder
 from cambrian_gaze.models.visual.projector import Projector
-from cambrian_gaze.models.visual.tokens import GazeEmbeddings, check_frames, put_in_place
+from cambrian_gaze.models.visual.tokens import GazeEmbeddings, check_frames, image_grids, put_in_place
 
 
 @dataclass
@@ -159,6 +160,8 @@ class CambrianGazeModel(CambrianGazePreTrainedModel):
                 f"{len(grid_thw)} image or video grids came without pixel_values: their placeholders would stand for "
                 "nothing; pass everything that the processor returns"
             )
+        if grid_thw is None:
+            grid_thw = image_grids(pixel_values, mm_token_type_ids, self.config.grid)
         if inputs_embeds is None:
             inputs_embeds = self.get_input_embeddings()(input_ids)
         _check_shapes(inputs_embeds, mm_token_type_ids=mm_token_type_ids, sample_ids=sample_ids, routed=routed)
@@ -168,11 +171,11 @@ class CambrianGazeModel(CambrianGazePreTrainedModel):
                 raise ValueError("sequence parallelism has no cache and no trace: generate without sequence_group")
             text = self.config.text_config
             check_heads(text.num_attention_heads, text.num_key_value_heads, sequence_group.size)
+        if sample_ids is None and attention_mask is None and cache is None and not use_cache:
+            sample_ids = packed_samples(position_ids, inputs_embeds)
         if use_cache and cache is None:
             cache = GazeCache(config)
-        if attention_mask is None:
-            attention_mask = torch.ones(inputs_embeds.shape[:2], dtype=torch.int64, device=inputs_embeds.device)
-        mask, past = attention_mask[:, -inputs_embeds.shape[1] :], _last(cache)
+        mask, past = own_mask(attention_mask, inputs_embeds, cache is not None), _last(cache)
         layout = _derive_layout(mm_token_type_ids, mask, grid_thw, config, sample_ids, past, routed, continues)
         if not config.route_prompt and routed is None and not config.is_dense:
             layout = _route_end(layout, cache)

@@ -139,13 +139,22 @@ class CambrianGazeConfig(PreTrainedConfig):
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any):
-        """Raises: ValueError for the configuration of another architecture, which would be read as all defaults."""
+        """As transformers', with `gaze` as run-time options over the checkpoint's, such as {"top_k": 2}.
+
+        Raises: ValueError for the configuration of another architecture, which would be read as all defaults, and for
+        options of the gaze that are unknown or cannot change.
+        """
         kind = config_dict.get("model_type", cls.model_type)
         if kind != cls.model_type:
             raise ValueError(
                 f"this checkpoint is a {kind!r} model, not {cls.model_type!r}; load it with transformers' Auto classes"
             )
-        return super().from_dict(config_dict, **kwargs)
+        options = kwargs.pop("gaze", None)
+        made = super().from_dict(config_dict, **kwargs)
+        config = made[0] if isinstance(made, tuple) else made
+        if options is not None:
+            config.gaze = config.gaze_under(options).to_dict()
+        return made
 
     @classmethod
     def from_preset(cls, name: str, **overrides: Any) -> CambrianGazeConfig:

@@ -18,6 +18,7 @@ from cambrian_gaze.models.policies import policy_cache, policy_gaze
 from cambrian_gaze.models.positions import check_positions
 from cambrian_gaze.models.streaming import GazeStream
 from cambrian_gaze.models.trace import TraceBuilder, boxes_of_row
+from cambrian_gaze.models.visual.tokens import image_grids
 
 logger = logging.getLogger(__name__)
 
@@ -64,8 +65,10 @@ class GazeGenerationMixin:
         if gaze is not None:
             self.model.resolve_gaze(gaze)
             kwargs["gaze"] = gaze
+        if kwargs.get("grid_thw") is None and kwargs.get("pixel_values") is not None:
+            kwargs["grid_thw"] = image_grids(kwargs["pixel_values"], kwargs.get("mm_token_type_ids"), self.config.grid)
         cache = pop_cache(kwargs)
-        self._check_options(kwargs, return_gaze)
+        self._check_options(kwargs, return_gaze, policy)
         if gaze_offload is not None:
             cache = self._offloading_cache(gaze_offload, gaze, cache, kwargs)
         if policy is not None:
@@ -73,8 +76,7 @@ class GazeGenerationMixin:
                 raise ValueError(f'policy {policy.name!r} leaves keys out: give return_gaze="weights" or leave it out')
             if cache is not None:
                 raise ValueError(f"policy {policy.name!r} makes a cache of its own: leave cache and gaze_offload out")
-            given = {"input_ids": args[0], **kwargs} if args else kwargs
-            cache = policy_cache(policy, self, gaze, given)
+            cache = policy_cache(policy, self, gaze, {"input_ids": _prompt(args, kwargs), **kwargs})
         if cache is not None:
             kwargs[CACHE] = cache
         trace = None
@@ -96,7 +98,7 @@ class GazeGenerationMixin:
                 output["held"] = dict(cache.policy.retained)
         return output
 
-    def _check_options(self, kwargs: dict[str, Any], return_gaze: bool | str) -> None:
+    def _check_options(self, kwargs: dict[str, Any], return_gaze: bool | str, policy: VisiblePolicy | None) -> None:
         """Options of transformers that cannot be followed here, or that may be taken for ours."""
         if return_gaze not in (True, False, None, "weights", "mass"):
             raise ValueError(
@@ -121,6 +123,13 @@ class GazeGenerationMixin:
                 f"return_gaze=True has no meaning with {assisted}: several tokens are tried at once, some in vain; "
                 "leave one of them out"
             )
+        if assisted and kwargs.get("inputs_embeds") is not None:
+            raise ValueError(f"{assisted} compares ids, and inputs_embeds has none: give input_ids alone")
+        if assisted and policy is not None:
+            raise ValueError(
+                f"policy {policy.name!r} does not go with {assisted}: it would decide by tokens that are tried in "
+                "vain; leave one of them out"
+            )
         if assisted and not self.model.resolve_gaze(kwargs.get("gaze")).route_prompt:
             raise ValueError(f"{assisted} needs route_prompt=True: the tokens that are tried look like a prompt")
         if isinstance(kwargs.get("top_k"), int) and not asked("do_sample"):
@@ -130,19 +139,29 @@ class GazeGenerationMixin:
                 *[kwargs["top_k"]] * 2,
             )
 
+    def init_continuous_batching(self, *args: Any, **kwargs: Any):
+        """Refused: transformers' `generate_batch` keeps keys in pages of its own."""
+        raise ValueError(
+            "generate_batch: gaze attention reads its own cache, not transformers' paged one; give generate the whole "
+            "batch, padded on the left as the processor does"
+        )
+
     def stream(self, processor: Any, **options: Any) -> GazeStream:
         """A live chat about frames that keep coming: `.append(frames)` and `.ask(question)`. See `GazeStream`."""
         return GazeStream(self, processor, **options)
 
     def _check_positions(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """See `check_positions`; padding does not count."""
-        config = kwargs.get("generation_config") or self.generation_config
-        ids = kwargs.get("input_ids", args[0] if args else None)
-        if isinstance(ids, Tensor) and ids.dim() == 2 and ids.numel():
+        """See `check_positions`; padding does not count. A `max_length` counts where this call gives it."""
+        given = kwargs.get("generation_config")
+        tokens = _prompt(args, kwargs) if kwargs.get("inputs_embeds") is None else kwargs["inputs_embeds"]
+        if isinstance(tokens, Tensor) and tokens.dim() >= 2 and tokens.numel():
             mask = kwargs.get("attention_mask")
-            own = isinstance(mask, Tensor) and mask.shape == ids.shape
-            prompt = int(mask.sum(1).max()) if own else ids.shape[1]
-            check_positions(self.config, prompt, kwargs.get("max_new_tokens", config.max_new_tokens) or 0)
+            own = isinstance(mask, Tensor) and mask.shape == tokens.shape[:2]
+            prompt = int(mask.sum(1).max()) if own else tokens.shape[1]
+            new = kwargs.get("max_new_tokens", (given or self.generation_config).max_new_tokens)
+            if new is None and (length := kwargs.get("max_length", getattr(given, "max_length", None))) is not None:
+                new = max(length - tokens.shape[1], 0)
+            check_positions(self.config, prompt, new or 0)
 
     def _offloading_cache(self, pool: int | str, gaze: Any, given: Any, kwargs: dict[str, Any]) -> PagedGazeCache:
         if given is not None:
@@ -180,23 +199,28 @@ class GazeGenerationMixin:
         cache: GazeCache | None = None,
         is_first_iteration: bool = False,
         past_key_values: GazeCache | None = None,
+        inputs_embeds: Tensor | None = None,
         **kwargs: Any,
     ) -> dict[str, Any]:
-        """Pixels and grids go in once, with the tokens that stand for them."""
+        """Pixels and grids go in once, with the tokens that stand for them; so do embeddings in the place of ids."""
         cache = one_cache(cache, past_key_values)
         types, grids = kwargs.get("mm_token_type_ids"), kwargs.get("grid_thw")
         if types is not None and types.shape[1] < input_ids.shape[1]:
             # Tokens that were generated, or are candidates of assisted decoding, are text.
             kwargs["mm_token_type_ids"] = types = pad_to(types, 1, input_ids.shape[1])
         inputs = super().prepare_inputs_for_generation(
-            input_ids, is_first_iteration=is_first_iteration, **{CACHE: cache}, **kwargs
+            input_ids,
+            is_first_iteration=is_first_iteration,
+            inputs_embeds=inputs_embeds,
+            **{CACHE: cache},
+            **kwargs,
         )
+        new = inputs["input_ids"] if inputs.get("inputs_embeds") is None else inputs["inputs_embeds"][..., 0]
         if inputs.get("mm_token_type_ids") is not None:
             # Not every transformers of our range slices them to the tokens that the cache does not hold yet.
-            inputs["mm_token_type_ids"] = inputs["mm_token_type_ids"][:, -inputs["input_ids"].shape[1] :]
+            inputs["mm_token_type_ids"] = inputs["mm_token_type_ids"][:, -new.shape[1] :]
         cached = cache is not None and cache.get_seq_length() > 0
         if cached and not self.model.resolve_gaze(kwargs.get("gaze")).route_prompt:
-            new = inputs["input_ids"]
             inputs["routed"] = torch.ones_like(new, dtype=torch.bool)
             if is_first_iteration:
                 inputs["routed"][:, :-1] = False  # The rest of a prompt: its last token alone predicts the answer.
@@ -208,13 +232,13 @@ class GazeGenerationMixin:
         inputs["pixel_values"] = inputs["grid_thw"] = None
         if is_first_iteration:
             seen = cache.last.num_units.tolist()
-            new = []
+            unseen = []
             for row, items in enumerate(items_per_row(types, grids)):
                 for item in items:
                     if seen[row] <= 0:
-                        new.append(item)
+                        unseen.append(item)
                     seen[row] -= int(grids[item, 0])
-            inputs["pixel_values"], inputs["grid_thw"] = take_items(kwargs.get("pixel_values"), grids, new)
+            inputs["pixel_values"], inputs["grid_thw"] = take_items(kwargs.get("pixel_values"), grids, unseen)
         else:
             inputs.pop("mm_token_type_ids", None)
         return inputs
@@ -240,3 +264,9 @@ class GazeGenerationMixin:
             model_kwargs[CACHE] = GazeCache(self.model.resolve_gaze(model_kwargs.get("gaze")))
             return None
         return super()._prepare_cache_for_generation(generation_config, model_kwargs, *args, **kwargs)
+
+
+def _prompt(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """The prompt's ids, under whichever of the names that `generate` has for them; None where there are none."""
+    named = (kwargs.get(name) for name in ("input_ids", "inputs"))
+    return next((ids for ids in (*args[:1], *named) if ids is not None), None)

@@ -207,10 +207,17 @@ def refuse_attentions(config: Any, kwargs: dict[str, Any]) -> None:
 
 
 def check_attention(wanted: Any) -> None:
-    """Refuse another attention for the decoder, named in the dict form of `attn_implementation`.
+    """Refuse another attention for the decoder, named in the dict form of `attn_implementation`, and one by a plain
+    name that the tower cannot run either.
 
     Raises: ValueError for a decoder that is not to run gaze attention, and for a part that the model does not have.
     """
+    if isinstance(wanted, str) and wanted.startswith(("flash_attention", "flex_attention", "paged")):
+        raise ValueError(
+            f"attn_implementation={wanted!r}: the decoder runs gaze attention, whose backend is "
+            'gaze={\'backend\': …} ("auto" takes the fastest here). Leave it out; "sdpa" and "eager" are for the '
+            "vision tower"
+        )
     if not isinstance(wanted, dict):
         return
     if unknown := sorted(set(wanted) - {"", "vision_config", "text_config"}):

@@ -93,9 +93,12 @@ class CambrianGazeForConditionalGeneration(GazeGenerationMixin, CambrianGazePreT
         Args:
             input_ids: int64 [B, S] with a placeholder for every visual and context token.
             attention_mask: [B, S] (with a cache: or the whole row so far), 0 for padding.
+            position_ids: int64 [B, S]; None: from 0 on, padding skipped. Without mask, cache and `sample_ids`, a sample
+                of a packed row begins where they do not go on by one, as in transformers' own models.
             cache: a `GazeCache`; `past_key_values` is its other name.
             pixel_values: [N, 3, H, W], images and frames in order of appearance.
-            grid_thw: int64 [items, 3], (1, h, w) per image and (T, h, w) per video, after the projector.
+            grid_thw: int64 [items, 3], (1, h, w) per image and (T, h, w) per video, after the projector; None: every
+                item is an image, as in TRL's trainers, which hand on what they know by name.
             mm_token_type_ids: int64 [B, S]: 0 text, 1 image, 2 video, 3 context.
             sample_ids: int64 [B, S], the sample of each token of a packed row, -1 for padding.
             continues: bool [B], rows whose first item is the next frames of the video that the cache ends with.

@@ -18,8 +18,13 @@ def policy_gaze(policy: VisiblePolicy, gaze: Mapping[str, Any] | None) -> dict[s
     """Run-time options of the gaze under a policy: without a budget of its own every region is seen, whatever the
     checkpoint's budget, and the policy alone says what of it.
 
-    Raises: ValueError for a GazeConfig, which is a whole configuration.
+    Raises: ValueError for a GazeConfig, which is a whole configuration, and for what is no policy.
     """
+    if not isinstance(policy, VisiblePolicy):
+        raise ValueError(
+            f"policy must be a baseline, got {policy!r}; cambrian_gaze.baselines.registry.make_policy makes one by its "
+            'name: make_policy("snapkv", {"budget": 72})'
+        )
     if isinstance(gaze, GazeConfig):
         raise ValueError(f"policy {policy.name!r} takes run-time options of the gaze, such as {{'top_k': 2}}")
     gaze = dict(gaze or {})
@@ -37,6 +42,8 @@ def policy_cache(policy: VisiblePolicy, model: Any, gaze: dict[str, Any], kwargs
     settings = kwargs.get("generation_config") or model.generation_config
     if kwargs.get("use_cache", settings.use_cache) is False:
         raise ValueError(f"policy {policy.name!r} decides about the cache: leave use_cache=False out")
+    if policy.needs_prompt and kwargs.get("input_ids") is None:
+        raise ValueError(f"policy {policy.name!r} reads the prompt: give input_ids, beside inputs_embeds if need be")
     if kwargs.get("hidden_regions") is not None:
         raise ValueError(f"hidden_regions and policy {policy.name!r} both hide what is there: give one of them")
     config = model.model.resolve_gaze(gaze)

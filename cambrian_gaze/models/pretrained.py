@@ -70,6 +70,7 @@ class CambrianGazePreTrainedModel(PreTrainedModel):
         files that are broken, foreign or do not hold all of the model.
         """
         check_attention(kwargs.get("attn_implementation"))
+        check_attention(getattr(kwargs.get("config"), "_attn_implementation", None))  # of an Auto class
         source = pretrained_model_name_or_path
         if source is None:
             return super().from_pretrained(None, *args, **kwargs)

@@ -21,6 +21,11 @@ LABELS = frozenset({"user", "metadata", "store", "safety_identifier", "prompt_ca
 """Fields that concern OpenAI's book-keeping and no answer. They are taken; nothing is stored here."""
 
 
+PART_LABELS = frozenset({"cache_control", "uuid", "annotations"})
+"""Keys of a part of a message that concern caches and citations of other servers, and no answer here."""
+_SAYS_NOTHING: tuple[Any, ...] = (None, "", [], {})
+
+
 def _zero(value: Any) -> bool:
     return is_number(value) and value == 0
 
@@ -53,7 +58,25 @@ NEUTRAL: dict[str, tuple[Callable[[Any], bool], str]] = {
     "reasoning_effort": (lambda v: v == "none", '"none": the model does not think aloud'),
     "verbosity": (lambda v: v == "medium", '"medium"'),
     "service_tier": (lambda v: v in ("auto", "default"), '"auto" or "default"'),
-    "chat_template_kwargs": (lambda v: v == {}, "{}"),
+    "chat_template_kwargs": (
+        lambda v: v in ({}, {"enable_thinking": False}),
+        '{} or {"enable_thinking": false}: the model does not think aloud',
+    ),
+    "enable_thinking": (lambda v: v is False, "false: the model does not think aloud"),
+    # Of vLLM's requests
+    "length_penalty": (_one, "1: there is no beam search"),
+    "use_beam_search": (lambda v: v is False, "false"),
+    "min_tokens": (_zero, "0"),
+    "ignore_eos": (lambda v: v is False, "false: an answer ends where the model ends it"),
+    "stop_token_ids": (lambda v: v == [], "[]; stop takes texts"),
+    "include_stop_str_in_output": (lambda v: v is False, "false: a stop text is no part of the answer"),
+    "skip_special_tokens": (lambda v: v is True, "true"),
+    "spaces_between_special_tokens": (lambda v: isinstance(v, bool), "true or false: an answer has no special tokens"),
+    "echo": (lambda v: v is False, "false"),
+    "add_generation_prompt": (lambda v: v is True, "true"),
+    "continue_final_message": (lambda v: v is False, "false: an answer is a turn of its own"),
+    "add_special_tokens": (lambda v: v is False, "false: the chat template writes all that there are"),
+    "mm_processor_kwargs": (lambda v: v == {}, "{}: every picture gets the model's own size"),
 }
 """Fields without an effect here, which may say what is done anyway: the check, and what is allowed."""
 
@@ -67,14 +90,15 @@ _CONFIG: dict[str, Callable[[Any], bool]] = {
     "repetition_penalty": lambda v: is_number(v) and 0.1 <= v <= 10,
 }
 """What a request may set of `generation_config`."""
-_CONFIG_NEUTRAL = {"num_beams": 1, "num_return_sequences": 1, "use_cache": True, "output_scores": False}
+_ALONE = {"num_beams": 1, "num_return_sequences": 1}
+_CONFIG_NEUTRAL = {**_ALONE, "use_cache": True, "output_scores": False}
 
 COLDEST = 1e-4
 """A temperature below is the greedy limit: logits divided by less overflow."""
 
 
 def check_known(given: Mapping[str, Any]) -> None:
-    """Raises: Refused for fields that are unknown, or ask for what is not offered."""
+    """Raises: Refused for fields, also of parts of messages, that are unknown or ask for what is not offered."""
     for name, value in given.items():
         if name in NEUTRAL:
             taken, allowed = NEUTRAL[name]
@@ -86,6 +110,20 @@ def check_known(given: Mapping[str, Any]) -> None:
                 name if name.isascii() else None,
                 code="unknown_parameter",
             )
+    _check_parts(given.get("messages"))
+
+
+def _check_parts(messages: Any) -> None:
+    """Raises: Refused for what a part of a message holds beside its kind's own field, such as `fps`."""
+    for number, message in enumerate(messages if isinstance(messages, list) else []):
+        content = message.get("content") if isinstance(message, Mapping) else None
+        for place, part in enumerate(content if isinstance(content, list) else []):
+            if not isinstance(part, Mapping) or part.get("type") not in ("text", "image_url", "video_url"):
+                continue  # what is no part of these kinds is refused where parts are read
+            where, known = f"messages[{number}].content[{place}]", {"type", part["type"], *PART_LABELS}
+            if more := sorted(k for k, v in part.items() if k not in known and v not in _SAYS_NOTHING):
+                told = f"{where}: not supported in a part of type {part['type']}: {', '.join(map(shown, more))}"
+                raise Refused(told, where)
 
 
 def generation_options(given: Mapping[str, Any], default: Mapping[str, Any]) -> dict[str, Any]:
@@ -97,7 +135,8 @@ def generation_options(given: Mapping[str, Any], default: Mapping[str, Any]) -> 
     config = _generation_config(given.get("generation_config"))
     sampled = {name: float(_in_range(given, name, *_SAMPLED[name])) for name in _SAMPLED if name in given}
     tokens = given.get("max_completion_tokens", given.get("max_tokens"))
-    options = {name: config[name] for name in ("max_new_tokens", "repetition_penalty") if name in config}
+    own = {name: config[name] for name in ("max_new_tokens", "repetition_penalty") if name in config}
+    options = _ALONE | own  # whatever was saved with the model: beams cannot be streamed
     if tokens is not None:
         if not is_integer(tokens) or tokens < 1:
             raise Refused(f"max_tokens must be an integer of at least 1, got {shown(tokens)}", "max_tokens")

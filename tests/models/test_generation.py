@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from transformers import GenerationConfig
 
 from cambrian_gaze.gaze import attended_visual
 from cambrian_gaze.models.cache.cache import GazeCache
@@ -220,3 +221,26 @@ def test_what_exceeds_the_positions_is_refused(model):
         model.generate(input_ids=ids, max_new_tokens=1)
     with pytest.raises(ValueError, match="ask for a shorter answer"):
         model.generate(input_ids=ids[:, :4], max_new_tokens=positions)
+    for named in ({"inputs": ids}, {"inputs_embeds": model.get_input_embeddings()(ids)}):
+        with pytest.raises(ValueError, match="exceed the"):
+            model.generate(**named, max_new_tokens=1)
+    for length in ({"max_length": positions + 1}, {"generation_config": GenerationConfig(max_length=positions + 1)}):
+        with pytest.raises(ValueError, match="4 tokens of prompt .* ask for a shorter answer"):
+            model.generate(input_ids=ids[:, :4], **length)
+    assert model.generate(input_ids=ids[:, :4], max_length=6).shape[1] <= 6
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"num_beams": 3}, {"gaze": {"route_prompt": False}}, {"gaze_offload": "1MiB"}, {"use_cache": False}],
+    ids=str,
+)
+def test_embeddings_in_the_place_of_ids(model, batch, options):
+    """Placeholders' embeddings are replaced by the pictures, as those of ids are."""
+    rest = {name: value for name, value in batch.items() if name != "input_ids"}
+    embeds = model.get_input_embeddings()(batch["input_ids"])
+    want = model.generate(**batch, max_new_tokens=NEW, do_sample=False, **options)
+    got = model.generate(inputs_embeds=embeds, **rest, max_new_tokens=NEW, do_sample=False, **options)
+    assert torch.equal(got, new_tokens(want, batch))
+    both = model.generate(**batch, inputs_embeds=embeds, max_new_tokens=NEW, do_sample=False, **options)
+    assert torch.equal(both, want)

@@ -47,6 +47,8 @@ def test_assisted_decoding_gives_the_same_tokens(model, close, processor, pictur
 def test_what_assisted_decoding_cannot_do(model, processor):
     from transformers import AutoModelForCausalLM
 
+    from cambrian_gaze.baselines.registry import make_policy
+
     inputs = inputs_of(processor)
     text = AutoModelForCausalLM.from_config(model.config.text_config)
     for options, message in (
@@ -54,9 +56,18 @@ def test_what_assisted_decoding_cannot_do(model, processor):
         ({"prompt_lookup_num_tokens": 3, "gaze": {"route_prompt": False}}, "route_prompt"),
         ({"assistant_early_exit": 1}, "assistant_early_exit"),
         ({"assistant_model": text}, "Qwen3ForCausalLM"),
+        ({"prompt_lookup_num_tokens": 3, "policy": make_policy("snapkv", {"budget": 8})}, "'snapkv' does not go with"),
+        ({"prompt_lookup_num_tokens": 3, "inputs_embeds": torch.zeros(1, 2, 96)}, "inputs_embeds has none"),
     ):
         with pytest.raises(ValueError, match=message):
             model.generate(**inputs, max_new_tokens=2, **options)
+
+
+def test_a_policy_by_name_and_pages_of_transformers(model, processor):
+    with pytest.raises(ValueError, match="make_policy.*by its name"):
+        model.generate(**inputs_of(processor), max_new_tokens=2, policy="snapkv")
+    with pytest.raises(ValueError, match="generate_batch.*give generate the whole batch"):
+        model.generate_batch([[5, 6, 7]])
 
 
 def test_top_k_without_sampling_says_what_it_is(model, processor, caplog):
@@ -84,6 +95,8 @@ def test_another_attention_is_that_of_the_tower(processor, wanted):
 
 
 def test_another_attention_for_the_decoder_is_refused(processor, tmp_path):
+    from transformers import AutoModelForImageTextToText
+
     model = make_model()
     inputs = inputs_of(processor, noise(0))
     for wanted, message in (({"text_config": "sdpa"}, "gaze attention and nothing else"), ({"tower": "sdpa"}, "tower")):
@@ -98,6 +111,9 @@ def test_another_attention_for_the_decoder_is_refused(processor, tmp_path):
         assert torch.equal(loaded(**inputs).logits, model(**inputs).logits) or torch.allclose(
             loaded(**inputs).logits, model(**inputs).logits, atol=1e-4
         )
+    for load in (CambrianGazeForConditionalGeneration, AutoModelForImageTextToText):
+        with pytest.raises(ValueError, match="'flash_attention_2'.*Leave it out"):
+            load.from_pretrained(tmp_path, attn_implementation="flash_attention_2")
     model.model.language_model.set_attn_implementation("sdpa")
     with pytest.raises(ValueError, match="the decoder's attention is 'sdpa'"):
         model.generate(**inputs, max_new_tokens=2)
@@ -133,6 +149,21 @@ def test_auto_classes(model, processor, tmp_path):
     assert type(AutoProcessor.from_pretrained(tmp_path)) is type(processor)
 
 
+def test_a_model_is_loaded_under_options_of_the_gaze(model, processor, tmp_path):
+    from transformers import AutoConfig, AutoModelForImageTextToText
+
+    model.save_pretrained(tmp_path)
+    inputs = inputs_of(processor, noise(0))
+    wanted = {"top_k": 1, "backend": "masked"}
+    for load in (AutoModelForImageTextToText, CambrianGazeForConditionalGeneration):
+        loaded = load.from_pretrained(tmp_path, gaze=wanted)
+        assert torch.equal(loaded(**inputs).logits, model(**inputs, gaze=wanted).logits)
+    assert not torch.equal(loaded(**inputs).logits, model(**inputs).logits)
+    assert AutoConfig.from_pretrained(tmp_path, gaze=wanted).gaze_config == model.model.resolve_gaze(wanted)
+    with pytest.raises(ValueError, match="did you mean 'top_k'"):
+        AutoModelForImageTextToText.from_pretrained(tmp_path, gaze={"topk": 1})
+
+
 def test_after_to_device_and_dtype(processor):
     model = make_model().to("cpu", torch.bfloat16)
     inputs = inputs_of(processor, noise(0)).to(model.device, model.dtype)
@@ -166,6 +197,8 @@ def test_pipeline(model, processor):
     assert call(text=begun)[0]["generated_text"][-1]["content"][-1]["text"].startswith("B3 is")
     plain = call(images=noise(0), text="<image>\nhi", return_full_text=False)
     assert isinstance(plain[0]["generated_text"], str)
+    with pytest.raises(ValueError, match="do_sample.*to its generate_kwargs"):
+        pipe(text=chat, do_sample=True)
 
 
 @pytest.mark.slow

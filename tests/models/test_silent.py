@@ -24,7 +24,13 @@ def without(batch, *names, **changes):
     [
         (lambda b: without(b, "pixel_values"), "3 image or video grids came without pixel_values"),
         (lambda b: without(b, "grid_thw", "pixel_values"), "placeholders, but the 0 grids"),
-        (lambda b: without(b, "grid_thw"), "placeholders, but the 0 grids"),
+        (lambda b: without(b, "grid_thw", pixel_values=b["pixel_values"][:2]), "placeholders, but the 2 grids"),
+        (
+            lambda b: without(
+                b, "grid_thw", mm_token_type_ids=b["mm_token_type_ids"].where(b["mm_token_type_ids"] != 1, 2)
+            ),
+            "placeholders, but the 0 grids",
+        ),
         (lambda b: without(b, grid_thw=torch.tensor([[1, 4, 16]] * 3)), "8×8 visual tokens each.*4×16"),
         (lambda b: without(b, grid_thw=torch.tensor([[1, 16, 4]] * 3)), "8×8 visual tokens each.*16×4"),
         (lambda b: without(b, mm_token_type_ids=b["mm_token_type_ids"] * 4), "must be 0 text, 1 image"),
@@ -47,6 +53,15 @@ def without(batch, *names, **changes):
 def test_it_is_an_error(model, batch, change, message):
     with pytest.raises(ValueError, match=message):
         model(**change(dict(batch)))
+
+
+def test_pictures_alone_need_no_grids(model, batch):
+    """Each is of the model's grid; TRL's trainers of groups hand on pixels and token types alone."""
+    bare = without(batch, "grid_thw")
+    with torch.no_grad():
+        assert torch.equal(model(**bare).logits, model(**batch).logits)
+    options = {"max_new_tokens": 4, "do_sample": False, "num_beams": 2}
+    assert torch.equal(model.generate(**bare, **options), model.generate(**batch, **options))
 
 
 def test_features_that_the_caller_placed_need_no_pixels(model, batch):

@@ -180,10 +180,22 @@ def test_a_seed_leaves_later_requests_alone(server: ChatServer) -> None:
 
 def test_the_servers_own_sampling_holds_where_a_request_says_nothing() -> None:
     own = {"do_sample": True, "temperature": 0.5, "top_p": 1.0, "top_k": 0}
-    assert parse_request({"messages": user("Hello")}, sampling=own).generation == own
-    assert parse_request({"messages": user("Hello"), "temperature": 0}, sampling=own).generation == {"do_sample": False}
+    alone = {"num_beams": 1, "num_return_sequences": 1}
+    assert parse_request({"messages": user("Hello")}, sampling=own).generation == own | alone
+    cold = parse_request({"messages": user("Hello"), "temperature": 0}, sampling=own).generation
+    assert cold == {"do_sample": False} | alone
     asked = parse_request({"messages": user("Hello"), "top_p": 0.9, "max_tokens": 3}, sampling=own).generation
-    assert asked == {"do_sample": True, "temperature": 1.0, "top_p": 0.9, "top_k": 0, "max_new_tokens": 3}
+    assert asked == alone | {"do_sample": True, "temperature": 1.0, "top_p": 0.9, "top_k": 0, "max_new_tokens": 3}
+
+
+def test_beams_that_were_saved_with_a_model_do_not_end_streams(
+    chat: ChatModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chat.model.generation_config, "num_beams", 2)
+    request = parse_request({"messages": user("Hello")}, 4)
+    said: list[str] = []
+    answer = chat.answer(request, chat.prepare(request), said.append)
+    assert "".join(said) == answer.text == chat.answer(request, chat.prepare(request)).text
 
 
 def test_the_longest_answer_is_the_requests_or_what_fits(chat: ChatModel) -> None:
@@ -205,6 +217,8 @@ def test_the_longest_answer_is_the_requests_or_what_fits(chat: ChatModel) -> Non
         {"store": False}, {"metadata": {"chat": "1"}}, {"user": "me"}, {"service_tier": "auto"}, {"logit_bias": {}},
         {"modalities": ["text"]}, {"parallel_tool_calls": True}, {"stop": None}, {"tools": None}, {"stop": []},
         {"top_k": -1}, {"min_p": 0}, {"functions": []}, {"seed": 2**63}, {"generation_config": {"num_beams": 1}},
+        {"chat_template_kwargs": {"enable_thinking": False}}, {"skip_special_tokens": True}, {"ignore_eos": False},
+        {"min_tokens": 0}, {"stop_token_ids": []}, {"add_generation_prompt": True}, {"length_penalty": 1.0},
     ],
     ids=str,
 )  # fmt: skip
@@ -223,6 +237,15 @@ def test_messages_as_clients_send_them_back() -> None:
     assert [m["role"] for m in parse_request({"messages": messages}).messages] == [
         "system", "user", "assistant", "user",
     ]  # fmt: skip
+
+
+def test_parts_hold_what_is_read_or_concerns_caches() -> None:
+    labels = {"cache_control": {"type": "ephemeral"}, "uuid": "a", "video_url": None}
+    said = {"type": "text", "text": "Hello", "cache_control": {"type": "ephemeral"}}
+    plain = parse_request({"messages": user(shows(data_url()), {"type": "text", "text": "Hello"})})
+    again = parse_request({"messages": user(shows(data_url()) | labels, said)})
+    assert [part["type"] for part in again.messages[0]["content"]] == ["image", "text"]
+    assert again.messages[0]["content"][1] == plain.messages[0]["content"][1]
 
 
 def test_what_users_write_is_text(chat: ChatModel) -> None:
@@ -322,6 +345,11 @@ def test_models_and_health(server: ChatServer) -> None:
         ({"messages": user({"type": "input_audio"})}, 400, "messages[0].content[0]"),
         ({"messages": user(shows("https://example.com/a.png"))}, 400, "fetches no addresses"),
         ({"messages": user(shows(data_url(), detail="low"))}, 400, "detail"),
+        ({"messages": user(shows(data_url()) | {"min_pixels": 4})}, 400, "part of type image_url: 'min_pixels'"),
+        ({"messages": user({"type": "video_url", "video_url": "a", "fps": 2})}, 400, "messages[0].content[0]: not"),
+        ({"messages": user({"type": "text", "text": "a", "image_url": "b"})}, 400, "part of type text: 'image_url'"),
+        ({"chat_template_kwargs": {"enable_thinking": True}}, 400, "does not think aloud"),
+        ({"skip_special_tokens": False}, 400, "skip_special_tokens must be true"),
         ({"messages": user("word " * 3000)}, 400, "positions"),
         ({"tools": [{}]}, 400, "calls no tools"),
         ({"best": 1}, 400, "not supported here: 'best'"),

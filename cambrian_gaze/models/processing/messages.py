@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -11,6 +12,9 @@ from cambrian_gaze.models.processing.pictures import short
 _VISUAL = {"image": "image", "image_url": "image", "video": "video", "video_url": "video"}
 _SOURCES = ("path", "url", "base64")
 """Keys of a part, beside its own type, under which a picture or video stands."""
+_MEDIA = (*_VISUAL, "images", "videos", "audio", "audios")
+"""Keys under which pictures and others are looked for elsewhere: in messages and text parts nothing reads them."""
+_PLACEHOLDER = re.compile("<(image|video)>")
 
 
 class RenderedChat(str):
@@ -54,18 +58,39 @@ def render_chat(
 def visuals_of(
     messages: Sequence[Mapping[str, Any]], images: Iterator[Any], videos: Iterator[Any]
 ) -> list[tuple[str, Any]]:
-    """("image" or "video", what stands for it) of each part, in order; parts that hold none take the next given one."""
+    """("image" or "video", what stands for it) of each part, in order; parts that hold none take the next given one,
+    and so do placeholders in contents that are strings."""
     found = []
-    for part in (part for message in messages for part in message["content"] if isinstance(message["content"], list)):
-        kind = part["type"]
-        if kind in ("image", "video"):
+    for message in messages:
+        for part in _parts_of(message):
+            kind = part["type"]
+            if kind not in ("image", "video"):
+                continue
             visual = part.get(kind)
             if visual is None:
                 visual = next(images if kind == "image" else videos, None)
+            if visual is None and isinstance(message["content"], str):
+                raise ValueError(
+                    f"<{kind}> in a message that is a string stands for one of {kind}s=, and none is left for it; as "
+                    'text, write it in a part: {"type": "text", "text": …}'
+                )
             if visual is None:
-                raise ValueError(f"a content part of type {kind!r} holds no {kind!r}")
+                raise ValueError(f"a content part of type {kind!r} holds no {kind!r}, and {kind}s= has none for it")
             found.append((kind, visual))
     return found
+
+
+def _parts_of(message: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The parts of a message; of a string, those that its placeholders stand for."""
+    content = message["content"]
+    if isinstance(content, list):
+        return content
+    return [] if message["role"] == "assistant" else [{"type": kind} for kind in _PLACEHOLDER.findall(content)]
+
+
+def _media_in(given: Mapping[str, Any]) -> list[str]:
+    """The keys under which media stand that nothing would read."""
+    return [n for n in _MEDIA if n in given and not (isinstance(given[n], str | list | tuple) and not given[n])]
 
 
 def _message(message: Any) -> dict[str, Any]:
@@ -76,6 +101,11 @@ def _message(message: Any) -> dict[str, Any]:
         raise ValueError(f"a message must be a dict with role and content, got {short(message)}")
     if given.get("tool_calls"):
         raise ValueError("a message holds tool_calls; this model has no tools")
+    if lost := _media_in(given):
+        raise ValueError(
+            f"a message holds {', '.join(lost)} beside its content, where nothing is read: write parts such as "
+            '{"type": "image", "image": …} into its content'
+        )
     content = given.get("content", "")
     if isinstance(content, Mapping):
         content = [content]
@@ -96,6 +126,8 @@ def _part(part: Any) -> dict[str, Any]:
     kind = given.get("type")
     if kind != "text" and given.get("text") == "":
         del given["text"]
+    if kind == "text" and (lost := _media_in(given)):
+        raise ValueError(f"a content part of type 'text' holds {', '.join(lost)}; give it a part of its own")
     if kind == "text" and isinstance(given.get("text"), str):
         return {"type": "text", "text": given["text"]}
     if kind not in _VISUAL:

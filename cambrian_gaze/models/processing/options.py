@@ -6,7 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
+from transformers import GenerationConfig
+
 from cambrian_gaze.data.media.frame_sampling import FrameSampling
+from cambrian_gaze.models.processing.pictures import EVERY_FRAME
 
 _GROUPS = ("common_kwargs", "text_kwargs", "images_kwargs", "videos_kwargs", "processor_kwargs")
 """Dicts of options that other processors sort by what they concern; here they are one."""
@@ -27,8 +30,19 @@ _WHAT_IS_DONE = {
     "return_metadata": False,
     "load_audio_from_video": False,
     "verbose": True,
+    "enable_thinking": False,
 }
 """Options that may be named, and their only value here."""
+
+_FIXED_PIXELS = {
+    "do_convert_rgb": True,
+    "do_resize": True,
+    "do_rescale": True,
+    "do_normalize": True,
+    "do_center_crop": False,
+    **dict.fromkeys(("min_pixels", "max_pixels", "crop_size", "resample", "rescale_factor", "do_pad", "pad_size")),
+}
+"""What image processors may be told about pixels when they are loaded, and has no effect here, with its only value."""
 
 
 @dataclass(frozen=True)
@@ -51,8 +65,8 @@ class ProcessorOptions:
     """Of a video file or folder of frames, take this many, evenly."""
     fps: float | None = None
     """Of a video file or folder of frames, take this many per second."""
-    do_sample_frames: bool = True
-    """Frames are sampled from files and folders only; a list of frames is taken as it is."""
+    do_sample_frames: bool | None = None
+    """False: every frame of a video file or folder. Frames that are given as a list or an array are all taken."""
 
     def __post_init__(self) -> None:
         for name, known in (
@@ -60,6 +74,7 @@ class ProcessorOptions:
             ("truncation", (True, False, "longest_first", "do_not_truncate")),
             ("padding_side", (None, "left", "right")),
             ("return_tensors", (None, "pt", "np")),
+            ("do_sample_frames", (None, True, False)),
         ):
             value = getattr(self, name)
             if value not in known or value in (0, 1) and not isinstance(value, bool):
@@ -68,8 +83,14 @@ class ProcessorOptions:
             value = getattr(self, name)
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
                 raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
+        if self.fps is not None and (
+            isinstance(self.fps, bool) or not isinstance(self.fps, int | float) or not 0 < self.fps < float("inf")
+        ):
+            raise ValueError(f"fps must be a number above 0, frames taken per second of a video, got {self.fps!r}")
         if self.num_frames is not None and self.fps is not None:
             raise ValueError("num_frames and fps exclude each other")
+        if self.do_sample_frames is False and (self.num_frames or self.fps):
+            raise ValueError("do_sample_frames=False takes every frame: leave it out, or num_frames and fps")
 
     @classmethod
     def of(cls, tokenizer: Any, given: Mapping[str, Any]) -> ProcessorOptions:
@@ -94,7 +115,10 @@ class ProcessorOptions:
                 del options[name]
         if unknown := sorted(options.keys() - {field.name for field in fields(cls)}):
             wrong = [f"{name}={options[name]!r}" if name in _WHAT_IS_DONE else name for name in unknown]
-            raise ValueError(f"options that this processor does not know or cannot follow: {', '.join(wrong)}")
+            told = f"options that this processor does not know or cannot follow: {', '.join(wrong)}"
+            if set(unknown) & (GenerationConfig().to_dict().keys() | {"gaze", "policy", "return_gaze"}):
+                told += ". Options of an answer go to generate; of a pipeline, to its generate_kwargs={…}"
+            raise ValueError(told)
         if options.get("add_special_tokens") and tokenizer.num_special_tokens_to_add():
             raise ValueError(
                 "add_special_tokens=True: this processor adds none, the chat template writes all that there are"
@@ -117,8 +141,26 @@ class ProcessorOptions:
         return self.padding not in (False, "do_not_pad")
 
     @property
-    def sampling(self) -> FrameSampling:
-        """How frames are taken from video files and folders."""
+    def sampling(self) -> FrameSampling | None:
+        """How frames are taken from video files and folders; None: nothing was said."""
         if self.num_frames is not None:
             return FrameSampling(video_max_frames=self.num_frames, video_force_sample=True)
-        return FrameSampling() if self.fps is None else FrameSampling(video_fps=self.fps)
+        if self.do_sample_frames is False:
+            return EVERY_FRAME
+        return None if self.fps is None else FrameSampling(video_fps=self.fps)
+
+
+def check_loading(processor: Any, given: Mapping[str, Any]) -> str:
+    """The padding side that a processor was loaded for with the keyword arguments `given` of `from_pretrained`.
+
+    Raises: ValueError for a padding side that is none, and for options of pixels that would have no effect.
+    """
+    wrong = [f"{n}={given[n]!r}" for n, done in _FIXED_PIXELS.items() if given.get(n) is not None and given[n] != done]
+    if wrong:
+        size = processor.image_processor.size
+        raise ValueError(
+            f"{', '.join(wrong)}: every picture gets {size['height']}x{size['width']} pixels, which the model was made "
+            "for. Leave it out; fewer visual tokens are attended with generate(…, gaze={'top_k': 2})"
+        )
+    side = ProcessorOptions(padding_side=given.get("padding_side")).padding_side
+    return side or processor.tokenizer.padding_side

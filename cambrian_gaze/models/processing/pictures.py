@@ -34,6 +34,8 @@ FORMS = (
 _PICTURE_FILE = re.compile(r"\.(png|jpe?g|jfif|webp|bmp|gif|tiff?|p[bgpn]m|jp2|j2k)$", re.IGNORECASE)
 _NETWORK = re.compile(r"^(https?|ftp|s3|gs|hf)://", re.IGNORECASE)
 _BYTES = bytes | bytearray | memoryview
+EVERY_FRAME = FrameSampling(video_fps=1e9, video_max_frames=2**31 - 1)
+"""Of a video file or folder, no frame is left out."""
 
 
 def open_picture(picture: Picture) -> Image.Image:
@@ -66,8 +68,9 @@ def open_video(video: Any, sampling: FrameSampling | None = None) -> list[Image.
     Args:
         video: frames (a list of pictures, or an array or tensor [T, H, W, C] or [T, C, H, W]), all of which are taken;
             the path of a video file or of a folder of frames, of which `sampling` takes some.
+        sampling: None: nothing was said.
 
-    Raises: ValueError that says what is wrong with it.
+    Raises: ValueError that says what is wrong with it, and where frames are given of which `sampling` wants some.
     """
     if isinstance(video, Mapping):
         video = next((video[key] for key in ("path", "url", "video") if video.get(key) is not None), None)
@@ -81,6 +84,12 @@ def open_video(video: Any, sampling: FrameSampling | None = None) -> list[Image.
     frames = list(video) if isinstance(video, list | tuple) or getattr(video, "ndim", 0) == 4 else [video]
     if not frames or video is None:
         raise ValueError("a video without frames was given")
+    chooses = sampling is not None and sampling != EVERY_FRAME
+    if chooses and not (sampling.video_force_sample and len(frames) <= sampling.video_max_frames):
+        raise ValueError(
+            f"num_frames and fps choose frames of a video file or folder, and {len(frames)} frames were given as they "
+            "are: choose among them beforehand, such as frames[::2], and leave the option out"
+        )
     return [open_picture(frame) for frame in frames]
 
 
@@ -181,8 +190,8 @@ def nested(images: Any) -> list[Any]:
     """Images as they were given, flat or one list per row, as a list: a single one becomes a list of it."""
     if images is None:
         return []
-    if isinstance(images, str | Path) or is_picture(images):
-        return [images]
+    if isinstance(images, str | Path) or is_picture(images) or hasattr(images, "read"):
+        return [images]  # an open file is no picture, which `open_picture` says; read by lines, it would be many
     if not isinstance(images, Iterable):
         raise ValueError(f"images are given as {short(images)}; {FORMS}, or a list of such")
     return list(images)

@@ -19,7 +19,7 @@ from cambrian_gaze.models.configuration import CambrianGazeConfig
 from cambrian_gaze.models.folders.opening import opening
 from cambrian_gaze.models.folders.processor_check import check_processor
 from cambrian_gaze.models.processing.messages import conversations_of, render_chat, visuals_of
-from cambrian_gaze.models.processing.options import ProcessorOptions
+from cambrian_gaze.models.processing.options import ProcessorOptions, check_loading
 from cambrian_gaze.models.processing.pictures import (
     Picture,
     flat,
@@ -73,16 +73,19 @@ class CambrianGazeProcessor(ProcessorMixin):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any):
-        """As transformers', but a path that leads nowhere is said at once, and what lies near it.
+        """As transformers', but a path that leads nowhere is said at once, and what lies near it; padding is on the
+        left, whatever was saved, unless `padding_side` is given.
 
-        Raises: FolderError, a ValueError, for files that are broken or foreign.
+        Raises: FolderError, a ValueError, for files that are broken or foreign; ValueError for options without effect.
         """
         source = pretrained_model_name_or_path
         if source is None:
             return super().from_pretrained(None, *args, **kwargs)
         with opening(source) as folder:
             loaded = super().from_pretrained(folder, *args, **kwargs)
-            check_processor(loaded[0] if isinstance(loaded, tuple) else loaded)
+            own = loaded[0] if isinstance(loaded, tuple) else loaded
+            check_processor(own)
+        own.tokenizer.padding_side = check_loading(own, kwargs)
         return loaded
 
     @classmethod
@@ -177,10 +180,11 @@ class CambrianGazeProcessor(ProcessorMixin):
         if not prompts:
             raise ValueError("give text: at least one prompt, with one <image> or <video> per picture or video")
         placeholders = PlaceholderIds.from_tokenizer(self.tokenizer)
-        rows = prompt_ids(prompts, self.tokenizer, bool(nested(images) or nested(videos)))
+        images, videos = nested(images), nested_videos(videos)
+        rows = prompt_ids(prompts, self.tokenizer, bool(images or videos))
         shares = {
-            "image": share(nested(images), [row.count(placeholders.image) for row, _ in rows], "image"),
-            "video": share(nested_videos(videos), [row.count(placeholders.video) for row, _ in rows], "video"),
+            "image": share(images, [row.count(placeholders.image) for row, _ in rows], "image"),
+            "video": share(videos, [row.count(placeholders.video) for row, _ in rows], "video"),
         }
         visuals = []
         for number, (row, _) in enumerate(rows):

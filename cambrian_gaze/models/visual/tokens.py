@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from cambrian_gaze.gaze.layout import CONTEXT, VISUAL, TokenLayout
+from cambrian_gaze.gaze.token_types import VIDEO_TYPE
 
 
 class GazeEmbeddings(nn.Module):
@@ -14,6 +15,15 @@ class GazeEmbeddings(nn.Module):
     def __init__(self, count: int, width: int) -> None:
         super().__init__()
         self.context_tokens = nn.Parameter(torch.empty(count, width)) if count else None
+
+
+@torch.compiler.disable
+def image_grids(pixel_values: Tensor | None, mm_token_type_ids: Tensor | None, grid: tuple[int, int]) -> Tensor | None:
+    """`grid_thw` int64 [N, 3] of pictures [N, 3, H, W] that came without: of the model's `grid` (h, w) each. None where
+    there are none, or a video, whose frames are not told apart."""
+    if pixel_values is None or mm_token_type_ids is None or bool((mm_token_type_ids == VIDEO_TYPE).any()):
+        return None
+    return torch.tensor([[1, *grid]], device=mm_token_type_ids.device).expand(len(pixel_values), 3)
 
 
 def check_frames(features: Tensor, grid_thw: Tensor | None, grid: tuple[int, int]) -> None:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
+from cambrian_gaze.data.media.frame_sampling import FrameSampling
 from cambrian_gaze.models.processing.pictures import nested, nested_videos, open_picture, open_video, share
 from tests.models.conftest import ask, noise
 
@@ -118,6 +119,11 @@ def test_videos(tmp_path):
         {"url": str(tmp_path)},
     ):
         assert [np.asarray(frame).tolist() for frame in open_video(given)] == [frame.tolist() for frame in want]
+    assert len(open_video(frames, FrameSampling(video_max_frames=3, video_force_sample=True))) == 3
+    for some in (FrameSampling(video_fps=2.0), FrameSampling(video_max_frames=2, video_force_sample=True)):
+        assert len(open_video(tmp_path, some)) == (2 if some.video_force_sample else 3)
+        with pytest.raises(ValueError, match="3 frames were given as they are: choose among them"):
+            open_video(frames, some)
     for given, message in (("https://x.y/a.mp4", "nothing is fetched"), ([], "without frames"), (b"x", "as bytes")):
         with pytest.raises(ValueError, match=message):
             open_video(given)
@@ -143,6 +149,10 @@ def test_a_video_file_in_a_chat(processor, tmp_path):
     assert grid() == [[3, 8, 8]]
     assert grid(num_frames=5) == [[5, 8, 8]]
     assert grid(processor_kwargs={"fps": 2.0}) == [[6, 8, 8]]
+    assert grid(do_sample_frames=False) == [[12, 8, 8]]
+    for wrong in ({"fps": [2.0]}, {"fps": True}, {"do_sample_frames": "no"}, {"do_sample_frames": False, "fps": 2}):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            grid(**wrong)
 
 
 a, b, c = (noise(i) for i in range(3))
@@ -194,6 +204,16 @@ def test_videos_go_to_their_rows(given, counts, shares):
             share(nested_videos(given), counts, "video")
     else:
         assert share(nested_videos(given), counts, "video") == shares
+
+
+def test_pictures_that_can_be_read_once(processor):
+    want = processor(text=["<image>a", "<image><video>b"], images=[a, b], videos=[[a, c]])
+    given = {"images": iter([a, b]), "videos": iter([[a, c]])}
+    got = processor(text=["<image>a", "<image><video>b"], **given)
+    assert all(torch.equal(want[name], got[name]) for name in want)
+    for file in (io.BytesIO(b"GIF89a"), open(__file__, "rb")):
+        with file, pytest.raises(ValueError, match="give a PIL image"):
+            processor(text="<image>a", images=file)
 
 
 def test_rows_that_disagree_are_refused_by_the_processor(processor):

@@ -139,9 +139,40 @@ def test_openai_parts_tables_and_empty_parts(processor):
             processor.apply_chat_template(empty, tokenize=True, images=images)
 
 
+def test_placeholders_of_strings_take_the_pictures_given(processor):
+    """In one step as in two; LLaVA's records are written so."""
+    messages = [{"role": "user", "content": "<image>\nread B3"}, {"role": "assistant", "content": "an <image>"}]
+    want = processor(text=processor.apply_chat_template(messages), images=noise(0))
+    assert same(want, processor.apply_chat_template(messages, images=noise(0), tokenize=True))
+    assert same(want, processor.apply_chat_template([*ask(noise(0)), messages[1]], tokenize=True))
+    rows = [messages, [{"role": "user", "content": "<video> and <image>"}]]
+    out = processor.apply_chat_template(rows, images=[noise(0), noise(1)], videos=[[noise(2)] * 2], tokenize=True)
+    assert out["grid_thw"].tolist() == [[1, 8, 8], [2, 8, 8], [1, 8, 8]]
+    with pytest.raises(ValueError, match="<image> in a message that is a string"):
+        processor.apply_chat_template(messages, tokenize=True)
+
+
+def test_options_of_loading_have_their_effect_or_are_refused(processor, tmp_path):
+    from transformers import AutoProcessor
+
+    from cambrian_gaze import CambrianGazeProcessor
+
+    processor.save_pretrained(tmp_path)
+    for load in (AutoProcessor, CambrianGazeProcessor):
+        loaded = load.from_pretrained(tmp_path, padding_side="right", do_resize=True, max_pixels=None)
+        assert processor.tokenizer.padding_side == load.from_pretrained(tmp_path).tokenizer.padding_side == "left"
+        assert loaded(text=["a", "much longer"])["attention_mask"][0].tolist()[0] == 1
+        for wrong in ({"min_pixels": 4}, {"max_pixels": 4}, {"do_resize": False}, {"do_center_crop": True}):
+            with pytest.raises(ValueError, match=f"{next(iter(wrong))}=.*64x64 pixels"):
+                load.from_pretrained(tmp_path, **wrong)
+
+
 @pytest.mark.parametrize(
     ("message", "reason"),
     [
+        ({"role": "user", "content": "hi", "images": [noise(0)]}, "images beside its content"),
+        ({"role": "user", "content": "hi", "image": torch.zeros(3, 4, 4)}, "image beside its content"),
+        ({"role": "user", "content": [{"type": "text", "text": "hi", "image": noise(0)}]}, "holds image"),
         ({"role": "user", "content": [{"type": "audio", "audio": "a.wav"}]}, "'audio'"),
         ({"role": "user", "content": [{"type": "image", "image": noise(0), "min_pixels": 9}]}, "min_pixels"),
         ({"role": "user", "content": [{"type": "image", "image": noise(0), "url": "a"}]}, "give one of them"),
