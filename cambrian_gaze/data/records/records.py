@@ -17,9 +17,9 @@ from cambrian_gaze.data.media.clips import check_clip_keys
 from cambrian_gaze.data.records.forms import (
     IMAGE_KEYS,
     ROLES,
+    SYSTEM_KEYS,
     TURN_KEYS,
     VIDEO_KEYS,
-    check_nothing_unread,
     is_text,
     read_images,
     read_turns,
@@ -27,11 +27,12 @@ from cambrian_gaze.data.records.forms import (
 )
 from cambrian_gaze.data.records.index import RowIndex, open_index
 from cambrian_gaze.data.records.scan import DamagedArrayError, rows_within
+from cambrian_gaze.data.records.unread import check_nothing_unread, check_row, check_turns
 
 MAX_ROW_BYTES = 16 << 20
 """Longest row that is parsed."""
 
-_KNOWN_KEYS = frozenset({"id", *TURN_KEYS, *IMAGE_KEYS, *VIDEO_KEYS})
+_KNOWN_KEYS = frozenset({"id", *TURN_KEYS, *IMAGE_KEYS, *VIDEO_KEYS, *SYSTEM_KEYS})
 
 
 @dataclass(frozen=True)
@@ -118,6 +119,13 @@ def _parse_record(raw: Any, file: str, row: int, layout: Layout) -> Record:
     if not is_text(identity):
         raise RecordError('"id" is no valid Unicode', "correct it, or drop it")
     extra = {key: value for key, value in raw.items() if key not in _KNOWN_KEYS}
+    for key, value in found.of_video.items():
+        if extra.get(key, value) != value:
+            reason = f'"{key}" is {shown(extra[key])} for the row and {shown(value)} in its message'
+            raise RecordError(reason, "keep one of the two")
+        extra[key] = value
+    check_row(extra)
+    check_turns(found.rest, has_media=bool(images) or video is not None)
     if not images and video is None:
         check_nothing_unread(extra)
     if video is not None:
