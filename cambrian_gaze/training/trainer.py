@@ -209,7 +209,7 @@ class CambrianTrainer(Trainer):
         """Adds to a training step's logs: learning rates, K, attended KV share, throughput, MFU, padding, quarantined
         samples, bad steps; and to those of the run's end the counts of the whole attempt.
 
-        Raises: TooManyQuarantined beyond `max_quarantined_share`.
+        Raises: TooManyQuarantined beyond `max_quarantined_share`, and where no sample could be used.
         """
         if "loss" in logs:
             logs.update(optimizer.rates_by_module(self._group_modules, self._step_rates))
@@ -225,8 +225,8 @@ class CambrianTrainer(Trainer):
             logs.update(self.meter.summary())
             logs.update({f"left_out/{reason}": float(count) for reason, count in self.order.left_out.items()})
         super().log(logs, start_time)
-        if "loss" in logs:
-            self.quarantine_limit.check(self.meter, len(self.order.rows))
+        if "loss" in logs or "train_loss" in logs:
+            self.quarantine_limit.check(self.meter, len(self.order.rows), ended="train_loss" in logs)
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Under a limit of its own per batch; its time does not count as training."""

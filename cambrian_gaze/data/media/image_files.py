@@ -30,7 +30,8 @@ EMBEDDED = "a picture in the table"
 # Named, because Pillow would also hand PostScript files to Ghostscript.
 _FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000")
 
-
+_POINTER = b"version https://git-lfs"
+"""How a small file begins that Git LFS has not fetched."""
 _MAX_BARE = 2**28
 """Bytes of the largest file that is read once more without its metadata."""
 
@@ -123,6 +124,10 @@ def regular_file(path: str, root: str | os.PathLike[str] | None, flag: str = "--
         raise MediaError(f"{path!r} is {kind}", "name a file, or delete the row")
     if status.st_size == 0:
         raise MediaError(f"{path!r} is empty (0 bytes)", "download it again, or delete the row")
+    if status.st_size < 1024:
+        with suppress(OSError), open(real, "rb") as stream:
+            if stream.read(len(_POINTER)) == _POINTER:
+                raise MediaError(f"{path!r} is a pointer of Git LFS and not the file itself", "fetch it: git lfs pull")
     return real
 
 

@@ -68,6 +68,14 @@ class Turns(NamedTuple):
     of_video: dict[str, Any]
     """What the message says of its video, such as fps and the limits of a clip."""
 
+    def agreeing_with(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        """`of_video`. Raises RecordError where the row says otherwise."""
+        for key, value in self.of_video.items():
+            if row.get(key, value) != value:
+                reason = f'"{key}" is {shown(row[key])} for the row and {shown(value)} in its message'
+                raise RecordError(reason, "keep one of the two")
+        return self.of_video
+
 
 def read_turns(raw: Mapping[str, Any]) -> Turns:
     """The turns as {"from": a key of ROLES, "value": text}. Raises RecordError."""

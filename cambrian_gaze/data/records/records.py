@@ -55,6 +55,11 @@ class Record:
     """Key of its media where that is none of LLaVA's own, though its turns are: nothing says that the text means them
     unless it has placeholders."""
 
+    @property
+    def has_own_id(self) -> bool:
+        """Whether the row has an id; `id` is made of its place otherwise."""
+        return self.id != _default_id(self.file, self.row)
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -114,16 +119,11 @@ def _parse_record(raw: Any, file: str, row: int, layout: Layout) -> Record:
     found = read_turns(raw)
     images, image_key = read_images(raw, found.images)
     video, video_key = read_video(raw, found.videos)
-    identity = raw.get("id")
-    identity = f"{Path(file).name}:{row}" if identity is None else str(identity)
+    identity = str(_default_id(file, row) if raw.get("id") is None else raw["id"])
     if not is_text(identity):
         raise RecordError('"id" is no valid Unicode', "correct it, or drop it")
     extra = {key: value for key, value in raw.items() if key not in _KNOWN_KEYS}
-    for key, value in found.of_video.items():
-        if extra.get(key, value) != value:
-            reason = f'"{key}" is {shown(extra[key])} for the row and {shown(value)} in its message'
-            raise RecordError(reason, "keep one of the two")
-        extra[key] = value
+    extra |= found.agreeing_with(extra)
     check_row(extra)
     check_turns(found.rest, has_media=bool(images) or video is not None)
     if not images and video is None:
@@ -138,6 +138,10 @@ def _parse_record(raw: Any, file: str, row: int, layout: Layout) -> Record:
         if isinstance(path, str):
             _check_path(path)
     return Record(identity, layout.prompted(found.turns), images, video, file, row, extra, foreign_key)
+
+
+def _default_id(file: str, row: int) -> str:
+    return f"{Path(file).name}:{row}"
 
 
 def _check_path(path: str) -> None:
