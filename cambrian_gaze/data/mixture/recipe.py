@@ -10,6 +10,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from cambrian_gaze.data.mixture.recipe_file import RecipeError, read_recipe, read_share
 from cambrian_gaze.data.mixture.sampling import Sampling
@@ -171,6 +172,18 @@ def recipe_of(
         return replace(recipes[0], sources=tuple(sources))
     name = ", ".join(Path(path).stem for path in paths)
     return Recipe(name, None, tuple(sources), recipes[0].seed if recipes else 0)
+
+
+def with_system(recipe: Recipe, processor: Any) -> Recipe:
+    """The recipe, whose sources say the checkpoint's system prompt where they have none of their own: the prompts of
+    training are those of answering."""
+    if not processor.system_prompt:
+        return recipe
+    sources = [
+        replace(source, system_prompt=processor.system_prompt) if source.system_prompt is None else source
+        for source in recipe.sources
+    ]
+    return replace(recipe, sources=tuple(sources))
 
 
 def _below(root: str | Path, path: str) -> str:

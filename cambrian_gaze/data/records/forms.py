@@ -132,6 +132,17 @@ def _begin_with_system(turns: list[dict[str, str]], raw: Mapping[str, Any]) -> N
             raise RecordError(f'the system turn and "{key}" differ: {shown(text)}', remedy)
 
 
+def check_path(path: str) -> None:
+    """Raises RecordError for what is no path: an address, or a file's content."""
+    scheme = path[:32].partition(":")[0].lower()
+    if scheme == "data" or len(path) > 4096:
+        remedy = "pictures must be files: write it to one below image_folder, or use a table with a column of pictures"
+        raise RecordError(f"a picture stands in the record itself, {shown(path)}", remedy)
+    if path[len(scheme) : len(scheme) + 3] == "://":
+        remedy = "download it, and write its path below the image or video folder into the record"
+        raise RecordError(f"{shown(path, 160)} is an address (URL), and nothing is downloaded", remedy)
+
+
 def _transposed(key: str, columns: dict[str, Any]) -> list[dict[str, Any]]:
     lists = list(columns.values())
     if not lists or not all(isinstance(column, list) and len(column) == len(lists[0]) for column in lists):

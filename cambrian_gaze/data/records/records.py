@@ -20,6 +20,7 @@ from cambrian_gaze.data.records.forms import (
     SYSTEM_KEYS,
     TURN_KEYS,
     VIDEO_KEYS,
+    check_path,
     is_text,
     read_images,
     read_turns,
@@ -77,8 +78,12 @@ class Layout:
     """Added on a line of its own to the last human turn."""
 
     def renamed(self, raw: Mapping[str, Any]) -> dict[str, Any]:
-        """The row under the keys of a record, without those to ignore. Raises RecordError for a column that it lacks
-        among the turns."""
+        """The row under the keys of a record, without those to ignore. Raises RecordError where it has a key itself and
+        not the one that `columns` reads in its place."""
+        for key, column in self.columns.items():
+            if column not in raw and raw.get(key):
+                remedy = f"correct `columns: {{{key}: {column}}}` of the recipe, or drop it"
+                raise RecordError(f'the row has "{key}" and no "{column}", which is to be read as it', remedy)
         ignored = {*self.columns.values(), *self.columns, *self.ignore_keys}
         row = {key: value for key, value in raw.items() if key not in ignored} if ignored else dict(raw)
         return row | {key: raw[column] for key, column in self.columns.items() if column in raw}
@@ -136,23 +141,12 @@ def _parse_record(raw: Any, file: str, row: int, layout: Layout) -> Record:
     foreign_key = min(foreign, default="") if found.key == "conversations" else ""
     for path in (*images, *([video] if isinstance(video, str) else video or [])):
         if isinstance(path, str):
-            _check_path(path)
+            check_path(path)
     return Record(identity, layout.prompted(found.turns), images, video, file, row, extra, foreign_key)
 
 
 def _default_id(file: str, row: int) -> str:
     return f"{Path(file).name}:{row}"
-
-
-def _check_path(path: str) -> None:
-    """Raises RecordError for what is no path: an address, or a file's content."""
-    scheme = path[:32].partition(":")[0].lower()
-    if scheme == "data" or len(path) > 4096:
-        remedy = "pictures must be files: write it to one below image_folder, or use a table with a column of pictures"
-        raise RecordError(f"a picture stands in the record itself, {shown(path)}", remedy)
-    if path[len(scheme) : len(scheme) + 3] == "://":
-        remedy = "download it, and write its path below the image or video folder into the record"
-        raise RecordError(f"{shown(path, 160)} is an address (URL), and nothing is downloaded", remedy)
 
 
 class RecordSequence(Sequence[Record]):

@@ -56,3 +56,10 @@ def test_tools_and_weights_of_a_row():
     for more in ({"tools": []}, {"tools": ""}, {"tools": "[]"}, {"weight": 1.0}, {"weight": "3 kg"}):
         assert read({**TALK, **more}).extra == more
     assert read({**TALK, "weight": 0.5, "tools": "[1]"}, ignore_keys=["weight", "tools"]).extra == {}
+
+
+def test_a_column_that_the_row_lacks_does_not_hide_its_own_key():
+    with pytest.raises(RecordError, match='row 12: the row has "image" and no "pic".*columns: {image: pic}'):
+        read({**TALK, "image": "a.png"}, columns={"image": "pic"})
+    assert read({**TALK, "image": "a.png", "pic": "b.png"}, columns={"image": "pic"}).images == ["b.png"]
+    assert read({**TALK, "image": None}, columns={"image": "pic"}).images == [], "a row of text"
