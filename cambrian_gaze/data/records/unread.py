@@ -16,6 +16,9 @@ _SUFFIXES = PICTURE_SUFFIXES | VIDEO_SUFFIXES | _OTHER_SUFFIXES
 _MEDIA_WORDS = frozenset("image images img imgs picture pictures photo photos video videos frame frames audio".split())
 _PLACE_WORDS = frozenset("path paths file files filename name url urls uri".split())
 
+_BASE64 = ("iVBORw0KGgo", "/9j/", "UklGR", "R0lGOD", "data:image", "data:video")
+"""How PNG, JPEG, WebP and GIF begin as text."""
+
 _LOSS_KEYS = ("weight", "loss_weight", "loss_scale", "loss", "train", "training")
 """Whether, or how much, an answer is learnt: OpenAI, Axolotl, ms-swift, XTuner."""
 _ROW_WEIGHTS = ("weight", "loss_weight", "sample_weight")
@@ -26,8 +29,10 @@ _TOOL_KEYS = ("tools", "functions")
 
 def check_nothing_unread(rest: Mapping[str, Any], where: str = "") -> None:
     """Of a row without media: raises RecordError where a key that was not read looks like some. `where`: in the row."""
-    for key, value in rest.items():
+    inner = {f"{key}.{name}": v for key, value in rest.items() if isinstance(value, dict) for name, v in value.items()}
+    for key, value in [*rest.items(), *inner.items()]:
         if _looks_like_media(key, value):
+            key = key if key in rest else key.partition(".")[0]
             remedy = (
                 f'name it "image" or "video" (in a recipe: `columns: {{image: {key}}}`), or, if the row is meant to be '
                 f"text, delete it (in a recipe: `ignore_keys: [{key}]`)"
@@ -85,7 +90,7 @@ def _looks_like_media(key: str, value: Any) -> bool:
         if isinstance(item, bytes):
             return True
         if isinstance(item, str):
-            if item.startswith(("data:image", "data:video")) or named:
+            if named or (item.startswith(_BASE64) and len(item) > 64):
                 return True
             if len(item) < 1024 and "\n" not in item and suffix(item) in _SUFFIXES and " " not in Path(item).suffix:
                 return True

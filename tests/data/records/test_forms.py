@@ -61,6 +61,9 @@ def test_media_stand_under_many_keys(key, value, images, video):
         ("preview", "data:image/png;base64," + 5000 * "A"),
         ("audio", "a.wav"),
         ("frames", ["0", "1"]),
+        ("picture_b64", "iVBORw0KGgo" + 80 * "A"),
+        ("content", "/9j/4AAQSkZJRg" + 5000 * "A"),
+        ("meta", {"source": "coco", "image": "a.png"}),
     ],
 )
 def test_what_looks_like_media_is_named_and_not_lost(key, value):
