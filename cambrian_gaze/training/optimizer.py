@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.optim import SGD, Optimizer
+from torch.optim.lr_scheduler import LambdaLR
 from transformers import get_scheduler
 
 DECODER, PROJECTOR, CONTEXT, TOWER = "decoder", "mm_projector", "context_tokens", "vision_tower"
@@ -64,6 +65,18 @@ def check_schedule(args: Any) -> None:
     except (TypeError, ValueError) as error:
         options = json.dumps(args.lr_scheduler_kwargs)
         raise ValueError(f"lr_scheduler_type {args.lr_scheduler_type.value} with {options}: {error}") from error
+
+
+def follow_schedule(scheduler: Any) -> None:
+    """Set the learning rates that the schedule has at its step. After a checkpoint was loaded they are those of the run
+    before, which for a run that is extended have ended at 0."""
+    scheduler = getattr(scheduler, "scheduler", scheduler)
+    if not isinstance(scheduler, LambdaLR):
+        return
+    factors = [factor(scheduler.last_epoch) for factor in scheduler.lr_lambdas]
+    scheduler._last_lr = [base * factor for base, factor in zip(scheduler.base_lrs, factors, strict=True)]
+    for group, rate in zip(scheduler.optimizer.param_groups, scheduler._last_lr, strict=True):
+        group["lr"] = rate
 
 
 def parameter_groups(model: nn.Module, args: Any, decay_names: Iterable[str]) -> list[dict[str, Any]]:

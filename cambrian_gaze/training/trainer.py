@@ -77,8 +77,7 @@ class CambrianTrainer(Trainer):
     def train(self, resume_from_checkpoint: str | None = None, **kwargs: Any) -> Any:
         """`resume_from_checkpoint`: a folder that `checkpoint_to_resume` gave. Raises ValueError where its position
         does not fit the data."""
-        checkpoint = resume_from_checkpoint
-        if checkpoint:
+        if checkpoint := resume_from_checkpoint:
             self.checkpoints.resume_attention(checkpoint)
         if checkpoint and is_universal(checkpoint):
             # The universal form has the trained parameters alone, and the frozen ones must be the checkpoint's too.
@@ -121,8 +120,9 @@ class CambrianTrainer(Trainer):
         return self.optimizer
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        """DeepSpeed has loaded before: the universal form has done its service."""
+        """DeepSpeed has loaded before: the universal form has done its service. The schedule may be longer now."""
         super()._load_optimizer_and_scheduler(checkpoint)
+        optimizer.follow_schedule(self.lr_scheduler)
         if checkpoint and is_universal(checkpoint):
             self.checkpoints.drop_universal_form(checkpoint, self.model_wrapped)
 

@@ -282,6 +282,15 @@ def test_a_named_checkpoint_must_be_whole(pages: Path, tmp_path: Path) -> None:
         train(pages, tmp_path, resume_from_checkpoint=tmp_path / "checkpoint-1")
 
 
+def test_a_run_that_is_extended_follows_the_longer_schedule_at_once(pages: Path, tmp_path: Path) -> None:
+    options = {"save_strategy": "steps", "save_steps": 2, "warmup_ratio": None}
+    train(pages, tmp_path / "whole", max_steps=6, **options)
+    for steps in (4, 6):
+        train(pages, tmp_path / "extended", max_steps=steps, **options)
+    rates = [[line["lr/decoder"] for line in read_log(tmp_path / name)] for name in ("whole", "extended")]
+    assert rates[1][4:] == rates[0][4:] and min(rates[0]) > 0
+
+
 def test_words_in_the_place_of_a_checkpoint(pages: Path, tmp_path: Path) -> None:
     saves = {"max_steps": 2, "save_strategy": "steps", "save_steps": 1}
     with pytest.raises(ValueError, match="resume_from_checkpoint true: .* no complete checkpoint; leave it out"):
