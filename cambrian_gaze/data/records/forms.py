@@ -81,15 +81,21 @@ def read_turns(raw: Mapping[str, Any]) -> Turns:
     """The turns as {"from": a key of ROLES, "value": text}. Raises RecordError."""
     key = next((key for key in TURN_KEYS if isinstance(raw.get(key), list | dict)), None)
     if key is None:
-        if any(raw.get(key) is not None for key in TURN_KEYS[:1]):
-            raise RecordError('"conversations" is missing or no list', "add " + _CONVERT)
+        written = next((key for key in TURN_KEYS if raw.get(key) is not None), None)
+        if written is not None and (written != "prompt" or "completion" in raw):
+            remedy = f'unpack "{written}" where it is JSON as text (json.loads); else write ' + _CONVERT
+            raise RecordError(f'"{written}" is missing or no list: {shown(raw[written])}', remedy)
         keys = f"the row has the keys {shown(', '.join(map(str, raw)), 200)}" if raw else "the row is empty"
         raise RecordError(f'"conversations" is missing or no list; {keys}', "add " + _CONVERT)
     value = raw[key]
     if isinstance(value, dict):  # how Arrow stores a sequence of structs
         value = _transposed(key, value)
     if key == "prompt":
-        value = value + (raw["completion"] if isinstance(raw.get("completion"), list) else [])
+        completion = raw.get("completion") or []
+        if not isinstance(completion, list):
+            reason = f'"prompt" is a list of messages, and "completion" none: {shown(completion)}'
+            raise RecordError(reason, "write the answer as a list of messages too")
+        value = value + completion
     if not value:
         raise RecordError("the conversation is empty (0 turns)", "add a human and a gpt turn, or delete the row")
     found = Turns([], [], [], key, [], {})

@@ -161,6 +161,9 @@ def test_forms_of_turns(raw):
     [
         ({"id": 1, "question": "What?", "answer": "Red."}, '"conversations" is missing or no list; .*question, answer'),
         ({"instruction": "a", "output": "b"}, "has the keys 'instruction, output'.*messages"),
+        ({"conversations": json.dumps(SAID)}, r'"conversations" is missing or no list: .*JSON as text .json.loads'),
+        ({"prompt": "What?", "completion": "Red."}, "\"prompt\" is missing or no list: 'What\\?'.*messages"),
+        ({"prompt": SAID[:1], "completion": "Red."}, "\"completion\" none: 'Red.'.*a list of messages too"),
         ({"messages": [{"role": "tool", "content": "x"}]}, 'turn 1 of 1 is from "tool"'),
         ({"messages": [{"role": "user", "content": [{"type": "audio"}]}]}, "turn 1 of 1: a content part is"),
         ({"messages": [{"role": "user", "content": [{"type": "text", "text": "an <image>"}]}]}, "of type text holds"),
