@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import logging
 import zlib
@@ -19,7 +18,7 @@ from cambrian_gaze.data.media.video import FrameSampling
 from cambrian_gaze.data.mixture.lengths import MISSING_VIDEO, measure_mixture
 from cambrian_gaze.data.mixture.mixture import Mixture, MixtureDataset
 from cambrian_gaze.data.mixture.plan import EpochOrder
-from cambrian_gaze.data.mixture.recipe import Recipe, recipe_of
+from cambrian_gaze.data.mixture.recipe import recipe_of, with_system
 from cambrian_gaze.data.mixture.recipe_file import RecipeError
 from cambrian_gaze.data.mixture.selection import Selection, excluded_rows, select
 from cambrian_gaze.data.mixture.streams import StreamDataset, StreamOrder
@@ -36,18 +35,6 @@ def build_datasets(args: DataArguments, processor: Any, quarantine: QuarantineLo
     train = build_dataset(args, args.data_path, processor, quarantine)
     evaluation = build_dataset(args, args.eval_data_path, processor, quarantine) if args.eval_data_path else None
     return train, evaluation
-
-
-def with_system(recipe: Recipe, processor: Any) -> Recipe:
-    """The recipe, whose sources say the checkpoint's system prompt where they have none of their own: the prompts of
-    training are those of answering."""
-    if not processor.system_prompt:
-        return recipe
-    sources = tuple(
-        dataclasses.replace(source, system_prompt=processor.system_prompt) if source.system_prompt is None else source
-        for source in recipe.sources
-    )
-    return dataclasses.replace(recipe, sources=sources)
 
 
 def frame_sampling(args: DataArguments) -> FrameSampling:

@@ -5,15 +5,26 @@ DeepSpeed's JSON holds no `optimizer` block: the Trainer would then pass one fla
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import torch
 from torch import nn
-from torch.optim import Optimizer
+from torch.optim import SGD, Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+from transformers import get_scheduler
 
 DECODER, PROJECTOR, CONTEXT, TOWER = "decoder", "mm_projector", "context_tokens", "vision_tower"
 MODULES = (DECODER, PROJECTOR, CONTEXT, TOWER)
 """Names of the groups, in their order."""
+
+_OWN_RATES = {"mm_projector_lr": PROJECTOR, "context_tokens_lr": CONTEXT, "mm_vision_tower_lr": TOWER}
+_TRAINED_BY = {
+    PROJECTOR: "it always is",
+    CONTEXT: "num_context_tokens above 0, and no tune_context_tokens: false",
+    TOWER: "unfreeze_mm_vision_tower: true",
+}
 
 
 def module_of(name: str) -> str:
@@ -33,6 +44,39 @@ def learning_rates(args: Any) -> dict[str, float]:
         TOWER: args.mm_vision_tower_lr if args.mm_vision_tower_lr is not None else args.learning_rate,
     }
     return {module: rate * args.learning_rate_factor for module, rate in rates.items()}
+
+
+def check_rates(model: nn.Module, args: Any) -> None:
+    """Raises ValueError for a learning rate of a module that is not trained."""
+    trained = {module_of(name) for name, parameter in model.named_parameters() if parameter.requires_grad}
+    for key, module in _OWN_RATES.items():
+        if getattr(args, key) is not None and module not in trained:
+            raise ValueError(
+                f"{key} {getattr(args, key)}: without effect, since this run does not train the {module}; leave it out "
+                f"({key}: null), or train it ({_TRAINED_BY[module]})"
+            )
+
+
+def check_schedule(args: Any) -> None:
+    """Raises ValueError where the schedule of learning rates does not take its options."""
+    one = SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+    try:
+        get_scheduler(args.lr_scheduler_type, one, 1, 2, scheduler_specific_kwargs=args.lr_scheduler_kwargs)
+    except (TypeError, ValueError) as error:
+        options = json.dumps(args.lr_scheduler_kwargs)
+        raise ValueError(f"lr_scheduler_type {args.lr_scheduler_type.value} with {options}: {error}") from error
+
+
+def follow_schedule(scheduler: Any) -> None:
+    """Set the learning rates that the schedule has at its step. After a checkpoint was loaded they are those of the run
+    before, which for a run that is extended have ended at 0."""
+    scheduler = getattr(scheduler, "scheduler", scheduler)
+    if not isinstance(scheduler, LambdaLR):
+        return
+    factors = [factor(scheduler.last_epoch) for factor in scheduler.lr_lambdas]
+    scheduler._last_lr = [base * factor for base, factor in zip(scheduler.base_lrs, factors, strict=True)]
+    for group, rate in zip(scheduler.optimizer.param_groups, scheduler._last_lr, strict=True):
+        group["lr"] = rate
 
 
 def parameter_groups(model: nn.Module, args: Any, decay_names: Iterable[str]) -> list[dict[str, Any]]:

@@ -40,6 +40,7 @@ from cambrian_gaze.training.metrics.log import read_log
 from cambrian_gaze.training.metrics.samples import GazeSamples
 from cambrian_gaze.training.metrics.summary import write_summary
 from cambrian_gaze.training.metrics.task_scores import OpenBenchmarks, open_benchmarks, try_out
+from cambrian_gaze.training.optimizer import check_rates, check_schedule
 from cambrian_gaze.training.parts import RunOptions
 from cambrian_gaze.training.trainer import CambrianTrainer
 
@@ -182,6 +183,8 @@ def prepare(
         callbacks=list(callbacks),
     )
     trainer.get_optimizer_cls_and_kwargs(args, model)  # Raises where its package is missing.
+    check_rates(model, args)
+    check_schedule(args)
     if eval_data is not None:
         trainer.get_eval_dataloader()  # Raises where they cannot be evaluated.
     if args.sample_steps:

@@ -77,8 +77,7 @@ class CambrianTrainer(Trainer):
     def train(self, resume_from_checkpoint: str | None = None, **kwargs: Any) -> Any:
         """`resume_from_checkpoint`: a folder that `checkpoint_to_resume` gave. Raises ValueError where its position
         does not fit the data."""
-        checkpoint = resume_from_checkpoint
-        if checkpoint:
+        if checkpoint := resume_from_checkpoint:
             self.checkpoints.resume_attention(checkpoint)
         if checkpoint and is_universal(checkpoint):
             # The universal form has the trained parameters alone, and the frozen ones must be the checkpoint's too.
@@ -121,8 +120,9 @@ class CambrianTrainer(Trainer):
         return self.optimizer
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        """DeepSpeed has loaded before: the universal form has done its service."""
+        """DeepSpeed has loaded before: the universal form has done its service. The schedule may be longer now."""
         super()._load_optimizer_and_scheduler(checkpoint)
+        optimizer.follow_schedule(self.lr_scheduler)
         if checkpoint and is_universal(checkpoint):
             self.checkpoints.drop_universal_form(checkpoint, self.model_wrapped)
 
@@ -209,7 +209,7 @@ class CambrianTrainer(Trainer):
         """Adds to a training step's logs: learning rates, K, attended KV share, throughput, MFU, padding, quarantined
         samples, bad steps; and to those of the run's end the counts of the whole attempt.
 
-        Raises: TooManyQuarantined beyond `max_quarantined_share`.
+        Raises: TooManyQuarantined beyond `max_quarantined_share`, and where no sample could be used.
         """
         if "loss" in logs:
             logs.update(optimizer.rates_by_module(self._group_modules, self._step_rates))
@@ -225,8 +225,8 @@ class CambrianTrainer(Trainer):
             logs.update(self.meter.summary())
             logs.update({f"left_out/{reason}": float(count) for reason, count in self.order.left_out.items()})
         super().log(logs, start_time)
-        if "loss" in logs:
-            self.quarantine_limit.check(self.meter, len(self.order.rows))
+        if "loss" in logs or "train_loss" in logs:
+            self.quarantine_limit.check(self.meter, len(self.order.rows), ended="train_loss" in logs)
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Under a limit of its own per batch; its time does not count as training."""

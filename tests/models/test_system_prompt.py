@@ -7,12 +7,11 @@ import pytest
 import torch
 
 from cambrian_gaze import CambrianGazeProcessor
-from cambrian_gaze.data.mixture.recipe import recipe_of
+from cambrian_gaze.data.mixture.recipe import recipe_of, with_system
 from cambrian_gaze.evaluation.fingerprint import processor_fingerprint
 from cambrian_gaze.models.conversion.cambrian import SYSTEM_PROMPT, Choices, check_config
 from cambrian_gaze.models.loading import load_to_answer
 from cambrian_gaze.serving.chat import ChatModel, parse_request
-from cambrian_gaze.training.data import with_system
 from tests.models._checkpoints import convert, write_upstream
 from tests.models.conftest import ask, noise
 from tests.training._runs import write_data

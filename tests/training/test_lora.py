@@ -213,6 +213,8 @@ def test_generate_merge_and_push_on_the_command_line(
         ({"lora_target": ["q_proj", "fc1"]}, {}, "no linear layers fc1; choose from down_proj"),
         ({"lora_r": 0}, {}, "lora_r must be at least 1"),
         ({"bits": 4, "lora_enable": False}, {}, "set lora_enable"),
+        ({"lora_r": 8, "lora_target": ["q_proj"], "lora_enable": False}, {}, "lora_r and lora_target: without effect"),
+        ({"double_quant": False}, {}, "double_quant: without effect with bits 16"),
     ],
 )
 def test_contradictions_are_refused(base: Path, tmp_path: Path, lora: dict, model: dict, said: str) -> None:

@@ -4,9 +4,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from transformers import SchedulerType
 
 from cambrian_gaze import CambrianGazeForConditionalGeneration
-from cambrian_gaze.training.optimizer import module_of, parameter_groups
+from cambrian_gaze.training.optimizer import check_rates, check_schedule, module_of, parameter_groups
 
 ARGS = {
     "learning_rate": 4e-5,
@@ -46,6 +47,31 @@ def test_each_module_has_its_rate(model: torch.nn.Module) -> None:
     assert rates == pytest.approx({"vision_tower": 4e-6, "mm_projector": 2e-3, "context_tokens": 2e-3, "decoder": 8e-5})
     no_decay = next(group for key, group in found.items() if "context_tokens" in key)
     assert no_decay["weight_decay"] == 0.0
+
+
+def test_rates_of_what_is_not_trained_are_refused(model: torch.nn.Module) -> None:
+    check_rates(model, SimpleNamespace(**(ARGS | {"mm_vision_tower_lr": 2e-6, "context_tokens_lr": 1e-3})))
+    for key, part, remedy in (
+        ("mm_vision_tower_lr", model.model.vision_tower, "unfreeze_mm_vision_tower: true"),
+        ("context_tokens_lr", model.model.gaze, "num_context_tokens above 0"),
+    ):
+        part.requires_grad_(False)
+        check_rates(model, SimpleNamespace(**ARGS))
+        with pytest.raises(ValueError, match=f"{key} 0.1: without effect.*{key}: null.*{remedy}"):
+            check_rates(model, SimpleNamespace(**(ARGS | {key: 0.1})))
+        part.requires_grad_(True)
+
+
+def test_a_schedule_that_does_not_take_its_options_is_refused() -> None:
+    def check(name: str, **options: float) -> None:
+        check_schedule(SimpleNamespace(lr_scheduler_type=SchedulerType(name), lr_scheduler_kwargs=options))
+
+    check("cosine")
+    check("cosine_with_min_lr", min_lr=1e-6)
+    with pytest.raises(ValueError, match='lr_scheduler_type cosine with {"min_lr": 1e-06}: .*unexpected keyword'):
+        check("cosine", min_lr=1e-6)
+    with pytest.raises(ValueError, match="lr_scheduler_type cosine_with_min_lr with {}: .*min_lr"):
+        check("cosine_with_min_lr")
 
 
 def test_equal_settings_share_a_group(model: torch.nn.Module) -> None:

@@ -99,6 +99,14 @@ def test_unreadable_samples_are_counted_and_stop_the_run_beyond_the_limit(tmp_pa
         assert part in str(error.value)
 
 
+def test_a_run_whose_samples_are_all_too_long_says_so(tmp_path: Path) -> None:
+    data = write_data(tmp_path / "data", list("iiiiiiii"))
+    for steps in (2, 8):
+        with pytest.raises(TooManyQuarantined, match="none of the [48] samples seen could be used.*raise max_length"):
+            train(data, tmp_path / str(steps), max_length=8, max_steps=steps)
+        assert not (tmp_path / str(steps) / "model.safetensors").exists()
+
+
 def test_media_that_a_recipe_declares_as_missing_do_not_count(tmp_path: Path) -> None:
     data = write_data(tmp_path / "data", list("iiiiiiii"))
     for number in (1, 2, 5):
@@ -272,6 +280,26 @@ def test_a_named_checkpoint_must_be_whole(pages: Path, tmp_path: Path) -> None:
     (tmp_path / "checkpoint-1").mkdir()
     with pytest.raises(ValueError, match="cannot be resumed from: it has no complete.json"):
         train(pages, tmp_path, resume_from_checkpoint=tmp_path / "checkpoint-1")
+
+
+def test_a_run_that_is_extended_follows_the_longer_schedule_at_once(pages: Path, tmp_path: Path) -> None:
+    options = {"save_strategy": "steps", "save_steps": 2, "warmup_ratio": None}
+    train(pages, tmp_path / "whole", max_steps=6, **options)
+    for steps in (4, 6):
+        train(pages, tmp_path / "extended", max_steps=steps, **options)
+    rates = [[line["lr/decoder"] for line in read_log(tmp_path / name)] for name in ("whole", "extended")]
+    assert rates[1][4:] == rates[0][4:] and min(rates[0]) > 0
+
+
+def test_words_in_the_place_of_a_checkpoint(pages: Path, tmp_path: Path) -> None:
+    saves = {"max_steps": 2, "save_strategy": "steps", "save_steps": 1}
+    with pytest.raises(ValueError, match="resume_from_checkpoint true: .* no complete checkpoint; leave it out"):
+        train(pages, tmp_path / "run", resume_from_checkpoint="true", **saves)
+    train(pages, tmp_path / "run", **saves)
+    with pytest.raises(ValueError, match="begin from the start.* later checkpoints: checkpoint-1, checkpoint-2"):
+        train(pages, tmp_path / "run", resume_from_checkpoint="false", **{**saves, "max_steps": 3})
+    longer = train(pages, tmp_path / "run", resume_from_checkpoint="true", **{**saves, "max_steps": 3})
+    assert longer.state.global_step == 3 and len(read_log(tmp_path / "run")) == 3
 
 
 def test_a_run_does_not_begin_before_checkpoints_of_another(pages: Path, tmp_path: Path) -> None:

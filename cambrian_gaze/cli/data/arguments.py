@@ -33,11 +33,12 @@ def add_workers(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--workers", type=whole, metavar="N", help="processes; default: one per core, 0: none")
 
 
-def recipe_from(arguments: argparse.Namespace) -> Any:
-    """The `Recipe`. Raises ValueError."""
-    from cambrian_gaze.data.mixture.recipe import recipe_of
+def recipe_from(arguments: argparse.Namespace, processor: Any = None) -> Any:
+    """The `Recipe`; under a `processor` with the system turns that training would give it. Raises ValueError."""
+    from cambrian_gaze.data.mixture.recipe import recipe_of, with_system
 
-    return recipe_of(arguments.paths, arguments.image_folder or ".", arguments.video_folder)
+    recipe = recipe_of(arguments.paths, arguments.image_folder or ".", arguments.video_folder)
+    return recipe if processor is None else with_system(recipe, processor)
 
 
 def processor_from(arguments: argparse.Namespace, default: str | None = None) -> Any:

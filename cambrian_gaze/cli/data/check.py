@@ -51,8 +51,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     from cambrian_gaze.files import write_text
 
     try:
-        recipe = recipe_from(arguments)
         processor = processor_from(arguments)
+        recipe = recipe_from(arguments, processor)
         limit = (arguments.max_length or 2048) if processor is not None else None
         options = {"max_length": limit, "image_position": arguments.image_position}
         inspector = Inspector(arguments.media, sampling_from(arguments), processor=processor, **options)

@@ -49,9 +49,9 @@ def write(arguments: argparse.Namespace) -> str:
     from cambrian_gaze.files import write_text
     from cambrian_gaze.viz.preview import preview_page
 
-    recipe = recipe_from(arguments)
-    mixture = Mixture(recipe)
     processor, gaze = processor_from(arguments, default="tiny"), gaze_config(arguments)
+    recipe = recipe_from(arguments, processor)
+    mixture = Mixture(recipe)
     options = SampleOptions(
         sampling=sampling_from(arguments),
         max_length=arguments.max_length,
@@ -82,7 +82,7 @@ def write(arguments: argparse.Namespace) -> str:
 
 
 def rows_to_show(mixture: Any, arguments: argparse.Namespace) -> Iterator[tuple[int, int]]:
-    """(source, index of its records), those of the quarantine list first."""
+    """(source, index of its records), those of the quarantine list first, each once."""
     import os
 
     import numpy as np
@@ -96,13 +96,16 @@ def rows_to_show(mixture: Any, arguments: argparse.Namespace) -> Iterator[tuple[
         file = os.path.realpath(source.path)
         listed = [entry["row"] for entry in entries if os.path.realpath(entry["file"]) == file]
         bad = [listed[i] for i in spread(len(listed), arguments.samples)]
+        shown = set()
         for row in dict.fromkeys([*bad, *(arguments.rows or [])]):
             found = np.flatnonzero(numbers == row)
             if not len(found):
                 raise ValueError(f"{source.path} has no row {row}; it has {len(numbers)} rows, up to {numbers[-1]}")
+            shown.add(int(found[0]))
             yield number, int(found[0])
         if not arguments.rows:
-            yield from ((number, index) for index in spread(len(records), arguments.samples))
+            others = (index for index in spread(len(records), arguments.samples) if index not in shown)
+            yield from ((number, index) for index in others)
 
 
 def gaze_config(arguments: argparse.Namespace) -> Any:

@@ -34,8 +34,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     try:
         require("matplotlib", "charts")
-        recipe = recipe_from(arguments)
-        options = {"processor": processor_from(arguments, default="tiny"), "image_position": arguments.image_position}
+        processor = processor_from(arguments, default="tiny")
+        recipe = recipe_from(arguments, processor)
+        options = {"processor": processor, "image_position": arguments.image_position}
         inspector = Inspector("header", sampling_from(arguments), **options)
     except (ImportError, OSError, ValueError) as error:
         print(f"cambrian-gaze data stats: {error}", file=sys.stderr)

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from cambrian_gaze.data.conversation import IMAGE_POSITIONS, check_image_position, messages_from_record
 from cambrian_gaze.data.encode import tokenize_conversation
 from cambrian_gaze.data.errors import RecordError, option
+from cambrian_gaze.data.media.clips import CLIP_KEYS
 from cambrian_gaze.data.media.frame_sampling import FrameSampling
 from cambrian_gaze.data.media.image_files import (
     MAX_PIXELS,
@@ -127,7 +128,7 @@ class Inspected:
     visual: int = 0
     """Visual and context tokens among them."""
     fingerprint: int | None = None
-    """64 bits that two rows with the same id, media and text share."""
+    """64 bits that two rows with the same media, clip and text share, and the same id or none."""
     problems: list[Problem] = field(default_factory=list)
 
 
@@ -154,5 +155,7 @@ def _image(
 
 def _fingerprint(record: Record) -> int:
     images = [hashlib.blake2b(i).hexdigest() if isinstance(i, bytes) else i for i in record.images]
-    text = json.dumps([record.id, images, record.video, record.conversations], ensure_ascii=True)
+    clip = [record.extra.get(key) for key in CLIP_KEYS] if record.video is not None else []
+    identity = record.id if record.has_own_id else None  # else it is the row's number
+    text = json.dumps([identity, images, record.video, clip, record.conversations], default=str)
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")

@@ -49,7 +49,8 @@ class Facts:
     videos: int = 0
     text_only: int = 0
     duplicates: int = 0
-    """Rows that repeat an earlier one: id, media and text are the same. Known once all rows were seen."""
+    """Rows that repeat an earlier one: media, clip, text and, where they have one, id are the same. Known once all rows
+    were seen."""
     problems: Counter[str] = field(default_factory=Counter)
     """Kind → how often; a record with two missing images counts twice."""
     lengths: Counter[int] = field(default_factory=Counter)

@@ -24,8 +24,10 @@ DEFAULT_FPS = 1.0
 """Of other folders and lists of frames."""
 
 _CLOCK = re.compile(r"(?:(\d+):)?(\d{1,2}):(\d{1,2}(?:\.\d+)?)")
+_RANGE = re.compile(r"\s*\[?\s*([\d:.]+)\s*s?\s*(?:-|–|~|,|to)\s*([\d:.]+)\s*s?\s*\]?\s*")
 _LIMITS = frozenset("start starts begin begins end ends stop stops".split())
-_PARTS = frozenset("clip segment trim timestamp timestamps interval span window".split())
+_PARTS = frozenset("clip clips segment segments trim timestamp timestamps interval span window bound bounds".split())
+_TIMES = frozenset("time times range ranges".split())
 _UNITS = frozenset("time times sec secs second seconds s ms frame frames".split())
 _PICKS = frozenset("idx index indices ids numbers".split())
 
@@ -80,11 +82,19 @@ def folder_fps(path: str) -> float:
 
 
 def _looks_like_clip(key: str, value: Any) -> bool:
-    pair = isinstance(value, list | tuple) and len(value) == 2 and all(number_of(v) is not None for v in value)
     words = _words(key)
+    if isinstance(value, Mapping):
+        return bool(words & (_PARTS | _TIMES)) and any(
+            inner in CLIP_KEYS or _looks_like_clip(inner, number) for inner, number in value.items()
+        )
+    if isinstance(value, str) and (limits := _RANGE.fullmatch(value)):
+        value = limits.groups()
+    elif isinstance(value, list | tuple) and value and isinstance(value[0], list | tuple):
+        value = value[0]
+    pair = isinstance(value, list | tuple) and len(value) == 2 and all(number_of(v) is not None for v in value)
     if isinstance(value, list | tuple):
         numbers = bool(value) and all(number_of(v) is not None for v in value)
-        return (pair and bool(words & (_PARTS | _LIMITS))) or (numbers and _picks_frames(words))
+        return (pair and bool(words & (_PARTS | _LIMITS | _TIMES))) or (numbers and _picks_frames(words))
     number = number_of(value)
     if number is None:
         return False

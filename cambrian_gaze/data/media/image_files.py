@@ -18,6 +18,7 @@ from PIL import ExifTags, Image, features
 from cambrian_gaze.data.errors import RecordError, option
 from cambrian_gaze.data.media.bare import bare_pictures
 from cambrian_gaze.data.media.depth import eight_bits, faint_colours
+from cambrian_gaze.data.media.unfinished import is_lfs_pointer, jpeg_breaks_off
 
 _Taken = TypeVar("_Taken")
 
@@ -29,7 +30,6 @@ EMBEDDED = "a picture in the table"
 
 # Named, because Pillow would also hand PostScript files to Ghostscript.
 _FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000")
-
 
 _MAX_BARE = 2**28
 """Bytes of the largest file that is read once more without its metadata."""
@@ -123,6 +123,9 @@ def regular_file(path: str, root: str | os.PathLike[str] | None, flag: str = "--
         raise MediaError(f"{path!r} is {kind}", "name a file, or delete the row")
     if status.st_size == 0:
         raise MediaError(f"{path!r} is empty (0 bytes)", "download it again, or delete the row")
+    with _named(path):
+        if is_lfs_pointer(real, status.st_size):
+            raise MediaError(f"{path!r} is a pointer of Git LFS and not the file itself", "fetch it: git lfs pull")
     return real
 
 
@@ -258,8 +261,10 @@ _OPTIONAL = {
 
 
 def _check_decoder(stream: BinaryIO, path: str) -> None:
-    """Raises MachineError where the format is one that this Pillow does not have."""
+    """Raises MachineError where the format is one that this Pillow does not have, MediaError for a part of a file."""
     head = stream.read(12)
+    if head.startswith(b"\xff\xd8\xff") and jpeg_breaks_off(stream):
+        raise MediaError(f"{path!r} is truncated: it ends in zeros", "download it again, or delete the row")
     stream.seek(0)
     for feature, (start, place, mark) in _OPTIONAL.items():
         if head.startswith(start) and head[place:].startswith(mark) and not features.check(feature):

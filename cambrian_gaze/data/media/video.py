@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
+from decimal import Decimal
 from typing import Any
 
 from PIL import Image
@@ -90,8 +91,20 @@ def list_frames(folder: str, root: str | os.PathLike[str] | None) -> list[str]:
     paths = [name for name in names if os.path.splitext(name)[1].lower() in _SUFFIXES]
     if not paths:
         raise MediaError(f"{folder!r} is a folder without image files", "extract the frames, or delete the row")
-    return [os.path.join(folder, name) for name in sorted(paths, key=_natural_order)]
+    number = r"(\d+(?:\.\d+)?)" if _have_decimals(paths) else r"(\d+)"
+    return [os.path.join(folder, name) for name in sorted(paths, key=lambda name: _natural_order(name, number))]
 
 
-def _natural_order(name: str) -> list[tuple[int, int, str]]:
-    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in re.split(r"(\d+)", name)]
+def _natural_order(name: str, number: str) -> list[tuple[int, Decimal, str]]:
+    parts = re.split(number, os.path.splitext(name)[0])
+    return [(0, Decimal(part), "") if i % 2 else (1, Decimal(0), part) for i, part in enumerate(parts)]
+
+
+def _have_decimals(names: list[str]) -> bool:
+    """Whether the last number of each name is one with decimals, as Python writes seconds (0.25, 0.5, 10.0), and not
+    two numbers with a point between them (1.2, 1.10): their digits after the point differ in number, and none is a 0
+    that says nothing."""
+    found = [re.search(r"\d\.(\d+)\D*$", os.path.splitext(name)[0]) for name in names]
+    decimals = {match[1] if match else "" for match in found}
+    padded = any(len(digits) > 1 and digits.endswith("0") for digits in decimals)
+    return len({len(digits) for digits in decimals}) > 1 and not padded

@@ -10,11 +10,12 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from cambrian_gaze.data.mixture.recipe_file import RecipeError, read_recipe, read_share
 from cambrian_gaze.data.mixture.sampling import Sampling
 from cambrian_gaze.data.records.records import Layout, Records, RecordSequence
-from cambrian_gaze.data.records.tables import HUB, TableRecords, TableStream, is_table
+from cambrian_gaze.data.records.tables import DEFAULT_SPLIT, HUB, TableRecords, TableStream, is_table
 
 PLAIN_KEYS = (
     "system_prompt",
@@ -57,8 +58,8 @@ class Source:
     """Frames per second of its folders and lists of frames, where a record does not say."""
     config: str | None = None
     """Of a hub dataset: its configuration."""
-    split: str = "train"
-    """Of a hub dataset."""
+    split: str = DEFAULT_SPLIT
+    """Of a hub dataset or a folder of tables."""
     streaming: bool = False
     """Read in the table's order, without random access."""
     origin: str = "data_path"
@@ -75,6 +76,10 @@ class Source:
         self._check_there()
         if is_table(self.path):
             return TableRecords(self.path, None, self.config, self.split, layout=self.layout)
+        if self.config is not None or self.split != DEFAULT_SPLIT:
+            raise RecipeError(
+                f"{self.origin}: {self.path} is no table; drop `config` and `split`, or name another file"
+            )
         return Records(self.path, layout=self.layout)
 
     def stream(self, rank: int = 0, world_size: int = 1) -> TableStream:
@@ -167,6 +172,18 @@ def recipe_of(
         return replace(recipes[0], sources=tuple(sources))
     name = ", ".join(Path(path).stem for path in paths)
     return Recipe(name, None, tuple(sources), recipes[0].seed if recipes else 0)
+
+
+def with_system(recipe: Recipe, processor: Any) -> Recipe:
+    """The recipe, whose sources say the checkpoint's system prompt where they have none of their own: the prompts of
+    training are those of answering."""
+    if not processor.system_prompt:
+        return recipe
+    sources = [
+        replace(source, system_prompt=processor.system_prompt) if source.system_prompt is None else source
+        for source in recipe.sources
+    ]
+    return replace(recipe, sources=tuple(sources))
 
 
 def _below(root: str | Path, path: str) -> str:

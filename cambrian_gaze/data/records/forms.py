@@ -8,7 +8,6 @@ none otherwise, is an error: it would be a row of text only, and its picture los
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,6 +28,9 @@ IMAGE_KEYS = (
     *("image", "images", "img", "imgs", "image_path", "image_paths", "img_path", "img_paths"),
     *("image_file", "image_files", "picture", "pictures"),
 )
+SYSTEM_KEYS = ("system", "system_prompt")
+"""Where the system turn may stand beside the turns (LLaMA-Factory, ms-swift)."""
+
 VIDEO_KEYS = ("video", "videos", "video_path", "video_paths", "video_file", "video_files")
 """LLaVA's own key, then the others that are read."""
 
@@ -37,46 +39,75 @@ Picture = str | bytes
 _NONE = frozenset({"", "None", "nan", "NaN", "null"})
 """Ways in which tables and Python programs write that there is no picture."""
 
-_PICTURE_SUFFIXES = frozenset(".png .jpg .jpeg .webp .bmp .gif .tif .tiff .ppm .jp2".split())
-_VIDEO_SUFFIXES = frozenset(".mp4 .avi .mov .mkv .webm .flv .wmv .m4v .mpg .mpeg .ts .3gp .ogv".split())
-_OTHER_SUFFIXES = frozenset(".wav .mp3 .flac .m4a .npy .svg .heic .avif .pdf".split())
-_MEDIA_WORDS = frozenset("image images img imgs picture pictures photo photos video videos frame frames audio".split())
-_PLACE_WORDS = frozenset("path paths file files filename name url urls uri".split())
+PICTURE_SUFFIXES = frozenset(".png .jpg .jpeg .webp .bmp .gif .tif .tiff .ppm .jp2".split())
+VIDEO_SUFFIXES = frozenset(".mp4 .avi .mov .mkv .webm .flv .wmv .m4v .mpg .mpeg .ts .3gp .ogv".split())
+_OF_A_TURN = frozenset("from role value content system user assistant".split())
+_OF_A_PART = frozenset("type text index image image_url video video_url path url".split())
 _CONVERT = (
     '"conversations": [{"from": "human", "value": …}, {"from": "gpt", "value": …}], or "messages" with role and content'
 )
 
 
+class TurnRest(NamedTuple):
+    """What stands in a turn beside speaker and text."""
+
+    where: str
+    is_answer: bool
+    keys: dict[str, Any]
+
+
 class Turns(NamedTuple):
-    """The turns of a record, and the media that stand within them."""
+    """The turns of a record, and what stands within them."""
 
     turns: list[dict[str, str]]
     images: list[Any]
     videos: list[Any]
     key: str
     """Where they stood."""
+    rest: list[TurnRest]
+    of_video: dict[str, Any]
+    """What the message says of its video, such as fps and the limits of a clip."""
+
+    def agreeing_with(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        """`of_video`. Raises RecordError where the row says otherwise."""
+        for key, value in self.of_video.items():
+            if row.get(key, value) != value:
+                reason = f'"{key}" is {shown(row[key])} for the row and {shown(value)} in its message'
+                raise RecordError(reason, "keep one of the two")
+        return self.of_video
 
 
 def read_turns(raw: Mapping[str, Any]) -> Turns:
     """The turns as {"from": a key of ROLES, "value": text}. Raises RecordError."""
     key = next((key for key in TURN_KEYS if isinstance(raw.get(key), list | dict)), None)
     if key is None:
-        if any(raw.get(key) is not None for key in TURN_KEYS[:1]):
-            raise RecordError('"conversations" is missing or no list', "add " + _CONVERT)
+        written = next((key for key in TURN_KEYS if raw.get(key) is not None), None)
+        if written is not None and (written != "prompt" or "completion" in raw):
+            remedy = f'unpack "{written}" where it is JSON as text (json.loads); else write ' + _CONVERT
+            raise RecordError(f'"{written}" is missing or no list: {shown(raw[written])}', remedy)
         keys = f"the row has the keys {shown(', '.join(map(str, raw)), 200)}" if raw else "the row is empty"
         raise RecordError(f'"conversations" is missing or no list; {keys}', "add " + _CONVERT)
     value = raw[key]
     if isinstance(value, dict):  # how Arrow stores a sequence of structs
         value = _transposed(key, value)
     if key == "prompt":
-        value = value + (raw["completion"] if isinstance(raw.get("completion"), list) else [])
+        completion = raw.get("completion") or []
+        if not isinstance(completion, list):
+            reason = f'"prompt" is a list of messages, and "completion" none: {shown(completion)}'
+            raise RecordError(reason, "write the answer as a list of messages too")
+        value = value + completion
     if not value:
         raise RecordError("the conversation is empty (0 turns)", "add a human and a gpt turn, or delete the row")
-    found = Turns([], [], [], key)
+    found = Turns([], [], [], key, [], {})
     for number, turn in enumerate(value, 1):
-        for speaker, content in _said(turn, f"turn {number} of {len(value)}"):
-            text = content if isinstance(content, str) else _joined(content, found, f"turn {number} of {len(value)}")
+        where = f"turn {number} of {len(value)}"
+        for speaker, content in _said(turn, where):
+            text = content if isinstance(content, str) else _joined(content, found, where)
             found.turns.append({"from": speaker, "value": text})
+        keys = {key: value for key, value in turn.items() if value is not None and key not in _OF_A_TURN}
+        if keys:
+            found.rest.append(TurnRest(where, ROLES[found.turns[-1]["from"]] == "assistant", keys))
+    _begin_with_system(found.turns, raw)
     return found
 
 
@@ -94,15 +125,28 @@ def read_video(raw: Mapping[str, Any], within: list[Any]) -> tuple[str | list[st
     return (videos[0] if videos else None), key
 
 
-def check_nothing_unread(rest: Mapping[str, Any]) -> None:
-    """Of a row without media: raises RecordError where a key that was not read looks like some."""
-    for key, value in rest.items():
-        if _looks_like_media(key, value):
-            remedy = (
-                f'name it "image" or "video" (in a recipe: `columns: {{image: {key}}}`), or, if the row is meant to be '
-                f"text, delete it (in a recipe: `ignore_keys: [{key}]`)"
-            )
-            raise RecordError(f'the key "{key}" looks like media and is not read: {shown(value)}', remedy)
+def _begin_with_system(turns: list[dict[str, str]], raw: Mapping[str, Any]) -> None:
+    """Puts the system text that stands beside the turns before them. Raises RecordError where they have another."""
+    for key in SYSTEM_KEYS:
+        text = raw.get(key)
+        if not is_text(text) or not text.strip():
+            continue
+        if ROLES[turns[0]["from"]] != "system":
+            turns.insert(0, {"from": "system", "value": text})
+        elif turns[0]["value"].strip() != text.strip():
+            remedy = f"keep one of them (in a recipe: `ignore_keys: [{key}]`)"
+            raise RecordError(f'the system turn and "{key}" differ: {shown(text)}', remedy)
+
+
+def check_path(path: str) -> None:
+    """Raises RecordError for what is no path: an address, or a file's content."""
+    scheme = path[:32].partition(":")[0].lower()
+    if scheme == "data" or len(path) > 4096:
+        remedy = "pictures must be files: write it to one below image_folder, or use a table with a column of pictures"
+        raise RecordError(f"a picture stands in the record itself, {shown(path)}", remedy)
+    if path[len(scheme) : len(scheme) + 3] == "://":
+        remedy = "download it, and write its path below the image or video folder into the record"
+        raise RecordError(f"{shown(path, 160)} is an address (URL), and nothing is downloaded", remedy)
 
 
 def _transposed(key: str, columns: dict[str, Any]) -> list[dict[str, Any]]:
@@ -147,6 +191,8 @@ def _joined(parts: list[Any], found: Turns, where: str) -> str:
         elif kind in ("image", "video"):
             text += f"<{kind}>"
             held = next((part[key] for key in (kind, f"{kind}_url", "path", "url") if part.get(key) is not None), None)
+            if kind == "video":
+                found.of_video.update((key, value) for key, value in part.items() if key not in _OF_A_PART)
             if held is not None:
                 (found.images if kind == "image" else found.videos).append(held)
         else:
@@ -172,7 +218,7 @@ def _one_list(raw: Mapping[str, Any], keys: tuple[str, ...], within: list[Any], 
 
 def _pictures(key: str, value: Any) -> list[Picture]:
     items = value if isinstance(value, list) else [value]
-    held = [_held(item) for item in items]
+    held = [held_by(item) for item in items]
     if all(item is None for item in held):
         return []
     if not all(isinstance(item, bytes) or (is_text(item) and item) for item in held):
@@ -186,7 +232,7 @@ def _pictures(key: str, value: Any) -> list[Picture]:
 def _videos(key: str, value: Any) -> list[str | list[str]]:
     """Videos: each a path, or a list of frames. A list of paths is one video's frames, unless its key is a plural or
     they are video files."""
-    held = [_held(item) for item in value] if isinstance(value, list) else [_held(value)]
+    held = [held_by(item) for item in value] if isinstance(value, list) else [held_by(value)]
     if all(item is None for item in held):
         return []
     if any(isinstance(item, bytes) for item in held):
@@ -198,8 +244,10 @@ def _videos(key: str, value: Any) -> list[str | list[str]]:
             f'"{key}" is neither a path nor a list of frame paths: {shown(value)}',
             "give non-empty relative paths, or drop it",
         )
-    frames = all(_suffix(item) in _PICTURE_SUFFIXES for item in held) or not key.endswith("s")
-    if not isinstance(value, list) or not frames or all(_suffix(item) in _VIDEO_SUFFIXES for item in held):
+    frames = all(suffix(item) in PICTURE_SUFFIXES for item in held) or not key.endswith("s")
+    # Of a GIF in a list of frames only the first picture would be seen.
+    films = VIDEO_SUFFIXES | ({".gif"} if len(held) == 1 or key.endswith("s") else set())
+    if not isinstance(value, list) or not frames or all(suffix(item) in films for item in held):
         return held
     if all(isinstance(item, list) for item in held):
         return held
@@ -208,9 +256,9 @@ def _videos(key: str, value: Any) -> list[str | list[str]]:
     return [held]
 
 
-def _held(item: Any) -> Any:
+def held_by(item: Any) -> Any:
     """What an entry stands for: a path, bytes, a list, or None where it says that there is nothing."""
-    if isinstance(item, dict) and item and set(item) <= {"bytes", "path", "url"}:
+    if isinstance(item, dict) and item and set(item) - {"detail"} <= {"bytes", "path", "url"}:  # OpenAI's has `detail`
         item = item.get("bytes") or item.get("path") or item.get("url")
     if item is None or (isinstance(item, float) and math.isnan(item)):
         return None
@@ -219,26 +267,7 @@ def _held(item: Any) -> Any:
     return bytes(item) if isinstance(item, bytearray) else item
 
 
-def _looks_like_media(key: str, value: Any) -> bool:
-    items = value if isinstance(value, list) else [value]
-    items = [_held(item) for item in items[:4]]
-    words = set(re.findall(r"[a-z]+", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", str(key)).lower()))
-    named = bool(words & _MEDIA_WORDS) and (bool(words & _PLACE_WORDS) or len(words) == 1)
-    for item in items:
-        if isinstance(item, bytes):
-            return True
-        if isinstance(item, str):
-            if item.startswith(("data:image", "data:video")) or named:
-                return True
-            if len(item) < 1024 and "\n" not in item and _suffix(item) in _SUFFIXES and " " not in Path(item).suffix:
-                return True
-    return False
-
-
-_SUFFIXES = _PICTURE_SUFFIXES | _VIDEO_SUFFIXES | _OTHER_SUFFIXES
-
-
-def _suffix(path: Any) -> str:
+def suffix(path: Any) -> str:
     """Of a path or address in lower case; empty for anything else."""
     return Path(path.split("?")[0]).suffix.lower() if isinstance(path, str) else ""
 

@@ -17,8 +17,9 @@ from typing import Any, BinaryIO, Literal
 
 import numpy as np
 
+from cambrian_gaze.data.errors import RecordError
 from cambrian_gaze.data.records.places import FileIdentity, locked, places_beside, writable_place
-from cambrian_gaze.data.records.scan import ArrayScanner, LineScanner, first_byte
+from cambrian_gaze.data.records.scan import ArrayScanner, LineScanner, first_byte, other_form
 from cambrian_gaze.files import replacing
 
 FORMAT = "cambrian-gaze rows 1"
@@ -93,9 +94,15 @@ def open_index(path: str | os.PathLike[str], *, rebuild: bool = False, store: bo
 
     store: keep it on disk; by default where the file has at least `STORE_FROM_BYTES`. Processes that open one file at
     once wait for the first of them where the file system has locks, and otherwise each build it.
-    Raises OSError, DamagedArrayError, and ValueError where no folder takes the index.
+    Raises OSError, DamagedArrayError, RecordError for a file of another form (compressed, UTF-16, …), and ValueError
+    where no folder takes the index.
     """
     identity = FileIdentity.of(path)
+    with open(path, "rb") as stream:
+        form = other_form(stream.read(64))
+    if form is not None:
+        name = os.fspath(path)
+        raise RecordError(f"{name} is {form[0]}, where JSON is read", form[1].format(file=name))
     store = identity.size >= STORE_FROM_BYTES if store is None else store
     if not store:
         return build_index(path, identity)

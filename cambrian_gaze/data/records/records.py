@@ -17,9 +17,10 @@ from cambrian_gaze.data.media.clips import check_clip_keys
 from cambrian_gaze.data.records.forms import (
     IMAGE_KEYS,
     ROLES,
+    SYSTEM_KEYS,
     TURN_KEYS,
     VIDEO_KEYS,
-    check_nothing_unread,
+    check_path,
     is_text,
     read_images,
     read_turns,
@@ -27,11 +28,12 @@ from cambrian_gaze.data.records.forms import (
 )
 from cambrian_gaze.data.records.index import RowIndex, open_index
 from cambrian_gaze.data.records.scan import DamagedArrayError, rows_within
+from cambrian_gaze.data.records.unread import check_nothing_unread, check_row, check_turns
 
 MAX_ROW_BYTES = 16 << 20
 """Longest row that is parsed."""
 
-_KNOWN_KEYS = frozenset({"id", *TURN_KEYS, *IMAGE_KEYS, *VIDEO_KEYS})
+_KNOWN_KEYS = frozenset({"id", *TURN_KEYS, *IMAGE_KEYS, *VIDEO_KEYS, *SYSTEM_KEYS})
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,11 @@ class Record:
     """Key of its media where that is none of LLaVA's own, though its turns are: nothing says that the text means them
     unless it has placeholders."""
 
+    @property
+    def has_own_id(self) -> bool:
+        """Whether the row has an id; `id` is made of its place otherwise."""
+        return self.id != _default_id(self.file, self.row)
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -71,8 +78,12 @@ class Layout:
     """Added on a line of its own to the last human turn."""
 
     def renamed(self, raw: Mapping[str, Any]) -> dict[str, Any]:
-        """The row under the keys of a record, without those to ignore. Raises RecordError for a column that it lacks
-        among the turns."""
+        """The row under the keys of a record, without those to ignore. Raises RecordError where it has a key itself and
+        not the one that `columns` reads in its place."""
+        for key, column in self.columns.items():
+            if column not in raw and raw.get(key):
+                remedy = f"correct `columns: {{{key}: {column}}}` of the recipe, or drop it"
+                raise RecordError(f'the row has "{key}" and no "{column}", which is to be read as it', remedy)
         ignored = {*self.columns.values(), *self.columns, *self.ignore_keys}
         row = {key: value for key, value in raw.items() if key not in ignored} if ignored else dict(raw)
         return row | {key: raw[column] for key, column in self.columns.items() if column in raw}
@@ -113,11 +124,13 @@ def _parse_record(raw: Any, file: str, row: int, layout: Layout) -> Record:
     found = read_turns(raw)
     images, image_key = read_images(raw, found.images)
     video, video_key = read_video(raw, found.videos)
-    identity = raw.get("id")
-    identity = f"{Path(file).name}:{row}" if identity is None else str(identity)
+    identity = str(_default_id(file, row) if raw.get("id") is None else raw["id"])
     if not is_text(identity):
         raise RecordError('"id" is no valid Unicode', "correct it, or drop it")
     extra = {key: value for key, value in raw.items() if key not in _KNOWN_KEYS}
+    extra |= found.agreeing_with(extra)
+    check_row(extra)
+    check_turns(found.rest, has_media=bool(images) or video is not None)
     if not images and video is None:
         check_nothing_unread(extra)
     if video is not None:
@@ -128,19 +141,12 @@ def _parse_record(raw: Any, file: str, row: int, layout: Layout) -> Record:
     foreign_key = min(foreign, default="") if found.key == "conversations" else ""
     for path in (*images, *([video] if isinstance(video, str) else video or [])):
         if isinstance(path, str):
-            _check_path(path)
+            check_path(path)
     return Record(identity, layout.prompted(found.turns), images, video, file, row, extra, foreign_key)
 
 
-def _check_path(path: str) -> None:
-    """Raises RecordError for what is no path: an address, or a file's content."""
-    scheme = path[:32].partition(":")[0].lower()
-    if scheme == "data" or len(path) > 4096:
-        remedy = "pictures must be files: write it to one below image_folder, or use a table with a column of pictures"
-        raise RecordError(f"a picture stands in the record itself, {shown(path)}", remedy)
-    if path[len(scheme) : len(scheme) + 3] == "://":
-        remedy = "download it, and write its path below the image or video folder into the record"
-        raise RecordError(f"{shown(path, 160)} is an address (URL), and nothing is downloaded", remedy)
+def _default_id(file: str, row: int) -> str:
+    return f"{Path(file).name}:{row}"
 
 
 class RecordSequence(Sequence[Record]):

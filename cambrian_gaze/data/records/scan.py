@@ -37,6 +37,20 @@ _STEP = np.zeros(256, np.int64)
 _STEP[np.frombuffer(b"[{", np.uint8)] = 1
 _STEP[np.frombuffer(b"]}", np.uint8)] = -1
 
+_OTHER_FORMS = {
+    b"\x1f\x8b": ("compressed by gzip", "unpack it: gunzip -k {file}"),
+    b"\x28\xb5\x2f\xfd": ("compressed by Zstandard", "unpack it: zstd -d {file}"),
+    b"\xfd7zXZ\0": ("compressed by xz", "unpack it: unxz -k {file}"),
+    b"BZh": ("compressed by bzip2", "unpack it: bunzip2 -k {file}"),
+    b"PK\x03\x04": ("a ZIP archive", "unpack it: unzip {file}"),
+    b"\xff\xfe": ("text in UTF-16", "convert it: iconv -f UTF-16 -t UTF-8 {file}"),
+    b"\xfe\xff": ("text in UTF-16", "convert it: iconv -f UTF-16 -t UTF-8 {file}"),
+    b"PAR1": ("a Parquet file", "rename it so that it ends with .parquet"),
+    b"ARROW1": ("an Arrow file", "rename it so that it ends with .arrow"),
+    b"version https://git-lfs": ("a pointer of Git LFS and not the file itself", "fetch it: git lfs pull"),
+}
+"""First bytes of files that are taken for JSON Lines by mistake → what they are, and the remedy."""
+
 
 def first_byte(blocks: Iterable[np.ndarray]) -> bytes:
     """The first byte that is not blank; empty where there is none."""
@@ -189,6 +203,11 @@ def _first_content(block: np.ndarray) -> int | None:
         if len(found):
             return int(found[0]) + (piece.start or 0)
     return None
+
+
+def other_form(head: bytes) -> tuple[str, str] | None:
+    """What a file is that is no JSON, by its first bytes, and how it becomes one; None for all others."""
+    return next((said for mark, said in _OTHER_FORMS.items() if head.startswith(mark)), None)
 
 
 def rows_within(head: bytes, whole: bool) -> str | None:

@@ -7,8 +7,11 @@ of pictures, {"bytes", "path"}, is taken as it is: bytes where there are some, a
 from __future__ import annotations
 
 import copy
+import json
+import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +22,18 @@ from cambrian_gaze.data.records.forms import TURN_KEYS
 from cambrian_gaze.data.records.records import Layout, Record, RecordSequence, parse_record
 from cambrian_gaze.extras import require
 
+logger = logging.getLogger(__name__)
+
 HUB = "hub:"
 """Begins a path that names a dataset of the Hugging Face Hub: `hub:owner/name`."""
+
+DEFAULT_SPLIT = "train"
+_SPLIT_WORDS = {
+    "train": ("train", "training"),
+    "validation": ("validation", "valid", "dev", "val"),
+    "test": ("test", "testing", "eval", "evaluation"),
+}
+"""Split → words in names of files that say it, those of `datasets`."""
 
 
 def is_table(path: str) -> bool:
@@ -40,11 +53,12 @@ class TableRecords(RecordSequence):
         path: str,
         columns: Mapping[str, str] | None = None,
         config: str | None = None,
-        split: str = "train",
+        split: str = DEFAULT_SPLIT,
         *,
         layout: Layout | None = None,
     ) -> None:
-        """`config`, `split`: of a hub dataset. `layout`: what its source says, of which `columns` is a part. Raises
+        """`config`: of a hub dataset. `split`: of one, of a `DatasetDict`, or of a folder of files named by splits,
+        which is read whole where they name none. `layout`: what its source says, of which `columns` is a part. Raises
         RecordError."""
         self.file, self.layout = path, layout or Layout(columns or {})
         self._table = _load(path, config, split, streaming=False).with_format("arrow")
@@ -77,7 +91,7 @@ class TableStream:
         path: str,
         columns: Mapping[str, str] | None = None,
         config: str | None = None,
-        split: str = "train",
+        split: str = DEFAULT_SPLIT,
         *,
         layout: Layout | None = None,
         rank: int = 0,
@@ -142,18 +156,69 @@ def _load(path: str, config: str | None, split: str, streaming: bool) -> Any:
     try:
         if path.startswith(HUB):
             return datasets.load_dataset(path.removeprefix(HUB), config, split=split, streaming=streaming)
+        if config is not None:
+            remedy = "name the folder of the configuration as path, and drop config"
+            raise RecordError(f"config is {config!r}, and {path} is no hub dataset", remedy)
+        if os.path.exists(os.path.join(path, "dataset_dict.json")):
+            with open(os.path.join(path, "dataset_dict.json"), encoding="utf-8") as stream:
+                path = os.path.join(path, _one_split(json.load(stream)["splits"], split, path))
+        elif split != DEFAULT_SPLIT and not _files_by_split(path):
+            raise RecordError(f"split is {split!r}, and {path} is a single table", "drop split, or name its own file")
         if os.path.exists(os.path.join(path, "dataset_info.json")):
             table = datasets.load_from_disk(path)
             return table.to_iterable_dataset() if streaming else table
         if path.endswith(".arrow"):
             table = datasets.Dataset.from_file(path)
             return table.to_iterable_dataset() if streaming else table
-        files = sorted(map(str, Path(path).rglob("*.parquet"))) if os.path.isdir(path) else [path]
+        files = _files_of_split(path, split) if os.path.isdir(path) else [path]
         if not files or not os.path.exists(files[0]):
             raise FileNotFoundError(f"no Parquet file at {path}")
         return datasets.load_dataset("parquet", data_files=files, split="train", streaming=streaming)
-    except ImportError:
+    except (ImportError, RecordError):
         raise
     except Exception as error:  # datasets raises types of its own, which cannot be imported without it
         remedy = "check the path, config and split, or download it again"
         raise RecordError(f"{path} cannot be opened as a table ({error})", remedy) from error
+
+
+def _files_of_split(folder: str, split: str) -> list[str]:
+    """The Parquet files of a folder that belong to `split`; says how many are of others."""
+    files = _files_by_split(folder)
+    if not files:
+        return []
+    chosen = _one_split(files, split, folder)
+    if left := ", ".join(f"{len(of)} of {name}" for name, of in files.items() if name != chosen):
+        logger.warning("%s: %d files of the split %s are read, not %s", folder, len(files[chosen]), chosen, left)
+    return [os.path.join(folder, file) for file in files[chosen]]
+
+
+def _files_by_split(folder: str) -> dict[str, list[str]]:
+    """Split → Parquet files below a folder, hidden ones left out. What names none belongs to the default."""
+    files: dict[str, list[str]] = {}
+    for path in sorted(Path(folder).rglob("*.parquet")):
+        file = path.relative_to(folder)
+        if not any(part.startswith(".") for part in file.parts):
+            files.setdefault(_split_named(file) or DEFAULT_SPLIT, []).append(str(file))
+    return files
+
+
+def _split_named(file: Path) -> str | None:
+    """The split that a file's name, or else that of a folder, says in the way of `datasets`."""
+    if named := re.fullmatch(r"data/([\w.]+)-\d{5}-of-\d{5}.*", file.as_posix()):
+        return named[1]
+    for part in reversed(file.parts):
+        for word in re.split(r"[-._ 0-9]+", part.lower()):
+            for split, words in _SPLIT_WORDS.items():
+                if word in words:
+                    return split
+    return None
+
+
+def _one_split(splits: Iterable[str], split: str, path: str) -> str:
+    """The split that is asked for; the only one where nobody asks. Raises RecordError."""
+    found = sorted(splits)
+    if split in found:
+        return split
+    if len(found) == 1 and split == DEFAULT_SPLIT:
+        return found[0]
+    raise RecordError(f"{path} has no split {split!r} but {', '.join(found)}", "choose one: `split: NAME` in a recipe")

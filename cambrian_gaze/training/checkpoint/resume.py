@@ -119,8 +119,10 @@ def _loadable(run: RunConfig) -> str | None:
     args = run.training
     view = Path(args.output_dir) / VIEW
     shutil.rmtree(view, ignore_errors=True)
-    named = args.resume_from_checkpoint not in (None, "True", "true", "False", "false")
-    asks_for_the_last = not named and (args.auto_resume or args.resume_from_checkpoint in ("True", "true"))
+    asked = args.resume_from_checkpoint
+    is_word = str(asked).lower() in ("true", "false")
+    named = asked is not None and not is_word
+    asks_for_the_last = str(asked).lower() == "true" if is_word else not named and args.auto_resume
     if named:
         folder = Path(args.resume_from_checkpoint)
         if reason := incomplete_because(folder, args.verify_checkpoint, states=True):
@@ -129,6 +131,11 @@ def _loadable(run: RunConfig) -> str | None:
         folder, messages = last_complete_checkpoint(args.output_dir, args.verify_checkpoint, states=True)
         for message in messages:
             logger.warning(message)
+        if folder is None and is_word:
+            raise ValueError(
+                f"resume_from_checkpoint {asked}: {args.output_dir} holds no complete checkpoint; leave it out to "
+                "begin where there is none"
+            )
     else:
         folder = None
     if not asks_for_the_last:

@@ -20,7 +20,7 @@ IN_EFFECT: dict[str, tuple[str, ...]] = {
     "the run's length and place": ("output_dir", "num_train_epochs", "max_steps", "resume_from_checkpoint"),
     "batches": ("per_device_train_batch_size", "gradient_accumulation_steps", "per_device_eval_batch_size"),
     "the optimizer's groups": ("learning_rate", "weight_decay", "max_grad_norm"),
-    "the schedule of learning rates": ("lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps"),
+    "the schedule of learning rates": ("lr_scheduler_type",),
     "the device and its arithmetic": ("bf16", "tf32", "use_cpu", "torch_compile"),
     "recomputing activations": ("activation_checkpointing", "gradient_checkpointing"),
     "logs": (
@@ -155,6 +155,13 @@ _WITHOUT_ARGS = (
 _OWN_GROUPS = ("galore", "apollo", "lomo")
 
 CONDITIONS: tuple[Condition, ...] = (
+    Condition(("warmup_steps",),
+              lambda a: _word(a.lr_scheduler_type) not in ("constant", "reduce_lr_on_plateau", "greedy"),
+              "that lr_scheduler_type has no warm-up (constant_with_warmup has); a file's warmup_ratio is "
+              "taken back by --warmup_ratio null"),
+    Condition(("lr_scheduler_kwargs",),
+              lambda a: _word(a.lr_scheduler_type) not in ("constant", "constant_with_warmup"),
+              "that lr_scheduler_type has no options"),
     Condition(("fp16",), lambda a: not a.use_cpu, "it needs a GPU and the run is on the CPU; bf16 works on both"),
     Condition(("torch_empty_cache_steps",), lambda a: not a.use_cpu, "a CPU has no cache to empty"),
     Condition(("optim",), lambda a: not any(name in _word(a.optim) for name in _OWN_GROUPS),

@@ -21,6 +21,15 @@ from cambrian_gaze.training.launch.batch import accumulation_steps
 from cambrian_gaze.training.launch.group import start_cpu_group
 from cambrian_gaze.training.launch.ranks import launched_ranks
 
+_NOT_NEGATIVE = (
+    *("hang_timeout", "grad_spike_factor", "max_bad_steps", "sample_steps", "probe_steps"),
+    *("learning_rate", "weight_decay", "dataloader_num_workers"),
+)
+_POSITIVE = (
+    *("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"),
+    *("num_train_epochs", "base_batch_size"),
+)
+
 
 @dataclass
 class TrainingArguments(transformers.TrainingArguments):
@@ -111,7 +120,10 @@ class TrainingArguments(transformers.TrainingArguments):
             if not 0 <= self.warmup_ratio < 1:
                 raise ValueError(f"warmup_ratio must be in [0, 1), got {self.warmup_ratio}")
             if self.warmup_steps not in (0, self.warmup_ratio):
-                raise ValueError(f"give warmup_ratio ({self.warmup_ratio}) or warmup_steps ({self.warmup_steps})")
+                raise ValueError(
+                    f"give warmup_ratio ({self.warmup_ratio}) or warmup_steps ({self.warmup_steps}); "
+                    "--warmup_ratio null takes a file's back"
+                )
             self.warmup_steps = self.warmup_ratio
         if (every := self.save_milestone_steps) is not None and (
             every < 1 or self.save_strategy != "steps" or self.save_steps < 1 or every % self.save_steps
@@ -121,9 +133,7 @@ class TrainingArguments(transformers.TrainingArguments):
                 f"{self.save_steps:g} with save_strategy {self.save_strategy}: no other checkpoints are written"
             )
         self._forward_checkpointing_names()
-        for name in ("hang_timeout", "grad_spike_factor", "max_bad_steps", "sample_steps", "probe_steps"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+        self._check_numbers()
         # Without it Trainer takes ranks without an accelerator for single processes.
         self.use_cpu = self.use_cpu or not torch.accelerator.is_available()
         self._check_groups()
@@ -133,6 +143,16 @@ class TrainingArguments(transformers.TrainingArguments):
         if self.use_cpu:
             start_cpu_group(self.ddp_backend, self.ddp_timeout)
         super().__post_init__()
+
+    def _check_numbers(self) -> None:
+        for name in _NOT_NEGATIVE:
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+        for name in _POSITIVE:
+            if (value := getattr(self, name)) is not None and not value > 0:
+                raise ValueError(f"{name} must be positive, got {value}")
+        if self.max_steps == 0:
+            raise ValueError("max_steps is 0; give the number of steps, or leave it out for num_train_epochs")
 
     def _forward_checkpointing_names(self) -> None:
         """`gradient_checkpointing` is the name users know; newer releases of transformers call it otherwise."""

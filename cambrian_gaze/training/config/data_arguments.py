@@ -63,3 +63,10 @@ class DataArguments:
 
     quarantine_log: str | None = None
     """JSONL of quarantined samples; by default `quarantine.jsonl` in `output_dir`."""
+
+    def __post_init__(self) -> None:
+        for name in ("max_length", "max_pixels"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        if not self.max_quarantined_share >= 0:
+            raise ValueError(f"max_quarantined_share must not be negative, got {self.max_quarantined_share}")

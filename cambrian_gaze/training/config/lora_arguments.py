@@ -39,6 +39,14 @@ class LoraArguments:
                 "lora_r must be at least 1, lora_alpha positive and lora_dropout in [0, 1), got "
                 f"{self.lora_r}, {self.lora_alpha} and {self.lora_dropout}"
             )
+        others = {f.name: f.default for f in dataclasses.fields(self) if f.name not in ("lora_enable", "bits")}
+        given = [name for name, default in others.items() if getattr(self, name) != default]
+        if given and not self.lora_enable:
+            raise ValueError(
+                f"{' and '.join(given)}: without effect, since lora_enable is off; set it, or leave them out"
+            )
+        if not self.double_quant and self.bits != 4:
+            raise ValueError(f"double_quant: without effect with bits {self.bits}; it is about 4; leave it out")
         if self.bits != 16 and not self.lora_enable:
             raise ValueError(
                 f"bits {self.bits} holds weights that cannot be trained themselves; set lora_enable, or leave bits out"

@@ -106,18 +106,25 @@ class QuarantineLimit:
         """
         self.share, self.expected, self.log = share, expected, log
 
-    def check(self, meter: Meter, rows: int) -> None:
-        """Raises: TooManyQuarantined by the counts of the last report; an epoch has so many `rows`."""
+    def check(self, meter: Meter, rows: int, ended: bool = False) -> None:
+        """Raises: TooManyQuarantined by the counts of the last report; an epoch has so many `rows`. `ended`: the run
+        has, and only asks whether anything was trained."""
         seen = meter.seen
         # At the start of a run one sample is a large share of few.
         met = max(seen, min(FEWEST_SEEN, rows))
         undeclared = self.expected.beyond(meter.declared, met)
         quarantined = meter.damaged + undeclared
-        if seen and quarantined > self.share * met:
+        if seen and not ended and quarantined > self.share * met:
             raise TooManyQuarantined(
                 f"{quarantined} of {seen} samples ({quarantined / seen:.1%}) could not be used, more than "
                 f"max_quarantined_share={self.share:.1%}"
                 + (f"; {undeclared} of them miss media beyond what the recipe declares. " if undeclared else ". ")
                 + (f"{self.log} says why for each; " if self.log else "")
                 + "correct the data, or raise the limit"
+            )
+        if seen and not meter.used and (ended or seen >= min(FEWEST_SEEN, rows)):
+            raise TooManyQuarantined(
+                f"none of the {seen} samples seen could be used, and nothing was trained. "
+                + (f"{self.log} says why for each; " if self.log else "")
+                + "raise max_length or choose another overlong where they are too long, else correct the data"
             )

@@ -168,6 +168,11 @@ class Meter:
         return {"padding": _padding(self._total), **{name: float(self._total[name]) for name in names}}
 
     @property
+    def used(self) -> int:
+        """Samples that were trained on so far in this attempt, as of the last report."""
+        return self._total["samples"]
+
+    @property
     def quarantined(self) -> int:
         """Samples left out so far in this attempt, over all ranks, as of the last report."""
         return self._total["quarantined"]

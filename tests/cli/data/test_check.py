@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from cambrian_gaze.cli.main import main
+from cambrian_gaze.models.processing.processor import CambrianGazeProcessor
 
 
 @pytest.fixture
@@ -40,6 +41,20 @@ def test_findings(folder, capsys):
     assert [json.loads(line)["row"] for line in (folder / "q.jsonl").read_text().splitlines()] == [3, 6]
 
 
+def test_tokens_are_counted_with_the_system_turn_of_the_checkpoint(folder):
+    processor = CambrianGazeProcessor.from_preset("tiny")
+    counted = []
+    for name, system in (("plain", None), ("said", "You are a helpful assistant.")):
+        processor.system_prompt = system
+        processor.save_pretrained(folder / name)
+        assert main(["data", "check", "good.jsonl", "--model", name, "--workers", "0", "--json", "r.json"]) == 0
+        counted.append(json.loads((folder / "r.json").read_text())["sources"][0]["statistics"]["tokens"]["min"])
+        assert main(["data", "stats", "good.jsonl", "--model", name, "--workers", "0", "--out", "stats"]) == 0
+        assert json.loads((folder / "stats" / "stats.json").read_text())["all"]["tokens"]["min"] == counted[-1]
+    turn = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
+    assert counted[1] - counted[0] == len(processor.tokenizer(turn)["input_ids"])
+
+
 @pytest.mark.parametrize("arguments", [["--preset", "huge"], ["--video_fps", "0"], ["--model", "nowhere/at/all"]])
 def test_wrong_usage(folder, arguments, capsys):
     assert main(["data", "check", "good.jsonl", *arguments]) == 2
@@ -59,7 +74,7 @@ def test_stats_and_preview(folder, capsys):
     main(["data", "check", "bad.jsonl", "--quarantine", "q.jsonl", "--workers", "0"])
     capsys.readouterr()
     assert main(["data", "preview", "bad.jsonl", "--samples", "2", "--quarantine", "q.jsonl", "--out", "p.html"]) == 0
-    assert "4 samples, 3 of them with an error" in capsys.readouterr().out
+    assert "3 samples, 2 of them with an error" in capsys.readouterr().out, "each row once"
     page = (folder / "p.html").read_text()
     assert "4 x 4 regions of 2 x 2 tokens" in page and "gone.png" in page
     assert main(["data", "preview", "bad.jsonl", "--rows", "99", "--out", "p.html"]) == 2

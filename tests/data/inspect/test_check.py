@@ -44,6 +44,15 @@ def test_counts_and_differences_from_what_is_expected(folder):
     assert report.clean and is_clean([report])
 
 
+def test_rows_without_an_id_repeat_each_other_too(folder):
+    def film(start):
+        return {"video": "frames", "conversations": turns("<video>", "x"), "start_time": start}
+
+    rows = [{"conversations": turns("?", "x")}] * 3 + [{**row(1), "id": None}] * 2 + [film(0), film(1), film(1)]
+    (report,) = check(recipe_file(folder, rows), Inspector(media="exists"), workers=0)
+    assert report.survey.facts.duplicates == 2 + 1 + 1
+
+
 def test_missing_media_that_are_expected_are_no_finding(folder):
     rows = [row(1), row(2, image="gone.png")]
     assert check(recipe_file(folder, rows, missing=1), Inspector(), workers=0)[0].clean

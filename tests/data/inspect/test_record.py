@@ -65,6 +65,10 @@ def test_rows_that_say_the_same_have_one_fingerprint(look):
     row = {"id": "1", "image": "a.png", "conversations": ASK}
     assert look(row).fingerprint == look({**row, "comment": "more"}).fingerprint
     assert look(row).fingerprint != look({**row, "id": "2"}).fingerprint
+    clip = {"video": "frames", "conversations": turns("<video>", "x"), "start_time": 0}
+    assert (
+        look(clip).fingerprint == look({**clip, "note": 1}).fingerprint != look({**clip, "start_time": 1}).fingerprint
+    )
 
 
 def test_unknown_level():

@@ -40,6 +40,13 @@ def test_the_observed_frame_is_shown_last():
         *[("end_timestamp", "00:01:30"), ("clip", [3, 8]), ("timestamps", [1.5, 2]), ("segment", ["0:10", "0:20"])],
         *[("frame_idx", [0, 5, 9]), ("frames", [1, 2, 3]), ("from_sec", 4), ("timestamp", 12.5)],
         ("observation_frame", 9),
+        *[("clip", {"start": 3, "end": 8}), ("bound", [3, 8]), ("time", "3-8"), ("time_range", [3.0, 8.0])],
+        *[
+            ("segment", "00:10 - 00:20"),
+            ("timestamps", [[3, 8], [9, 10]]),
+            ("span", "[3.5, 8]"),
+            ("window", "3s to 8s"),
+        ],
     ],
 )
 def test_an_unknown_limit_is_an_error(key, value):
@@ -51,6 +58,9 @@ def test_an_unknown_limit_is_an_error(key, value):
 def test_other_keys_are_no_limits():
     more = {"duration": 30, "num_frames": 900, "video_id": "17", "weekend": 3, "clip_id": 4, "question_type": "when"}
     check_clip_keys({**more, "start_time": 1, "fps": 30, "segment_id": 2, "data_source": "tvqa", "created": 1.7e9})
+    check_clip_keys(
+        {"time": "10:30", "clip": {"source": "tvqa", "id": 3}, "timestamps": [], "bound": "upper", "range": 3}
+    )
 
 
 def test_two_keys_for_one_limit_agree_or_are_refused():

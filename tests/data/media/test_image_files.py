@@ -29,6 +29,14 @@ def test_bad_files_are_named_with_a_remedy_and_leave_no_file_open(tmp_path):
     assert open_files() == before
 
 
+def test_a_file_that_git_lfs_has_not_fetched_says_so(tmp_path):
+    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
+    for name in ("a.png", "a.mp4"):
+        (tmp_path / name).write_text(pointer)
+        with pytest.raises(MediaError, match=f"'{name}' is a pointer of Git LFS.*Remedy: fetch it: git lfs pull"):
+            regular_file(name, tmp_path)
+
+
 def test_bomb_warnings_turned_into_errors_are_media_errors_too(tmp_path):
     (tmp_path / "large.png").write_bytes(png_header(12_000, 12_000))
     with warnings.catch_warnings():

@@ -6,7 +6,7 @@ import pytest
 
 from cambrian_gaze.data.media.frame_sampling import FrameSampling
 from cambrian_gaze.data.media.image_files import MachineError, MediaError
-from cambrian_gaze.data.media.video import count_frames, load_frames
+from cambrian_gaze.data.media.video import count_frames, list_frames, load_frames
 from tests.data._stand_ins import write_image
 
 
@@ -25,6 +25,22 @@ def folder(tmp_path):
 def test_folders_are_sorted_by_number(folder):
     assert reds(load_frames("clip", folder)) == list(range(12))
     assert reds(load_frames("clip", folder, clip={"fps": 3})) == [0, 3, 6, 9]
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["0.0.png", "0.25.png", "0.5.png", "2.0.png", "10.5.png"],
+        ["frame_0.25s.png", "frame_0.5s.png", "frame_1s.png"],
+        ["1.2.png", "1.10.png", "2.1.png"],
+        ["v1.5_9.png", "v1.5_10.png"],
+        ["1403636579763555584.png", "1403636579763555585.png", "1403636579763555585.5.png"],
+    ],
+)
+def test_frames_named_by_seconds_and_by_numbers(tmp_path, names):
+    for name in names:
+        write_image(tmp_path / "film" / name)
+    assert list_frames("film", tmp_path) == [f"film/{name}" for name in names]
 
 
 def test_clips_by_time_and_by_frame(folder):

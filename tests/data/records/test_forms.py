@@ -29,6 +29,7 @@ def read(raw, **layout):
         ("image", {"bytes": b"png"}, [b"png"], None),
         *((key, "a.mp4", [], "a.mp4") for key in ("video", "videos", "video_path", "video_file")),
         *((key, ["a.mp4"], [], "a.mp4") for key in ("video", "videos")),
+        *((key, ["a.gif"], [], "a.gif") for key in ("video", "videos")),
         ("videos", ["folder"], [], "folder"),
         ("video", ["folder"], [], ["folder"]),
         ("video", ["1.png", "2.png"], [], ["1.png", "2.png"]),
@@ -60,6 +61,9 @@ def test_media_stand_under_many_keys(key, value, images, video):
         ("preview", "data:image/png;base64," + 5000 * "A"),
         ("audio", "a.wav"),
         ("frames", ["0", "1"]),
+        ("picture_b64", "iVBORw0KGgo" + 80 * "A"),
+        ("content", "/9j/4AAQSkZJRg" + 5000 * "A"),
+        ("meta", {"source": "coco", "image": "a.png"}),
     ],
 )
 def test_what_looks_like_media_is_named_and_not_lost(key, value):
@@ -128,6 +132,15 @@ def test_without_a_placeholder_only_llavas_own_keys_say_what_the_text_means():
         },
         {
             "messages": [
+                {
+                    "role": "user",
+                    "content": [{"type": "image_url", "image_url": {"url": "a.png", "detail": "low"}}, "What?"],
+                },
+                {"role": "assistant", "content": "Red."},
+            ]
+        },
+        {
+            "messages": [
                 {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "a.png"}}, "What?"]},
                 {"role": "assistant", "content": "Red."},
             ]
@@ -148,6 +161,9 @@ def test_forms_of_turns(raw):
     [
         ({"id": 1, "question": "What?", "answer": "Red."}, '"conversations" is missing or no list; .*question, answer'),
         ({"instruction": "a", "output": "b"}, "has the keys 'instruction, output'.*messages"),
+        ({"conversations": json.dumps(SAID)}, r'"conversations" is missing or no list: .*JSON as text .json.loads'),
+        ({"prompt": "What?", "completion": "Red."}, "\"prompt\" is missing or no list: 'What\\?'.*messages"),
+        ({"prompt": SAID[:1], "completion": "Red."}, "\"completion\" none: 'Red.'.*a list of messages too"),
         ({"messages": [{"role": "tool", "content": "x"}]}, 'turn 1 of 1 is from "tool"'),
         ({"messages": [{"role": "user", "content": [{"type": "audio"}]}]}, "turn 1 of 1: a content part is"),
         ({"messages": [{"role": "user", "content": [{"type": "text", "text": "an <image>"}]}]}, "of type text holds"),
@@ -188,3 +204,31 @@ def test_rows_that_only_look_wrapped(tmp_path):
     assert read_records(path)[0].extra == {"data": [{"x": 1}]}
     path.write_text(json.dumps({"data": 3}) + "\n" + json.dumps(TALK) + "\n")
     assert len(read_records(path)) == 2
+
+
+def test_a_system_text_beside_the_turns():
+    for key in ("system", "system_prompt"):
+        brief = {"from": "system", "value": "Be brief."}
+        assert read({**TALK, key: "Be brief."}).conversations == [brief, *TALK["conversations"]]
+        assert read({**TALK, key: "Be brief."}, system_prompt="Be long.").conversations[0] == brief
+        own = {"conversations": [brief, *TALK["conversations"]]}
+        assert read({**own, key: "Be brief. "}).conversations == own["conversations"]
+        assert (
+            read({**TALK, key: " "}).conversations == read({**TALK, key: None}).conversations == TALK["conversations"]
+        )
+        with pytest.raises(RecordError, match=rf"row 12: the system turn and \"{key}\" differ.*ignore_keys: \[{key}\]"):
+            read({**own, key: "Be long."})
+        assert read({**own, key: "Be long."}, ignore_keys=[key]).conversations == own["conversations"]
+
+
+def test_what_a_message_says_of_its_video():
+    def asked(**keys):
+        content = [{"type": "video", "video": ["1.png", "2.png"], **keys}, {"type": "text", "text": "What?"}]
+        return {"messages": [{"role": "user", "content": content}, {"role": "assistant", "content": "Red."}]}
+
+    assert read(asked(fps=2.0, start_time=1)).extra == {"fps": 2.0, "start_time": 1}
+    assert read(asked(fps=None, max_pixels=9)).extra == {"max_pixels": 9}
+    with pytest.raises(RecordError, match='row 12: "video_start" .* looks like a clip'):
+        read(asked(video_start=3.0, video_end=5.0))
+    with pytest.raises(RecordError, match='row 12: "fps" is 4 for the row and 2 in its message'):
+        read({**asked(fps=2), "fps": 4})

@@ -1,6 +1,9 @@
 """Reading JSON and JSONL, and what is refused."""
 
+import bz2
+import gzip
 import json
+import lzma
 import os
 import pickle
 
@@ -86,6 +89,27 @@ def test_files_without_records(tmp_path, content, reason):
     file = tmp_path / "a.json"
     file.write_text(content)
     with pytest.raises(RecordError, match=rf"a\.json.*{reason}.*Remedy"):
+        read_records(file)
+
+
+@pytest.mark.parametrize(
+    ("pack", "what"),
+    [
+        (gzip.compress, "compressed by gzip, where JSON is read. Remedy: unpack it: gunzip -k .*a.jsonl"),
+        (lzma.compress, "compressed by xz"),
+        (bz2.compress, "compressed by bzip2"),
+        (lambda rows: b"\x28\xb5\x2f\xfd" + rows, "compressed by Zstandard"),
+        (lambda rows: b"PK\x03\x04" + rows, "a ZIP archive"),
+        (lambda rows: rows.decode().encode("utf-16"), "text in UTF-16.*iconv"),
+        (lambda rows: b"PAR1" + rows, "a Parquet file.*rename"),
+        (lambda rows: b"version https://git-lfs.github.com/spec/v1\n", "a pointer of Git LFS.*git lfs pull"),
+    ],
+    ids=["gzip", "xz", "bzip2", "zstd", "zip", "utf-16", "parquet", "lfs"],
+)
+def test_files_of_another_form_are_told_as_a_whole(tmp_path, pack, what):
+    file = tmp_path / "a.jsonl"
+    file.write_bytes(pack(json.dumps(GOOD).encode() + b"\n"))
+    with pytest.raises(RecordError, match=rf"a\.jsonl is {what}"):
         read_records(file)
 
 

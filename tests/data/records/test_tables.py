@@ -89,6 +89,59 @@ def test_what_cannot_be_read_says_why(folder):
         TableRecords(f"hub:{folder}/none", COLUMNS)
 
 
+def test_the_splits_of_a_folder_are_not_mixed(tmp_path, caplog):
+    def write(file, *ids):
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        one = [{"id": name, "conversations": turns("q", "a")} for name in ids]
+        parquet.write_table(pa.Table.from_pylist(one), tmp_path / file)
+
+    def ids(folder, **options):
+        named = [record.id for record in TableRecords(str(tmp_path / folder), **options)]
+        assert [r.id for r in TableStream(str(tmp_path / folder), **options)] == named
+        return named
+
+    write("hub/data/train-00000-of-00001.parquet", "a", "b")
+    write("hub/data/test_sft-00000-of-00001.parquet", "c")
+    write("hub/.cache/x.parquet", "hidden")
+    assert ids("hub") == ["a", "b"] and ids("hub", split="test_sft") == ["c"]
+    assert "1 files of the split train are read, not 1 of test_sft" in caplog.text
+    with pytest.raises(
+        RecordError, match="hub has no split 'val' but test_sft, train. Remedy: choose one: `split: NAME`"
+    ):
+        ids("hub", split="val")
+    write("parts/a_val/train-00000-of-00001.parquet", "a")
+    write("parts/b/train-00000-of-00001.parquet", "b")
+    write("parts/b/val/0.parquet", "c")
+    assert ids("parts") == ["a", "b"] and ids("parts", split="validation") == ["c"]
+    write("one/data/test-00000-of-00001.parquet", "a")
+    write("one/data/test-00001-of-00001.parquet", "b")
+    assert ids("one") == ["a", "b"] == ids("one", split="test")
+    write("plain/a.parquet", "a")
+    write("plain/b.parquet", "b")
+    assert ids("plain") == ["a", "b"]
+
+
+def test_a_saved_dataset_dict_has_splits(tmp_path):
+    tables = {name: datasets.Dataset.from_list(rows(0, n)) for name, n in (("train", 3), ("test", 2))}
+    datasets.DatasetDict(tables).save_to_disk(tmp_path / "saved")
+    assert len(TableRecords(str(tmp_path / "saved"), COLUMNS)) == 3
+    assert len(TableRecords(str(tmp_path / "saved"), COLUMNS, split="test")) == 2
+    with pytest.raises(RecordError, match="has no split 'dev' but test, train"):
+        TableRecords(str(tmp_path / "saved"), COLUMNS, split="dev")
+
+
+def test_config_and_split_without_effect_are_refused(folder):
+    with pytest.raises(RecordError, match="split is 'test', and .*0.parquet is a single table"):
+        TableRecords(str(folder / "0.parquet"), COLUMNS, split="test")
+    with pytest.raises(RecordError, match="config is 'en', and .* is no hub dataset.*name the folder"):
+        TableRecords(str(folder), COLUMNS, config="en")
+    (folder / "a.json").write_text(json.dumps([{"conversations": turns("q", "a")}]))
+    for given in ("split: test", "config: en"):
+        (folder / "recipe.yaml").write_text(f"datasets:\n  - path: a.json\n    {given}\n")
+        with pytest.raises(RecipeError, match="entry 1: .*a.json is no table; drop `config` and `split`"):
+            Mixture(load_recipe(folder / "recipe.yaml"))
+
+
 @pytest.mark.parametrize("world_size", [1, 2, 3])
 def test_a_stream_goes_on_exactly_where_it_was(folder, world_size):
     seen = []

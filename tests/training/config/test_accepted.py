@@ -75,6 +75,9 @@ CONDITIONAL = [
     ({"dataloader_prefetch_factor": 2}, "dataloader_num_workers is 0"),
     ({"ddp_bucket_cap_mb": 25, "deepspeed": "zero2.json"}, "DeepSpeed takes the place of DDP"),
     ({"local_rank": 3}, "LOCAL_RANK"),
+    ({"lr_scheduler_type": "constant", "warmup_steps": 5}, "warmup_steps: .* no warm-up .constant_with_warmup has"),
+    ({"lr_scheduler_type": "constant", "warmup_ratio": 0.1}, "warmup_steps: .*--warmup_ratio null"),
+    ({"lr_scheduler_type": "constant_with_warmup", "lr_scheduler_kwargs": '{"a": 1}'}, "has no options"),
 ]
 
 

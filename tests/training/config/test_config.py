@@ -94,3 +94,21 @@ def test_gaze_arguments_change_only_what_is_given() -> None:
 def test_milestones_are_among_the_checkpoints_written(tmp_path: Path) -> None:
     run = load(["--save_milestone_steps=600", "--save_steps=200", f"--output_dir={tmp_path}", "--use_cpu"])
     assert run.training.save_milestone_steps == 600
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        *("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps", "max_steps"),
+        *("num_train_epochs", "base_batch_size", "max_length", "max_pixels"),
+    ],
+)
+def test_numbers_that_stop_every_run_are_refused_at_once(key: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=rf"the command line: {key} (must be positive, got 0|is 0)"):
+        load([f"--output_dir={tmp_path}", "--use_cpu", f"--{key}=0"])
+
+
+@pytest.mark.parametrize("key", ["learning_rate", "weight_decay", "dataloader_num_workers", "max_quarantined_share"])
+def test_negative_numbers_are_refused_at_once(key: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=f"{key} must not be negative, got -1"):
+        load([f"--output_dir={tmp_path}", "--use_cpu", f"--{key}=-1"])
