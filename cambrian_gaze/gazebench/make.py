@@ -109,8 +109,10 @@ def prompt(spec: GazeBenchSpec, family: str, asked: Asked) -> str:
     what, named = "The picture is", f"{row_name(0)} to {row_name(rows - 1)}"
     if family in VIDEO_FAMILIES:
         what = "The frames of the video show one long page from top to bottom, each"
-        for frame in range(1, spec.frames):
-            named += f", in frame {frame + 1} {row_name(frame * rows)} to {row_name((frame + 1) * rows - 1)},"
+        named = ", ".join(
+            f"{row_name(frame * rows)} to {row_name((frame + 1) * rows - 1)} (frame {frame + 1})"
+            for frame in range(spec.frames)
+        )
     return SCENE.format(what=what, rows=named, columns=spec.grid[1], below=below) + asked.full
 
 

@@ -173,6 +173,18 @@ def test_boxes_that_straddle_touch_several_regions():
     assert regions_of(spec, 2, (64, 64, 80, 80)) == (74,)
 
 
+def test_a_question_explains_its_page(tmp_path):
+    spec = GazeBenchSpec(families=("hop", "count", "video"), glyph=8, frames=3, hops=2, test=1, validation=0)
+    make(tmp_path / "bench", spec, progress=False)
+    hop, count, video = (one.row["question"] for one in read_samples(tmp_path / "bench", "test", 1))
+    page = "a grid of cells: rows {} from the top, columns 1 to 4 from the left. Each cell has a digit at its top left"
+    assert hop.startswith(f"The picture is {page.format('A to D')} and names another cell below. Start at cell ")
+    assert count.startswith(f"The picture is {page.format('A to D')}. In how many cells ")
+    rows = "A to D (frame 1), E to H (frame 2), I to L (frame 3)"
+    frames = "The frames of the video show one long page from top to bottom, each"
+    assert video.startswith(f"{frames} {page.format(rows)} and names another cell below. Start at cell ")
+
+
 def test_masked_pictures_lack_the_needles_and_nothing_else(folder):
     masked = mask_pictures(folder, SPEC, "test")
     for sample in read_samples(folder, "test", 5):
