@@ -81,12 +81,20 @@ class Study:
         return TowerSpec(**{**size.tower, "seed": seed})
 
     def flags(self, size: Size, model: str) -> dict[str, Any]:
-        """What a model's training is told, `start`, `kind` and `data` apart."""
+        """What a model's training is told, `start`, `kind` and `data` apart; regions are those of the study's pages."""
         own = {name: value for name, value in self.models[model].items() if name not in ("start", "kind", "data")}
         kind = self.models[model].get("kind")
         if kind is not None and kind not in size.kinds:
             raise ValueError(f"{model}: size {size.name} has no kind {kind!r}; known: {', '.join(size.kinds)}")
-        return {**size.training, **(size.kinds[kind] if kind else {}), **own}
+        return {**size.training, **self._regions(size), **(size.kinds[kind] if kind else {}), **own}
+
+    def _regions(self, size: Size) -> dict[str, Any]:
+        """Of the pages, in visual tokens; empty where the study leaves them to the size."""
+        if "regions" not in self.data:
+            return {}
+        tower = self.tower(size, seed=0)
+        side = tower.image_size // tower.patch_size
+        return {"region_size": [1, *(side // count for count in self.data["regions"])]}
 
 
 def read_study(name: str | Path) -> Study:

@@ -66,3 +66,18 @@ def test_unknown_names_are_told_with_those_that_exist():
         read_study("mian")
     with pytest.raises(ValueError, match="known: smoke, cpu, gpu"):
         read_size("huge")
+
+
+@pytest.mark.parametrize("name", known_studies())
+def test_steps_are_those_of_the_size(name):
+    """A study that states steps of its own would train for as many in size smoke."""
+    study, size = read_study(name), read_size("smoke")
+    assert {study.flags(size, model)["max_steps"] for model in study.models} <= {2, 4, 6}
+
+
+def test_regions_are_those_of_the_pages():
+    study = read_study("videos")
+    assert study.flags(read_size("cpu"), "base")["region_size"] == [1, 4, 2]
+    assert study.flags(read_size("gpu"), "gaze")["region_size"] == [1, 12, 6]
+    assert read_study("main").flags(read_size("gpu"), "gaze")["region_size"] == [1, 6, 6]
+    assert "region_size" not in read_study("main").flags(read_size("cpu"), "gaze")
