@@ -71,8 +71,8 @@ def follow_schedule(scheduler: Any) -> None:
     """Set the learning rates that the schedule has at its step. After a checkpoint was loaded they are those of the run
     before, which for a run that is extended have ended at 0."""
     scheduler = getattr(scheduler, "scheduler", scheduler)
-    if not isinstance(scheduler, LambdaLR):
-        return
+    if not isinstance(scheduler, LambdaLR) or any(isinstance(base, torch.Tensor) for base in scheduler.base_lrs):
+        return  # torchao's optimizers hold rates as tensors, which their base rates share after a checkpoint
     factors = [factor(scheduler.last_epoch) for factor in scheduler.lr_lambdas]
     scheduler._last_lr = [base * factor for base, factor in zip(scheduler.base_lrs, factors, strict=True)]
     for group, rate in zip(scheduler.optimizer.param_groups, scheduler._last_lr, strict=True):
