@@ -71,12 +71,16 @@ def follow_schedule(scheduler: Any) -> None:
     """Set the learning rates that the schedule has at its step. After a checkpoint was loaded they are those of the run
     before, which for a run that is extended have ended at 0."""
     scheduler = getattr(scheduler, "scheduler", scheduler)
-    if not isinstance(scheduler, LambdaLR) or any(isinstance(base, torch.Tensor) for base in scheduler.base_lrs):
-        return  # torchao's optimizers hold rates as tensors, which their base rates share after a checkpoint
-    factors = [factor(scheduler.last_epoch) for factor in scheduler.lr_lambdas]
-    scheduler._last_lr = [base * factor for base, factor in zip(scheduler.base_lrs, factors, strict=True)]
-    for group, rate in zip(scheduler.optimizer.param_groups, scheduler._last_lr, strict=True):
-        group["lr"] = rate
+    if not isinstance(scheduler, LambdaLR):
+        return
+    groups = scheduler.optimizer.param_groups
+    for group, base, factor in zip(groups, scheduler.base_lrs, scheduler.lr_lambdas, strict=True):
+        rate = base * factor(scheduler.last_epoch)
+        if isinstance(group["lr"], torch.Tensor):  # torchao's compiled steps keep this very tensor
+            group["lr"].fill_(rate)
+        else:
+            group["lr"] = rate
+    scheduler._last_lr = [float(group["lr"]) for group in groups]
 
 
 def parameter_groups(model: nn.Module, args: Any, decay_names: Iterable[str]) -> list[dict[str, Any]]:

@@ -7,7 +7,7 @@ import torch
 from transformers import SchedulerType
 
 from cambrian_gaze import CambrianGazeForConditionalGeneration
-from cambrian_gaze.training.optimizer import check_rates, check_schedule, module_of, parameter_groups
+from cambrian_gaze.training.optimizer import check_rates, check_schedule, follow_schedule, module_of, parameter_groups
 
 ARGS = {
     "learning_rate": 4e-5,
@@ -84,3 +84,21 @@ def test_frozen_parameters_are_in_no_group(model: torch.nn.Module) -> None:
     for parameter in model.model.vision_tower.parameters():
         parameter.requires_grad_(False)
     assert not any("vision_tower" in key for key in groups(model))
+
+
+@pytest.mark.parametrize("rate", [0.01, torch.tensor(0.01)], ids=["number", "tensor"])
+def test_rates_are_those_of_the_schedules_step(rate: float | torch.Tensor) -> None:
+    optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(2))], lr=rate)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / 4)
+    optimizer.step()
+    scheduler.step()
+    (group,) = optimizer.param_groups
+    expected, held = float(group["lr"]), group["lr"]
+    group["lr"] = held.fill_(0.0) if isinstance(held, torch.Tensor) else 0.0  # as a checkpoint of an ended run has it
+    follow_schedule(scheduler)
+    told = scheduler.get_last_lr()
+    assert float(group["lr"]) == expected == told[0] and type(group["lr"]) is type(held)
+    assert not isinstance(held, torch.Tensor) or group["lr"] is held
+    optimizer.step()
+    scheduler.step()
+    assert told[0] == expected and float(group["lr"]) == pytest.approx(0.005), "what was told does not change later"
