@@ -14,7 +14,6 @@ from transformers import StoppingCriteriaList
 from cambrian_gaze.attention.policy.policy import UnfitPolicyError, VisiblePolicy
 from cambrian_gaze.attention.policy.routing import check_gaze
 from cambrian_gaze.data.media.frame_sampling import FrameSampling
-from cambrian_gaze.data.media.image_files import MAX_PIXELS
 from cambrian_gaze.gaze.config import BUDGET_FIELDS
 from cambrian_gaze.models.generation_settings import settle
 from cambrian_gaze.models.modeling import CambrianGazeForConditionalGeneration
@@ -23,7 +22,7 @@ from cambrian_gaze.models.positions import check_positions
 from cambrian_gaze.models.processing.processor import CambrianGazeProcessor
 from cambrian_gaze.serving.fields import check_known, generation_options, policy_of, seed_of, shown, stop_texts
 from cambrian_gaze.serving.fields import stream_options as stream_options_of
-from cambrian_gaze.serving.media import frames_of, picture_of
+from cambrian_gaze.serving.messages import MessageReader
 from cambrian_gaze.serving.refusal import Refused
 from cambrian_gaze.serving.stop import Halted, ReplyStreamer, StopText, before_stop
 from cambrian_gaze.serving.traces import answer_trace, visuals_of
@@ -31,12 +30,8 @@ from cambrian_gaze.serving.traces import answer_trace, visuals_of
 GREEDY: Mapping[str, Any] = {"do_sample": False}
 """What a request gets that says nothing about sampling, as `cambrian-gaze generate` does."""
 
-_ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
-_SAID_NOTHING = (None, "", [], {})
 _GAZE_SWITCHES = ("context_visible", "route_prompt", "visual_sees_context")
 _GAZE_FIXED = ("backend", "image", "video", "schedule", "num_context_tokens")
-MAX_VISUALS = 256
-"""Most pictures and videos of a request; the decoder's positions usually allow fewer."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +105,7 @@ def parse_request(
         gaze = {name: value for name, value in gaze.items() if name != "trace"}
     generation, stop, seed = generation_options(given, sampling), stop_texts(given), seed_of(given)
     stream, usage = stream_options_of(given)
-    read = _MessageReader(frames or FrameSampling())
+    read = MessageReader(frames or FrameSampling())
     messages = [read.message(message, f"messages[{number}]") for number, message in enumerate(messages)]
     if traced:
         try:
@@ -119,59 +114,6 @@ def parse_request(
             raise Refused(f"gaze: no trace of this request: {error}", "gaze") from error
     policy = policy_of(given)
     return ChatRequest(messages, generation, gaze, stream, seed, stop, usage, default_tokens, traced, policy)
-
-
-class _MessageReader:
-    """Messages of one request, which share a budget of pixels."""
-
-    def __init__(self, frames: FrameSampling) -> None:
-        self._frames, self._pixels, self._visuals = frames, MAX_PIXELS, 0
-
-    def message(self, message: Any, where: str) -> dict[str, Any]:
-        """A message as the processor takes it. Raises Refused."""
-        role = message.get("role") if isinstance(message, Mapping) else None
-        if not isinstance(role, str) or role not in _ROLES:
-            raise Refused(f"{where}: a message needs the role {', '.join(_ROLES)}; got {shown(role)}", where)
-        if more := sorted(k for k, v in message.items() if k not in ("role", "content") and v not in _SAID_NOTHING):
-            raise Refused(f"{where}: not supported here: {', '.join(map(shown, more))}", where)
-        content = message.get("content")
-        if isinstance(content, str):
-            return {"role": _ROLES[role], "content": [{"type": "text", "text": content}]}
-        if not isinstance(content, list):
-            raise Refused(f"{where}: content must be a text or a list of parts, got {shown(content)}", where)
-        parts = [self._part(part, f"{where}.content[{number}]") for number, part in enumerate(content)]
-        if role != "user" and any(part["type"] != "text" for part in parts):
-            raise Refused(f"{where}: pictures and videos belong to messages of the user", where)
-        return {"role": _ROLES[role], "content": parts}
-
-    def _part(self, part: Any, where: str) -> dict[str, Any]:
-        kind = part.get("type") if isinstance(part, Mapping) else None
-        if kind == "text" and isinstance(part.get("text"), str):
-            return {"type": "text", "text": part["text"]}
-        if kind not in ("image_url", "video_url"):
-            raise Refused(
-                f"{where}: a content part of type {shown(kind)} is not supported; use text, image_url and video_url",
-                where,
-            )
-        address = part.get(kind)
-        if isinstance(address, Mapping):
-            if address.get("detail") not in (None, "auto", "high"):
-                raise Refused(
-                    f"{where}: detail must be auto or high: every picture gets the model's whole grid; "
-                    'fewer of its tokens are attended with {"gaze": {"top_k": …}}',
-                    where,
-                )
-            if more := sorted(address.keys() - {"url", "detail"}):
-                raise Refused(f"{where}: not supported here: {', '.join(map(shown, more))}", where)
-            address = address.get("url")
-        self._visuals += 1
-        if self._visuals > MAX_VISUALS:
-            raise Refused(f"{where}: a request may hold {MAX_VISUALS} pictures and videos", where)
-        if kind == "video_url":
-            return {"type": "video", "video": frames_of(address, self._frames, where)}
-        picture = picture_of(address, where, self._pixels)
-        self._pixels -= picture.width * picture.height
-        return {"type": "image", "image": picture}
 
 
 class ChatModel:

@@ -21,11 +21,6 @@ LABELS = frozenset({"user", "metadata", "store", "safety_identifier", "prompt_ca
 """Fields that concern OpenAI's book-keeping and no answer. They are taken; nothing is stored here."""
 
 
-PART_LABELS = frozenset({"cache_control", "uuid", "annotations"})
-"""Keys of a part of a message that concern caches and citations of other servers, and no answer here."""
-_SAYS_NOTHING: tuple[Any, ...] = (None, "", [], {})
-
-
 def _zero(value: Any) -> bool:
     return is_number(value) and value == 0
 
@@ -98,7 +93,7 @@ COLDEST = 1e-4
 
 
 def check_known(given: Mapping[str, Any]) -> None:
-    """Raises: Refused for fields, also of parts of messages, that are unknown or ask for what is not offered."""
+    """Raises: Refused for fields that are unknown, or ask for what is not offered."""
     for name, value in given.items():
         if name in NEUTRAL:
             taken, allowed = NEUTRAL[name]
@@ -110,20 +105,6 @@ def check_known(given: Mapping[str, Any]) -> None:
                 name if name.isascii() else None,
                 code="unknown_parameter",
             )
-    _check_parts(given.get("messages"))
-
-
-def _check_parts(messages: Any) -> None:
-    """Raises: Refused for what a part of a message holds beside its kind's own field, such as `fps`."""
-    for number, message in enumerate(messages if isinstance(messages, list) else []):
-        content = message.get("content") if isinstance(message, Mapping) else None
-        for place, part in enumerate(content if isinstance(content, list) else []):
-            if not isinstance(part, Mapping) or part.get("type") not in ("text", "image_url", "video_url"):
-                continue  # what is no part of these kinds is refused where parts are read
-            where, known = f"messages[{number}].content[{place}]", {"type", part["type"], *PART_LABELS}
-            if more := sorted(k for k, v in part.items() if k not in known and v not in _SAYS_NOTHING):
-                told = f"{where}: not supported in a part of type {part['type']}: {', '.join(map(shown, more))}"
-                raise Refused(told, where)
 
 
 def generation_options(given: Mapping[str, Any], default: Mapping[str, Any]) -> dict[str, Any]:
