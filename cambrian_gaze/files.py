@@ -1,8 +1,11 @@
-"""The cache folder, and the one atomic writer: a reader sees the old file or the new one, never half of it."""
+"""The cache folder, the one atomic writer, by which a reader sees the old file or the new one and never half of it, and
+a lock that waits."""
 
 from __future__ import annotations
 
+import fcntl
 import json
+import logging
 import os
 import shutil
 import tempfile
@@ -13,6 +16,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from PIL import Image
+
+logger = logging.getLogger(__name__)
 
 CACHE_VARIABLE = "CAMBRIAN_GAZE_CACHE"
 """Environment variable that names the cache folder; by default `~/.cache/cambrian-gaze`."""
@@ -97,3 +102,12 @@ def _umask() -> int:
     umask = os.umask(0)
     os.umask(umask)
     return umask
+
+
+def wait_for_lock(descriptor: int, name: str | os.PathLike) -> None:
+    """Hold the kernel's lock on an open file or folder once others have let it go; it ends with the descriptor. Where
+    the file system has no locks it says so, and every process goes on by itself."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+    except OSError as error:
+        logger.info("%s cannot be locked (%s); every process goes on by itself", name, error.strerror)

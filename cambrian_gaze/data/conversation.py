@@ -104,7 +104,8 @@ Visual = Literal["image", "video"]
 IMAGE_POSITIONS = ("first", "as_written")
 """Where the pictures of a message stand, as said above; the first is the default."""
 
-_PLACEHOLDER = re.compile("<(image|video)>")
+PLACEHOLDER = re.compile("<(image|video)>")
+"""What stands for a picture or video in texts of records."""
 
 
 class Segment(NamedTuple):
@@ -168,7 +169,7 @@ def messages_from_record(record: Record, image_position: str = IMAGE_POSITIONS[0
     for number, (role, text) in enumerate(turns, 1):
         if role != "assistant":
             continue
-        if found := _PLACEHOLDER.search(text):
+        if found := PLACEHOLDER.search(text):
             raise RecordError(
                 f"turn {number} of {len(turns)}, an answer, holds the placeholder {found[0]}",
                 "move it to the human turn; where it is meant as text, write it another way",
@@ -271,6 +272,6 @@ def _touches(text: str) -> bool:
 
 def _split(text: str) -> list[tuple[str, str]]:
     """Text with `<image>` and `<video>` → (kind, text) per piece, empty pieces left out."""
-    pieces = _PLACEHOLDER.split(text)
+    pieces = PLACEHOLDER.split(text)
     parts = [("text", piece) if i % 2 == 0 else (piece, PLACEHOLDERS[piece]) for i, piece in enumerate(pieces)]
     return [(kind, piece) for kind, piece in parts if piece]

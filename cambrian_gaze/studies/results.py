@@ -6,7 +6,6 @@ the same.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -14,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from cambrian_gaze.files import write_text
+from cambrian_gaze.files import wait_for_lock, write_text
 
 WORDS = ("title", "asks", "note", "command", "lines", "x_label")
 """What only the page is made of; the newest run's are kept."""
@@ -39,7 +38,7 @@ def earlier_seeds(path: Path, study: Mapping[str, Any]) -> dict[str, Any]:
     if not path.exists():
         return {}
     there = read_results(path)
-    if other := sorted(name for name, value in _asked(study).items() if _asked(there).get(name) != value):
+    if other := sorted(name for name, value in _compared(study).items() if _compared(there).get(name) != value):
         raise ValueError(
             f"{path} holds seeds of another {study['study']}: {', '.join(other)} differ. Move the file away, or write "
             "these with --results FOLDER"
@@ -58,7 +57,7 @@ def add_seed(path: Path, study: Mapping[str, Any], seed: int, entry: Mapping[str
         write_text(path, _written({**study, "seeds": ordered}))
 
 
-def _asked(study: Mapping[str, Any]) -> dict[str, Any]:
+def _compared(study: Mapping[str, Any]) -> dict[str, Any]:
     """What a seed's results depend on, as JSON types."""
     values = json.loads(json.dumps({name: value for name, value in study.items() if name not in (*WORDS, "seeds")}))
     values["arms"] = [
@@ -82,7 +81,7 @@ def _alone(folder: Path) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     handle = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+        wait_for_lock(handle, folder)
         yield
     finally:
         os.close(handle)

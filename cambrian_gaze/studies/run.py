@@ -37,8 +37,8 @@ def run_study(
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.set_num_threads(size.threads)
     path = results / f"{study.name}-{size.name}.json"
-    asked, machine = _asked(study, size), _machine(size, device)
-    earlier_seeds(path, asked)  # before anything is trained
+    definition, machine = _definition(study, size), _machine(size, device)
+    earlier_seeds(path, definition)  # before anything is trained
     for seed in size.seeds if seeds is None else seeds:
         print(f"== {study.name}, size {size.name}, seed {seed}", flush=True)
         parts = Parts(study, size, seed, runs.resolve(), device)
@@ -52,7 +52,7 @@ def run_study(
             "tower": parts.tower().facts,
             "answering_seconds": time.perf_counter() - start,
         }
-        add_seed(path, asked, seed, entry)
+        add_seed(path, definition, seed, entry)
     return path
 
 
@@ -68,7 +68,7 @@ def _machine(size: Size, device: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _asked(study: Study, size: Size) -> dict[str, Any]:
+def _definition(study: Study, size: Size) -> dict[str, Any]:
     formats = max(data_format(study.bench(size, 0, model)) for model in (None, *study.models))
     return {
         "study": study.name,

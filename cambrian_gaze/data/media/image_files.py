@@ -18,7 +18,7 @@ from PIL import ExifTags, Image, features
 from cambrian_gaze.data.errors import RecordError, option
 from cambrian_gaze.data.media.bare import bare_pictures
 from cambrian_gaze.data.media.depth import eight_bits, faint_colours
-from cambrian_gaze.data.media.unfinished import is_lfs_pointer, jpeg_breaks_off
+from cambrian_gaze.data.media.unfinished import LFS, is_lfs_pointer, jpeg_breaks_off
 
 _Taken = TypeVar("_Taken")
 
@@ -125,7 +125,7 @@ def regular_file(path: str, root: str | os.PathLike[str] | None, flag: str = "--
         raise MediaError(f"{path!r} is empty (0 bytes)", "download it again, or delete the row")
     with _named(path):
         if is_lfs_pointer(real, status.st_size):
-            raise MediaError(f"{path!r} is a pointer of Git LFS and not the file itself", "fetch it: git lfs pull")
+            raise MediaError(f"{path!r} is {LFS[0]}", LFS[1])
     return real
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 from typing import BinaryIO
 
-_POINTER = b"version https://git-lfs"
+LFS_START = b"version https://git-lfs"
+LFS = ("a pointer of Git LFS and not the file itself", "fetch it: git lfs pull")
+"""First bytes of what stands for a file that Git LFS has not fetched; what is said of it, and the remedy."""
 _LONGEST_POINTER = 1024
 _ZEROS = bytes(4096)
 _START_OF_SCAN, _END_OF_IMAGE = b"\xff\xda", b"\xff\xd9"
@@ -16,7 +18,7 @@ def is_lfs_pointer(path: str, size: int) -> bool:
     if size > _LONGEST_POINTER:
         return False
     with open(path, "rb") as stream:
-        return stream.read(len(_POINTER)) == _POINTER
+        return stream.read(len(LFS_START)) == LFS_START
 
 
 def jpeg_breaks_off(stream: BinaryIO) -> bool:

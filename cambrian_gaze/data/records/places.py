@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import hashlib
-import logging
 import os
 import tempfile
 from collections.abc import Iterator
@@ -17,9 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cambrian_gaze.files import CACHE_VARIABLE, cache_folder
-
-logger = logging.getLogger(__name__)
+from cambrian_gaze.files import CACHE_VARIABLE, cache_folder, wait_for_lock
 
 _SAMPLES, _SAMPLE_BYTES = 16, 1 << 14
 
@@ -78,10 +74,7 @@ def locked(place: str) -> Iterator[None]:
     lock = f"{place}.lock"
     descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        except OSError as error:
-            logger.info("%s cannot be locked (%s); every process does the work by itself", lock, error.strerror)
+        wait_for_lock(descriptor, lock)
         yield
     finally:
         with contextlib.suppress(FileNotFoundError):

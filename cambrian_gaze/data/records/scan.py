@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
+from cambrian_gaze.data.media.unfinished import LFS, LFS_START
 from cambrian_gaze.data.records.forms import TURN_KEYS
 
 BLANK = b" \t\r\n\xef\xbb\xbf"
@@ -47,7 +48,7 @@ _OTHER_FORMS = {
     b"\xfe\xff": ("text in UTF-16", "convert it: iconv -f UTF-16 -t UTF-8 {file}"),
     b"PAR1": ("a Parquet file", "rename it so that it ends with .parquet"),
     b"ARROW1": ("an Arrow file", "rename it so that it ends with .arrow"),
-    b"version https://git-lfs": ("a pointer of Git LFS and not the file itself", "fetch it: git lfs pull"),
+    LFS_START: LFS,
 }
 """First bytes of files that are taken for JSON Lines by mistake → what they are, and the remedy."""
 

@@ -159,10 +159,11 @@ def _load(path: str, config: str | None, split: str, streaming: bool) -> Any:
         if config is not None:
             remedy = "name the folder of the configuration as path, and drop config"
             raise RecordError(f"config is {config!r}, and {path} is no hub dataset", remedy)
-        if os.path.exists(os.path.join(path, "dataset_dict.json")):
+        if is_dict := os.path.exists(os.path.join(path, "dataset_dict.json")):
             with open(os.path.join(path, "dataset_dict.json"), encoding="utf-8") as stream:
                 path = os.path.join(path, _one_split(json.load(stream)["splits"], split, path))
-        elif split != DEFAULT_SPLIT and not _files_by_split(path):
+        by_split = _files_by_split(path)
+        if split != DEFAULT_SPLIT and not by_split and not is_dict:
             raise RecordError(f"split is {split!r}, and {path} is a single table", "drop split, or name its own file")
         if os.path.exists(os.path.join(path, "dataset_info.json")):
             table = datasets.load_from_disk(path)
@@ -170,7 +171,7 @@ def _load(path: str, config: str | None, split: str, streaming: bool) -> Any:
         if path.endswith(".arrow"):
             table = datasets.Dataset.from_file(path)
             return table.to_iterable_dataset() if streaming else table
-        files = _files_of_split(path, split) if os.path.isdir(path) else [path]
+        files = _files_of_split(path, by_split, split) if os.path.isdir(path) else [path]
         if not files or not os.path.exists(files[0]):
             raise FileNotFoundError(f"no Parquet file at {path}")
         return datasets.load_dataset("parquet", data_files=files, split="train", streaming=streaming)
@@ -181,9 +182,8 @@ def _load(path: str, config: str | None, split: str, streaming: bool) -> Any:
         raise RecordError(f"{path} cannot be opened as a table ({error})", remedy) from error
 
 
-def _files_of_split(folder: str, split: str) -> list[str]:
-    """The Parquet files of a folder that belong to `split`; says how many are of others."""
-    files = _files_by_split(folder)
+def _files_of_split(folder: str, files: Mapping[str, Sequence[str]], split: str) -> list[str]:
+    """Those of a folder's `_files_by_split` that belong to `split`; says how many are of others."""
     if not files:
         return []
     chosen = _one_split(files, split, folder)
@@ -193,7 +193,8 @@ def _files_of_split(folder: str, split: str) -> list[str]:
 
 
 def _files_by_split(folder: str) -> dict[str, list[str]]:
-    """Split → Parquet files below a folder, hidden ones left out. What names none belongs to the default."""
+    """Split → Parquet files below a folder, hidden ones left out. What names none belongs to the default. Empty for a
+    single file."""
     files: dict[str, list[str]] = {}
     for path in sorted(Path(folder).rglob("*.parquet")):
         file = path.relative_to(folder)

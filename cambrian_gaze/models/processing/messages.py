@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from cambrian_gaze.data.conversation import Segment, render
+from cambrian_gaze.data.conversation import PLACEHOLDER, Segment, render
 from cambrian_gaze.models.processing.pictures import short
 
 _VISUAL = {"image": "image", "image_url": "image", "video": "video", "video_url": "video"}
@@ -14,7 +13,6 @@ _SOURCES = ("path", "url", "base64")
 """Keys of a part, beside its own type, under which a picture or video stands."""
 _MEDIA = (*_VISUAL, "images", "videos", "audio", "audios")
 """Keys under which pictures and others are looked for elsewhere: in messages and text parts nothing reads them."""
-_PLACEHOLDER = re.compile("<(image|video)>")
 
 
 class RenderedChat(str):
@@ -85,7 +83,7 @@ def _parts_of(message: Mapping[str, Any]) -> list[dict[str, Any]]:
     content = message["content"]
     if isinstance(content, list):
         return content
-    return [] if message["role"] == "assistant" else [{"type": kind} for kind in _PLACEHOLDER.findall(content)]
+    return [] if message["role"] == "assistant" else [{"type": kind} for kind in PLACEHOLDER.findall(content)]
 
 
 def _media_in(given: Mapping[str, Any]) -> list[str]:
