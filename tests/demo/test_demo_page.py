@@ -22,11 +22,9 @@ def address(talker: Talker, browser: Browser) -> Iterator[str]:
 
 @pytest.fixture(autouse=True)
 def fresh(browser: Browser) -> Iterator[None]:
-    browser.size(1200, 1000)
-    browser.dark(False)
-    browser.errors.clear()
-    yield
-    assert browser.errors == [] and browser.abroad == []
+    with browser.fresh(1200, 1000):
+        yield
+    assert browser.abroad == []
 
 
 def test_two_turns_about_a_picture_and_a_video(

@@ -6,6 +6,7 @@ import json
 import shutil
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,15 @@ class Browser:
     def _asked(self, url: str) -> None:
         if not url.startswith(("data:", "blob:", "file:", "about:", "http://127.0.0.1", "http://localhost")):
             self.abroad.append(url)
+
+    @contextmanager
+    def fresh(self, width: int, height: int) -> Iterator[None]:
+        """A test of a light page in a window of that size, which must log no error."""
+        self.size(width, height)
+        self.dark(False)
+        self.errors.clear()
+        yield
+        assert self.errors == []
 
     def close(self) -> None:
         self._browser.close()

@@ -15,11 +15,8 @@ READY = "document.getElementById('page')?.getAttribute('aria-busy') === 'false'"
 
 @pytest.fixture(autouse=True)
 def fresh(browser: Browser) -> Iterator[None]:
-    browser.size(1200, 900)
-    browser.dark(False)
-    browser.errors.clear()
-    yield
-    assert browser.errors == []
+    with browser.fresh(1200, 900):
+        yield
 
 
 def show(browser: Browser, trace: Trace, folder: Path, fragment: str = "") -> float:
